@@ -1,0 +1,77 @@
+"""What an adapter must offer the worker program. Two shapes exist: see `Engine` and `Texts`."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+import msgspec
+
+from opta_lmx.backends.frames import Cancel, Load, Ready, Step, Submit, ToFront, Tune
+from opta_lmx.core.types import Prompt
+
+Emit = Callable[[ToFront], None]
+"""Sends one frame to the front; callable from any thread of the worker."""
+
+
+class TextError(Exception):
+    """The prompt cannot be rendered or tokenized; the message is shown to the caller."""
+
+
+class LoadError(Exception):
+    """The model cannot be loaded. `code` as in `frames.Fault`."""
+
+    def __init__(self, message: str, code: str = "load_failed") -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class PreparedPrompt(msgspec.Struct, frozen=True):
+    """Token ids of the prompt and the offsets at which its turns start."""
+
+    ids: tuple[int, ...]
+    cuts: tuple[int, ...] = ()
+
+
+class Texts(Protocol):
+    """Templates and tokenizer of one model; called on the worker's text thread only."""
+
+    def prepare(self, prompt: Prompt) -> PreparedPrompt:
+        """Render and tokenize. Raises TextError."""
+        ...
+
+
+class Engine(Protocol):
+    """The arithmetic of one model; every method is called on the worker's main thread only.
+
+    `load` is called once and first. Then the worker calls, in a loop: `submit`/`cancel`/`tune`
+    for every waiting command, and `step`. `step` runs at most one decode step for the whole
+    batch (plus at most one bounded piece of prefill) and returns what happened, or None when
+    there was nothing to do. An engine whose tokens arrive from elsewhere may wait inside
+    `step`, but no longer than 5 ms. It emits `Released` for each request when its slot is
+    free, after its last token, also for cancelled ones. It never raises for one request's
+    sake: that is a `Fault` with the id, then `Released`.
+    """
+
+    def load(self, spec: Load, emit: Emit) -> tuple[Ready, Texts]:
+        """Load the model. Raises LoadError. `emit` stays valid for the engine's life."""
+        ...
+
+    def submit(self, request: Submit) -> None:
+        """Take a request; there is a free slot for it."""
+        ...
+
+    def cancel(self, request: Cancel) -> None:
+        """Stop a request at any stage; unknown ids are ignored."""
+        ...
+
+    def tune(self, settings: Tune) -> None:
+        """Apply a live setting."""
+        ...
+
+    def step(self) -> Step | None:
+        """Advance by one step. An exception here means the batch is lost: the worker exits."""
+        ...
+
+    @property
+    def busy(self) -> bool:
+        """True while any request is unfinished, so `step` should be called again."""
+        ...
