@@ -1,1 +1,1 @@
-""""""
+"""HTTP: parse, call one service, render. No business logic."""

@@ -1,1 +1,1 @@
-""""""
+"""Which models are loaded, in which worker processes, and who holds their slots."""

@@ -1,1 +1,1 @@
-""""""
+"""Operators' routes under `/admin`."""

@@ -1,1 +1,1 @@
-""""""
+"""OpenAI's dialect: wire format, routes, errors."""

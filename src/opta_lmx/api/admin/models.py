@@ -1,0 +1,150 @@
+"""`/admin/models/*` and `/admin/status`: load, unload, download, look."""
+
+from typing import Any
+
+import msgspec
+from fastapi import APIRouter, Request
+from pydantic import BaseModel, ConfigDict, ValidationError
+from starlette.responses import JSONResponse, Response
+
+from opta_lmx import __version__
+from opta_lmx.api.body import read_body
+from opta_lmx.api.streaming import EventStream, StreamWriter
+from opta_lmx.core.clock import Clock
+from opta_lmx.core.errors import invalid
+from opta_lmx.engine.residency import Engine
+from opta_lmx.engine.downloads import Download, Downloads
+
+_BODY_LIMIT_BYTES = 64 * 1024
+_BODY_TIMEOUT_S = 10.0
+_KEEPALIVE_S = 10.0
+
+
+class LoadBody(BaseModel):
+    """Body of load and unload: a model, and for load the backend to run it on."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    model: str
+    backend: str | None = None
+
+    def ref(self) -> str:
+        """The reference `NAME[:BACKEND]`."""
+        if self.backend is None:
+            return self.model
+        if self.backend not in ("mlx", "gguf"):
+            raise invalid("The backend must be 'mlx' or 'gguf'.", param="backend")
+        return f"{self.model}:{self.backend}"
+
+
+class DownloadBody(BaseModel):
+    """Body of download: a starter's name, `org/name[@revision]` or `org/name/file.gguf`."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    model: str
+
+
+async def _parse[Body: BaseModel](request: Request, kind: type[Body]) -> Body:
+    body = await read_body(request, limit=_BODY_LIMIT_BYTES, timeout_s=_BODY_TIMEOUT_S)
+    try:
+        return kind.model_validate(msgspec.json.decode(body))
+    except (msgspec.DecodeError, RecursionError):
+        raise invalid("The body is not valid JSON.", code="invalid_json") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        param = ".".join(str(part) for part in first["loc"])
+        raise invalid(first["msg"], param=param or None) from None
+
+
+class AdminModels:
+    """The routes' work, each one call of a room below."""
+
+    def __init__(self, engine: Engine, downloads: Downloads, clock: Clock) -> None:
+        self._engine = engine
+        self._downloads = downloads
+        self._clock = clock
+        self._started = clock.monotonic()
+
+    def router(self) -> APIRouter:
+        """All routes of this group."""
+        routes = APIRouter(prefix="/admin")
+        for path, handler, method in (
+            ("/status", self.status, "GET"),
+            ("/models/load", self.load, "POST"),
+            ("/models/unload", self.unload, "POST"),
+            ("/models/download", self.download, "POST"),
+            ("/models/downloads", self.list_downloads, "GET"),
+            ("/models/downloads/{download_id}", self.get_download, "GET"),
+            ("/models/downloads/{download_id}", self.cancel_download, "DELETE"),
+            ("/models/downloads/{download_id}/events", self.watch_download, "GET"),
+        ):
+            routes.add_api_route(path, handler, methods=[method], response_model=None)
+        return routes
+
+    async def status(self) -> dict[str, Any]:
+        """Every loaded model with its slots, line and worker."""
+        return {
+            "version": __version__,
+            "uptime_s": self._clock.monotonic() - self._started,
+            "models": [msgspec.to_builtins(status) for status in self._engine.status()],
+        }
+
+    async def load(self, request: Request) -> Response:
+        """Load a model and wait until it serves."""
+        body = await _parse(request, LoadBody)
+        runtime = await self._engine.load(body.ref())
+        ready = runtime.ready
+        return JSONResponse(
+            {
+                "model": runtime.plan.ref,
+                "backend": runtime.plan.backend,
+                "state": runtime.state.value,
+                "context_length": 0 if ready is None else ready.context,
+                "slots": runtime.line.slots,
+                "engine": "" if ready is None else ready.engine,
+            }
+        )
+
+    async def unload(self, request: Request) -> Response:
+        """Unload a model; its memory is free when this answers."""
+        body = await _parse(request, LoadBody)
+        await self._engine.unload(body.ref())
+        return JSONResponse({"model": body.model, "state": "unloaded"})
+
+    async def download(self, request: Request) -> Response:
+        """Start a download, or join the one under way; answers at once."""
+        body = await _parse(request, DownloadBody)
+        return JSONResponse(_render(self._downloads.start(body.model)), status_code=202)
+
+    async def list_downloads(self) -> dict[str, Any]:
+        """Downloads of this run of the server."""
+        return {"object": "list", "data": [_render(job) for job in self._downloads.list()]}
+
+    async def get_download(self, download_id: str) -> dict[str, Any]:
+        """One download's progress."""
+        return _render(self._downloads.get(download_id))
+
+    async def cancel_download(self, download_id: str) -> dict[str, Any]:
+        """Stop a download; what it fetched stays for a later resume."""
+        return _render(self._downloads.cancel(download_id))
+
+    async def watch_download(self, download_id: str) -> Response:
+        """Progress as server-sent events until the download ends."""
+        job = self._downloads.get(download_id)
+
+        async def produce(writer: StreamWriter) -> None:
+            async for report in self._downloads.watch(job):
+                await writer.write(b"data: " + msgspec.json.encode(report) + b"\n\n")
+
+        return EventStream(
+            produce,
+            noop=b"data: {}\n\n",
+            keepalive_s=_KEEPALIVE_S,
+            clock=self._clock,
+            close=lambda: None,
+        )
+
+
+def _render(job: Download) -> dict[str, Any]:
+    return job.report()

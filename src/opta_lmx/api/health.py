@@ -1,0 +1,56 @@
+"""Liveness, readiness and metrics."""
+
+from collections.abc import Callable
+
+from fastapi import APIRouter
+from starlette.responses import JSONResponse, Response
+
+from opta_lmx import __version__
+from opta_lmx.engine.residency import Engine
+from opta_lmx.serving.service import Serving
+
+METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+def readiness(serving: Serving, engine: Engine, required: list[str]) -> list[str]:
+    """Why the server is not ready; empty when it is."""
+    reasons = ["draining"] if serving.draining else []
+    states = {status.id: status for status in engine.status()}
+    for name in required:
+        status = states.get(name)
+        if status is None or status.state != "ready":
+            state = "not loaded" if status is None else status.state
+            reasons.append(f"model {name} is {state}")
+    return reasons
+
+
+def router(
+    serving: Serving, engine: Engine, required: list[str], render_metrics: Callable[[], bytes]
+) -> APIRouter:
+    """`/healthz` (the front answers), `/readyz` (named models serve), `/metrics`."""
+    routes = APIRouter()
+
+    @routes.get("/healthz")
+    async def healthz() -> dict[str, str]:  # pyright: ignore[reportUnusedFunction]
+        """The front is alive."""
+        return {"status": "ok", "version": __version__}
+
+    @routes.get("/readyz", response_model=None)
+    async def readyz() -> Response:  # pyright: ignore[reportUnusedFunction]
+        """200 once every model named at start serves, 503 with reasons before and after."""
+        reasons = readiness(serving, engine, required)
+        loaded = sum(status.state == "ready" for status in engine.status())
+        body = {
+            "status": "unavailable" if reasons else "ready",
+            "version": __version__,
+            "models_loaded": loaded,
+            "reasons": reasons,
+        }
+        return JSONResponse(body, status_code=503 if reasons else 200)
+
+    @routes.get("/metrics", response_model=None)
+    async def metrics() -> Response:  # pyright: ignore[reportUnusedFunction]
+        """Prometheus text."""
+        return Response(render_metrics(), media_type=METRICS_TYPE)
+
+    return routes

@@ -1,0 +1,53 @@
+"""Which adapters exist, and whether what they need is installed. Imports none of them."""
+
+import platform
+import shutil
+from collections.abc import Callable
+from importlib import import_module, util
+from typing import cast
+
+from opta_lmx.backends.protocol import Engine, LoadError
+from opta_lmx.core.errors import ErrorKind, LmxError
+
+_FACTORIES = {
+    "mlx": "opta_lmx.backends.mlx.engine",
+    "gguf": "opta_lmx.backends.gguf.engine",
+    "sim": "opta_lmx.backends.sim.engine",
+}
+_NEEDS = {"mlx": ("mlx", "mlx_lm"), "gguf": ("xllamacpp",), "sim": ()}
+
+
+def missing_modules(backend: str) -> tuple[str, ...]:
+    """Modules a backend needs that are not installed; empty when it can run."""
+    return tuple(name for name in _NEEDS[backend] if util.find_spec(name) is None)
+
+
+def require(backend: str) -> None:
+    """Raise a typed error naming the extra when `backend` is not installed."""
+    missing = missing_modules(backend)
+    if missing:
+        raise LmxError(
+            ErrorKind.INVALID_REQUEST,
+            f"The {backend} backend is not installed ({', '.join(missing)} missing). "
+            f"Install it with: pip install 'opta-lmx[{backend}]'",
+            code="missing_extra",
+            param="model",
+        )
+
+
+def has_accelerator() -> bool:
+    """True where MLX has a GPU: Apple Silicon, or an NVIDIA driver on Linux."""
+    if platform.system() == "Darwin":
+        return platform.machine() == "arm64"
+    return shutil.which("nvidia-smi") is not None
+
+
+def create_engine(backend: str) -> Engine:
+    """Import an adapter and make its engine; for the worker process only."""
+    try:
+        module = import_module(_FACTORIES[backend])
+    except ImportError as error:
+        raise LoadError(
+            f"The {backend} backend cannot be imported: {error}", "missing_extra"
+        ) from None
+    return cast("Callable[[], Engine]", module.create)()

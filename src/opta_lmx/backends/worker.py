@@ -1,0 +1,190 @@
+"""The worker program: one model, one socket to the front, the engine on the main thread.
+
+`python -m opta_lmx.backends.worker --fd N`. Three threads: the main thread owns the engine;
+the reader takes frames off the socket; the text thread renders and tokenizes, so that a long
+prompt never holds up a decode step. End of the socket ends the process at once.
+"""
+
+import argparse
+import ctypes
+import os
+import queue
+import signal
+import socket
+import sys
+import threading
+import traceback
+from typing import NoReturn
+
+from opta_lmx.backends.frames import (
+    Cancel,
+    Fault,
+    FrameBuffer,
+    Load,
+    Prepare,
+    Prepared,
+    Released,
+    Step,
+    Submit,
+    ToFront,
+    ToWorker,
+    Tune,
+    encode,
+    to_worker_decoder,
+)
+from opta_lmx.backends.protocol import Engine, LoadError, TextError, Texts
+from opta_lmx.backends.registry import create_engine
+
+_RECEIVE_BYTES = 1 << 18
+_LOAD_FAILED_EXIT = 3
+_STEP_FAILED_EXIT = 4
+
+
+class Outbox:
+    """Sends frames from any thread; what a step ends (`Released`, `Fault`) follows its tokens."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._lock = threading.Lock()
+        self._held: list[bytes] = []
+        self._holding = False
+
+    def emit(self, frame: ToFront) -> None:
+        """Send a frame now, or after the running step's own frame if it ends a request."""
+        data = encode(frame)
+        with self._lock:
+            if self._holding and isinstance(frame, Released | Fault):
+                self._held.append(data)
+            else:
+                self._sock.sendall(data)
+
+    def begin_step(self) -> None:
+        """From here until `end_step`, ends of requests wait for the step's tokens."""
+        with self._lock:
+            self._holding = True
+
+    def end_step(self, step: Step | None) -> None:
+        """Send the step, then everything held back, in one write."""
+        parts = [encode(step)] if step is not None else []
+        with self._lock:
+            self._holding = False
+            parts += self._held
+            self._held.clear()
+            if parts:
+                self._sock.sendall(b"".join(parts))
+
+
+class Worker:
+    """Moves frames between the socket, the engine and the text thread."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._out = Outbox(sock)
+        self._commands: queue.SimpleQueue[ToWorker] = queue.SimpleQueue()
+        self._texts: queue.SimpleQueue[Prepare] = queue.SimpleQueue()
+
+    def run(self) -> NoReturn:
+        """Load the model named by the first frame, then serve until the socket ends."""
+        threading.Thread(target=self._read, name="reader", daemon=True).start()
+        first = self._commands.get()
+        if not isinstance(first, Load):
+            _leave(_LOAD_FAILED_EXIT)
+        try:
+            engine = create_engine(first.backend)
+            ready, texts = engine.load(first, self._out.emit)
+        except LoadError as error:
+            self._fail(str(error), error.code, _LOAD_FAILED_EXIT)
+        except Exception as error:  # noqa: BLE001  (boundary: any failure to load is told, then exit)
+            traceback.print_exc()
+            self._fail(f"{type(error).__name__}: {error}", "load_failed", _LOAD_FAILED_EXIT)
+        threading.Thread(target=self._prepare, args=(texts,), name="text", daemon=True).start()
+        self._out.emit(ready)
+        self._serve(engine)
+
+    def _serve(self, engine: Engine) -> NoReturn:
+        try:
+            while True:
+                self._apply_commands(engine)
+                self._out.begin_step()
+                self._out.end_step(engine.step())
+        except Exception as error:  # noqa: BLE001  (boundary: a failed step means the batch is lost)
+            traceback.print_exc()
+            self._fail(f"{type(error).__name__}: {error}", "step_failed", _STEP_FAILED_EXIT)
+
+    def _apply_commands(self, engine: Engine) -> None:
+        wait = not engine.busy
+        while True:
+            try:
+                command = self._commands.get(block=wait)
+            except queue.Empty:
+                return
+            wait = False
+            match command:
+                case Submit():
+                    engine.submit(command)
+                case Cancel():
+                    engine.cancel(command)
+                case Tune():
+                    engine.tune(command)
+                case _:
+                    pass
+
+    def _read(self) -> None:
+        buffer = FrameBuffer()
+        try:
+            while data := self._sock.recv(_RECEIVE_BYTES):
+                for body in buffer.feed(data):
+                    frame = to_worker_decoder.decode(body)
+                    if isinstance(frame, Prepare):
+                        self._texts.put(frame)
+                    else:
+                        self._commands.put(frame)
+        finally:
+            _leave(0)
+
+    def _prepare(self, texts: Texts) -> None:
+        while True:
+            request = self._texts.get()
+            try:
+                prompt = texts.prepare(request.prompt)
+                answer = Prepared(request.id, prompt.ids, prompt.cuts)
+            except TextError as error:
+                answer = Prepared(request.id, error=str(error))
+            except Exception as error:  # noqa: BLE001  (boundary: model-supplied templates can raise anything)
+                traceback.print_exc()
+                answer = Prepared(request.id, error=f"{type(error).__name__}: {error}")
+            self._out.emit(answer)
+
+    def _fail(self, message: str, code: str, status: int) -> NoReturn:
+        try:
+            self._out.emit(Fault(message, code))
+        finally:
+            _leave(status)
+
+
+def _leave(status: int) -> NoReturn:
+    """Exit without teardown: freeing a loaded llama.cpp server can deadlock, exiting cannot."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def _die_with_parent() -> None:
+    """On Linux ask the kernel to kill us with the front, even while native code holds the GIL."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+
+
+def main() -> NoReturn:
+    """Entry point."""
+    parser = argparse.ArgumentParser(prog="opta_lmx.backends.worker")
+    parser.add_argument("--fd", type=int, required=True)
+    arguments = parser.parse_args()
+    _die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    Worker(socket.socket(fileno=arguments.fd)).run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""Starting and ending one worker process."""
+
+import asyncio
+import os
+import socket
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from opta_lmx.backends.frames import ToFront
+from opta_lmx.engine.link import WorkerLink
+
+_KILL_WAIT_S = 5.0
+
+
+class WorkerProcess:
+    """A child running `opta_lmx.backends.worker`, joined to us by a socket pair."""
+
+    def __init__(self, process: asyncio.subprocess.Process, link: WorkerLink) -> None:
+        self._process = process
+        self.link = link
+
+    @property
+    def pid(self) -> int:
+        """Process id."""
+        return self._process.pid
+
+    @property
+    def exit_status(self) -> int | None:
+        """Exit status, negative for a signal, None while it runs."""
+        return self._process.returncode
+
+    async def kill(self) -> None:
+        """End the process now and reap it; memory has returned when this returns."""
+        if self._process.returncode is None:
+            try:
+                self._process.kill()
+            except ProcessLookupError:
+                pass
+        self.link.close()
+        await asyncio.wait_for(self._process.wait(), _KILL_WAIT_S)
+
+    async def wait(self) -> int:
+        """Wait for the process to end by itself; return its status."""
+        return await self._process.wait()
+
+
+async def start_worker(
+    *,
+    environment: Mapping[str, str],
+    log_file: Path,
+    on_frame: Callable[[ToFront], None],
+    on_lost: Callable[[], None],
+) -> WorkerProcess:
+    """Start a worker. Its standard output and error go to `log_file`, truncated first.
+
+    Args:
+        environment: variables added to ours.
+        log_file: where native libraries may print.
+        on_frame: called for every frame it sends.
+        on_lost: called once when its socket ends.
+    """
+    ours, theirs = socket.socketpair()
+    loop = asyncio.get_running_loop()
+    _, link = await loop.create_connection(lambda: WorkerLink(on_frame, on_lost), sock=ours)
+    try:
+        process = await _spawn(theirs, environment, log_file)
+    except BaseException:
+        link.close()
+        raise
+    finally:
+        theirs.close()
+    return WorkerProcess(process, link)
+
+
+async def _spawn(
+    theirs: socket.socket, environment: Mapping[str, str], log_file: Path
+) -> asyncio.subprocess.Process:
+    log_file.parent.mkdir(parents=True, exist_ok=True)
+    with log_file.open("wb") as log:
+        return await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "opta_lmx.backends.worker",
+            "--fd",
+            str(theirs.fileno()),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            pass_fds=[theirs.fileno()],
+            env={**os.environ, **environment},
+            start_new_session=True,
+        )

@@ -1,0 +1,160 @@
+"""Which models are loaded: load once however many ask, unload, list."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol
+
+import msgspec
+
+from opta_lmx.core.clock import Clock
+from opta_lmx.core.errors import ErrorKind, LmxError
+from opta_lmx.core.telemetry import Telemetry
+from opta_lmx.engine.runtime import ModelRuntime, ModelState, Plan, RuntimeLimits
+from opta_lmx.scheduling.line import WaitingLine
+from opta_lmx.scheduling.retry import RestartPolicy, ServiceRate
+
+
+class Resolver(Protocol):
+    """Finds models by reference; `engine.planner.Planner` for those on disk."""
+
+    def canonical(self, ref: str) -> str:
+        """The id under which a reference is served. Raises MODEL_NOT_FOUND."""
+        ...
+
+    def plan(self, ref: str) -> Plan:
+        """How to run it."""
+        ...
+
+
+class EngineOptions(msgspec.Struct, frozen=True):
+    """What the engine room needs of the configuration."""
+
+    limits: RuntimeLimits
+    max_waiting: Callable[[str], int]
+    restart_policy: Callable[[], RestartPolicy]
+    load_on_demand: bool = True
+
+
+class ModelStatus(msgspec.Struct, frozen=True):
+    """One loaded model for operators."""
+
+    id: str
+    backend: str
+    state: str
+    context_length: int
+    slots: int
+    running: int
+    waiting: int
+    restarts: int
+    steps: int
+    step_age_s: float
+    pid: int | None
+    error: str | None
+
+
+class Engine:
+    """Owns every loaded model."""
+
+    def __init__(
+        self, resolver: Resolver, options: EngineOptions, clock: Clock, telemetry: Telemetry
+    ) -> None:
+        self.resolver = resolver
+        self._options = options
+        self._ports = (clock, telemetry)
+        self._runtimes: dict[str, ModelRuntime] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    def runtime(self, ref: str) -> ModelRuntime:
+        """The model's runtime, loading it if allowed. Raises MODEL_NOT_FOUND or `model_not_loaded`."""
+        runtime = self._runtimes.get(ref)
+        if runtime is None:
+            runtime = self._runtimes.get(self.resolver.canonical(ref))
+        if runtime is not None:
+            return runtime
+        if not self._options.load_on_demand:
+            raise LmxError(
+                ErrorKind.MODEL_NOT_FOUND,
+                f"Model '{ref}' is not loaded and loading on demand is off.",
+                code="model_not_loaded",
+                param="model",
+            )
+        return self._start(ref)
+
+    async def load(self, ref: str) -> ModelRuntime:
+        """Load a model, or join the loading under way; return when it serves."""
+        runtime = self._runtimes.get(self.resolver.canonical(ref)) or self._start(ref)
+        try:
+            await runtime.until_ready()
+        except LmxError:
+            if runtime.state is ModelState.FAILED:
+                await self._forget(runtime)
+            raise
+        return runtime
+
+    async def unload(self, ref: str) -> None:
+        """End the model's worker; running requests get a typed error. Raises if not loaded."""
+        runtime = self._runtimes.get(ref) or self._runtimes.get(self.resolver.canonical(ref))
+        if runtime is None:
+            raise LmxError(
+                ErrorKind.MODEL_NOT_FOUND,
+                f"Model '{ref}' is not loaded.",
+                code="model_not_loaded",
+                param="model",
+            )
+        await self._forget(runtime)
+
+    def status(self) -> list[ModelStatus]:
+        """Every loaded model, oldest first."""
+        return [_status(runtime) for runtime in self._runtimes.values()]
+
+    async def close(self) -> None:
+        """End every worker."""
+        for runtime in list(self._runtimes.values()):
+            await self._forget(runtime)
+
+    def _start(self, ref: str) -> ModelRuntime:
+        plan = self.resolver.plan(ref)
+        line = WaitingLine(self._options.max_waiting(plan.ref), ServiceRate())
+        runtime = ModelRuntime(
+            plan, line, self._options.restart_policy(), self._options.limits, self._ports
+        )
+        self._runtimes[plan.ref] = runtime
+        task = asyncio.create_task(runtime.run(), name=f"model {plan.ref}")
+        self._tasks[plan.ref] = task
+        task.add_done_callback(lambda _: self._ended(runtime))
+        return runtime
+
+    def _ended(self, runtime: ModelRuntime) -> None:
+        """A model that could not be loaded is forgotten, so the next request tries afresh."""
+        task = self._tasks.get(runtime.plan.ref)
+        if task is not None and not task.cancelled() and (cause := task.exception()) is not None:
+            runtime.fail(cause)
+        if runtime.state is ModelState.FAILED:
+            self._runtimes.pop(runtime.plan.ref, None)
+            self._tasks.pop(runtime.plan.ref, None)
+
+    async def _forget(self, runtime: ModelRuntime) -> None:
+        self._runtimes.pop(runtime.plan.ref, None)
+        task = self._tasks.pop(runtime.plan.ref, None)
+        runtime.retire()
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task])
+
+
+def _status(runtime: ModelRuntime) -> ModelStatus:
+    worker, ready = runtime.worker, runtime.ready
+    return ModelStatus(
+        id=runtime.plan.ref,
+        backend=runtime.plan.backend,
+        state=runtime.state.value,
+        context_length=0 if ready is None else ready.context,
+        slots=runtime.line.slots,
+        running=runtime.line.running,
+        waiting=runtime.line.waiting,
+        restarts=runtime.restarts,
+        steps=0 if worker is None else worker.steps,
+        step_age_s=0.0 if worker is None else worker.step_age_s(),
+        pid=None if worker is None else worker.pid,
+        error=None if runtime.error is None else runtime.error.message,
+    )

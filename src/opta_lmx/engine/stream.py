@@ -1,0 +1,61 @@
+"""The tokens of one running request on their way from the worker to whoever serves it."""
+
+import asyncio
+from collections import deque
+
+from opta_lmx.backends.frames import TokenOut
+from opta_lmx.core.errors import ErrorKind, LmxError
+
+MAX_BUFFERED_TOKENS = 65_536
+
+
+class TokenStream:
+    """An asynchronous iterator of tokens with a bound; it ends after a token with `finish`."""
+
+    def __init__(self) -> None:
+        self._tokens: deque[TokenOut] = deque()
+        self._waiter: asyncio.Future[None] | None = None
+        self._error: LmxError | None = None
+        self._over = False
+        self.cached_tokens = 0
+        self.started = False
+
+    def push(self, token: TokenOut) -> None:
+        """Add a token; a reader that fell too far behind is cut with an error."""
+        if len(self._tokens) >= MAX_BUFFERED_TOKENS:
+            self.fail(
+                LmxError(
+                    ErrorKind.REQUEST_TIMEOUT,
+                    "The client reads too slowly; the stream was cut.",
+                    code="slow_reader",
+                )
+            )
+            return
+        self._tokens.append(token)
+        self._wake()
+
+    def fail(self, error: LmxError) -> None:
+        """End the stream with an error, after the tokens already here."""
+        if self._error is None:
+            self._error = error
+            self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def __aiter__(self) -> "TokenStream":
+        return self
+
+    async def __anext__(self) -> TokenOut:
+        """Next token. Raises the error the stream ended with."""
+        if self._over:
+            raise StopAsyncIteration
+        while not self._tokens:
+            if self._error is not None:
+                raise self._error
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+        token = self._tokens.popleft()
+        self._over = token.finish is not None
+        return token

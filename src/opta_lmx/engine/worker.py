@@ -1,0 +1,229 @@
+"""One live worker as the front sees it: requests in flight, replies awaited, signs of life."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import msgspec
+
+from opta_lmx.backends.frames import (
+    Announce,
+    Cancel,
+    Fault,
+    Load,
+    Log,
+    Prepare,
+    Prepared,
+    Ready,
+    Released,
+    Step,
+    Submit,
+    ToFront,
+    Tune,
+)
+from opta_lmx.core.clock import Clock
+from opta_lmx.core.errors import ErrorKind, LmxError, invalid
+from opta_lmx.core.telemetry import Telemetry
+from opta_lmx.core.types import Prompt
+from opta_lmx.engine.process import WorkerProcess, start_worker
+from opta_lmx.engine.stream import TokenStream
+
+
+def worker_died(model: str) -> LmxError:
+    """The error every request in a dead worker gets."""
+    return LmxError(
+        ErrorKind.INTERNAL,
+        f"The worker of model '{model}' stopped unexpectedly; it is being restarted.",
+        code="worker_died",
+    )
+
+
+class WatchdogLimits(msgspec.Struct, frozen=True):
+    """How long silence may last: the larger of `floor_s` and `factor` times the announced cost."""
+
+    floor_s: float
+    factor: float
+
+
+class WorkerHandle:
+    """Speaks the frame protocol with one worker process.
+
+    Args:
+        load: what the worker is to load.
+        clock: time, for the watchdog.
+        telemetry: where log frames and step times go.
+        on_released: called with the request id when a slot is free again.
+        on_death: called once when the worker's socket ends.
+    """
+
+    def __init__(
+        self,
+        load: Load,
+        clock: Clock,
+        telemetry: Telemetry,
+        on_released: Callable[[int], None],
+        on_death: Callable[[], None],
+    ) -> None:
+        self.load = load
+        self._clock = clock
+        self._telemetry = telemetry
+        self._on_released = on_released
+        self._on_death = on_death
+        self._process: WorkerProcess | None = None
+        self._ready: asyncio.Future[Ready] = asyncio.get_running_loop().create_future()
+        self._streams: dict[int, TokenStream] = {}
+        self._preparing: dict[int, asyncio.Future[Prepared]] = {}
+        self._last_sign = clock.monotonic()
+        self._predicted_s = 0.0
+        self._fatal: Fault | None = None
+        self._reason: LmxError | None = None
+        self.dead = False
+        self.steps = 0
+        self.last_step_ms = 0.0
+
+    async def start(self, environment: Mapping[str, str], log_file: Path) -> Ready:
+        """Start the process and load the model. Raises LmxError when it cannot be loaded."""
+        self._process = await start_worker(
+            environment=environment,
+            log_file=log_file,
+            on_frame=self._receive,
+            on_lost=self._lost,
+        )
+        self._process.link.send(self.load)
+        return await self._ready
+
+    @property
+    def pid(self) -> int | None:
+        """Process id once started."""
+        return None if self._process is None else self._process.pid
+
+    async def prepare(self, ticket: int, prompt: Prompt) -> Prepared:
+        """Render and tokenize in the worker. Raises INVALID_REQUEST when it cannot be done."""
+        future: asyncio.Future[Prepared] = asyncio.get_running_loop().create_future()
+        self._preparing[ticket] = future
+        self._send(Prepare(ticket, prompt))
+        try:
+            prepared = await future
+        finally:
+            self._preparing.pop(ticket, None)
+        if prepared.error is not None:
+            raise invalid(prepared.error, param="messages", code="invalid_prompt")
+        return prepared
+
+    def submit(self, request: Submit) -> TokenStream:
+        """Hand a request to the engine; its slot is held until `Released`."""
+        if not self._streams:
+            self._last_sign = self._clock.monotonic()
+        stream = self._streams[request.id] = TokenStream()
+        self._send(request)
+        return stream
+
+    def cancel(self, ticket: int, keep: int | None = None) -> None:
+        """Stop a request; the slot comes back with `Released`."""
+        self._send(Cancel(ticket, keep))
+
+    def tune(self, settings: Tune) -> None:
+        """Change a live setting of the engine."""
+        self._send(settings)
+
+    def overdue(self, limits: WatchdogLimits) -> bool:
+        """True when requests run but the engine has been silent for too long."""
+        if not self._streams or self.dead:
+            return False
+        allowed = max(limits.floor_s, limits.factor * self._predicted_s)
+        return self._clock.monotonic() - self._last_sign > allowed
+
+    def step_age_s(self) -> float:
+        """Seconds since the engine's last sign of life while requests run, else 0."""
+        return self._clock.monotonic() - self._last_sign if self._streams else 0.0
+
+    async def kill(self, reason: LmxError | None = None) -> None:
+        """End the process; every waiter gets `reason`, or that the worker died."""
+        self._reason = self._reason or reason
+        if self._process is not None:
+            await self._process.kill()
+        self._lost()
+
+    def _send(self, frame: Prepare | Submit | Cancel | Tune) -> None:
+        if self.dead or self._process is None:
+            raise worker_died(self.load.model)
+        self._process.link.send(frame)
+
+    def _receive(self, frame: ToFront) -> None:
+        match frame:
+            case Step():
+                self._take_step(frame)
+            case Released():
+                self._streams.pop(frame.id, None)
+                self._on_released(frame.id)
+            case Prepared():
+                future = self._preparing.get(frame.id)
+                if future is not None and not future.done():
+                    future.set_result(frame)
+            case Announce():
+                self._last_sign = self._clock.monotonic()
+                self._predicted_s = frame.predicted_s
+            case Ready():
+                if not self._ready.done():
+                    self._ready.set_result(frame)
+            case Fault():
+                self._take_fault(frame)
+            case Log():
+                self._telemetry.log(frame.level, frame.event, model=self.load.model, **frame.fields)
+
+    def _take_step(self, step: Step) -> None:
+        self._last_sign = self._clock.monotonic()
+        self._predicted_s = 0.0
+        self.steps += 1
+        self.last_step_ms = step.ms
+        streams = self._streams
+        for started in step.started:
+            stream = streams.get(started.request)
+            if stream is not None:
+                stream.started = True
+                stream.cached_tokens = started.cached
+        for token in step.tokens:
+            stream = streams.get(token.request)
+            if stream is not None:
+                stream.push(token)
+
+    def _take_fault(self, fault: Fault) -> None:
+        if fault.id is None:
+            self._fatal = fault
+            return
+        stream = self._streams.get(fault.id)
+        if stream is not None:
+            kind = ErrorKind.INVALID_REQUEST if fault.code == "bad_request" else ErrorKind.INTERNAL
+            stream.fail(LmxError(kind, fault.message, code=fault.code))
+
+    def _lost(self) -> None:
+        if self.dead:
+            return
+        self.dead = True
+        if not self._ready.done():
+            self._ready.set_exception(self._load_error())
+            self._ready.exception()  # a start that was cancelled has nobody left to read it
+        reason = self._reason or worker_died(self.load.model)
+        for stream in self._streams.values():
+            stream.fail(reason)
+        for future in self._preparing.values():
+            if not future.done():
+                future.set_exception(reason)
+        self._streams.clear()
+        self._on_death()
+
+    def _load_error(self) -> LmxError:
+        fault = self._fatal
+        if fault is None:
+            return LmxError(
+                ErrorKind.UNAVAILABLE,
+                f"The worker of model '{self.load.model}' ended while loading.",
+                code="load_failed",
+            )
+        kind = ErrorKind.UNAVAILABLE if fault.code == "step_failed" else ErrorKind.INVALID_REQUEST
+        return LmxError(
+            kind,
+            f"Model '{self.load.model}' cannot be loaded: {fault.message}",
+            code=fault.code,
+            param="model",
+        )

@@ -1,0 +1,61 @@
+"""How long to wait: an honest Retry-After from measured service, and restart backoff."""
+
+import math
+
+_FIRST_GUESS_S = 2.0
+_WEIGHT = 0.2
+MIN_RETRY_S = 1.0
+MAX_RETRY_S = 60.0
+
+
+class ServiceRate:
+    """Mean time a request holds a slot, as an exponentially weighted average."""
+
+    def __init__(self) -> None:
+        self._mean_s: float | None = None
+
+    @property
+    def mean_s(self) -> float:
+        """Seconds one request holds a slot."""
+        return _FIRST_GUESS_S if self._mean_s is None else self._mean_s
+
+    def record(self, seconds: float) -> None:
+        """Add one finished request."""
+        if self._mean_s is None:
+            self._mean_s = seconds
+        else:
+            self._mean_s += _WEIGHT * (seconds - self._mean_s)
+
+    def retry_after(self, ahead: int, slots: int) -> float:
+        """Whole seconds until `ahead` requests have been served by `slots`, within 1 to 60."""
+        estimate = ahead * self.mean_s / max(1, slots)
+        return float(min(MAX_RETRY_S, max(MIN_RETRY_S, math.ceil(estimate))))
+
+
+class RestartPolicy:
+    """When a crashed worker starts again: exponential backoff, then no more.
+
+    Args:
+        backoff_s: wait before the first restart; doubles each time.
+        backoff_max_s: longest wait.
+        max_restarts: restarts allowed within `window_s`; one more means quarantine.
+        window_s: crashes older than this are forgiven.
+    """
+
+    def __init__(
+        self, *, backoff_s: float, backoff_max_s: float, max_restarts: int, window_s: float
+    ) -> None:
+        self._backoff_s = backoff_s
+        self._backoff_max_s = backoff_max_s
+        self._max_restarts = max_restarts
+        self._window_s = window_s
+        self._crashes: list[float] = []
+
+    def after_crash(self, now: float) -> float | None:
+        """Seconds to wait before restarting, or None when the model must be quarantined."""
+        self._crashes = [when for when in self._crashes if now - when < self._window_s]
+        self._crashes.append(now)
+        count = len(self._crashes)
+        if count > self._max_restarts:
+            return None
+        return min(self._backoff_max_s, self._backoff_s * 2 ** (count - 1))

@@ -1,0 +1,124 @@
+"""Running the HTTP server: readiness of named models, signals, an orderly end."""
+
+import asyncio
+import contextlib
+import signal
+import socket
+from collections.abc import Generator
+from typing import Protocol
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from opta_lmx.core.clock import Clock
+from opta_lmx.core.errors import LmxError
+from opta_lmx.core.telemetry import Telemetry
+from opta_lmx.engine.residency import Engine
+from opta_lmx.serving.service import Serving
+
+_SETTLE_S = 2.0
+_POLL_S = 0.05
+
+
+class RunningApp(Protocol):
+    """What the server needs of the composed application (`app.App`)."""
+
+    @property
+    def asgi(self) -> ASGIApp: ...
+    @property
+    def engine(self) -> Engine: ...
+    @property
+    def serving(self) -> Serving: ...
+    @property
+    def clock(self) -> Clock: ...
+    @property
+    def telemetry(self) -> Telemetry: ...
+    def active_requests(self) -> int: ...
+    async def close(self) -> None: ...
+
+
+class _Uvicorn(uvicorn.Server):
+    """Leaves signals to us: stopping is drain, then end."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        yield
+
+
+class Server:
+    """One running server.
+
+    Args:
+        app: the composed application.
+        listener: the bound socket.
+        models: loaded before `/readyz` answers 200.
+        drain_timeout_s: how long running answers may take to finish after a stop signal.
+    """
+
+    def __init__(
+        self, app: RunningApp, listener: socket.socket, models: list[str], drain_timeout_s: float
+    ) -> None:
+        self._app = app
+        self._listener = listener
+        self._models = models
+        self._drain_timeout_s = drain_timeout_s
+        self._stop = asyncio.Event()
+        self._failure: LmxError | None = None
+        config = uvicorn.Config(
+            app.asgi,
+            http="httptools",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            date_header=False,
+            timeout_keep_alive=75,
+            timeout_graceful_shutdown=int(_SETTLE_S),
+        )
+        self._uvicorn = _Uvicorn(config)
+
+    async def run(self) -> None:
+        """Serve until a stop signal, then end in order. Raises what kept a named model away."""
+        loop = asyncio.get_running_loop()
+        for name in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(name, self._on_signal)
+        serving = asyncio.create_task(self._uvicorn.serve([self._listener]))
+        loading = asyncio.create_task(self._load_models())
+        stopping = asyncio.create_task(self._stop.wait())
+        await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        loading.cancel()
+        await self._drain()
+        await self._app.close()
+        self._uvicorn.should_exit = True
+        await serving
+        stopping.cancel()
+        if self._failure is not None:
+            raise self._failure
+
+    def _on_signal(self) -> None:
+        if self._stop.is_set():
+            self._drain_timeout_s = 0.0
+        self._stop.set()
+
+    async def _load_models(self) -> None:
+        for name in self._models:
+            try:
+                await self._app.engine.load(name)
+            except LmxError as error:
+                self._failure = error
+                self._app.telemetry.log(
+                    "error", "named model cannot be loaded", model=name, reason=error.message
+                )
+                self._stop.set()
+                return
+
+    async def _drain(self) -> None:
+        """Let running answers finish; what remains is ended with a typed error by `close`."""
+        self._app.serving.draining = True
+        clock = self._app.clock
+        deadline = clock.monotonic() + self._drain_timeout_s
+        while self._app.active_requests() and clock.monotonic() < deadline:
+            if self._drain_timeout_s == 0.0:
+                return
+            await clock.sleep(_POLL_S)

@@ -1,0 +1,1 @@
+"""The tests: unit, integration, contract, chaos, e2e; helpers in `support`."""

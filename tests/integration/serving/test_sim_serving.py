@@ -1,0 +1,242 @@
+"""The whole path below HTTP, on scripted models in real worker processes."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from opta_lmx.core.clock import SystemClock
+from opta_lmx.core.errors import ErrorKind, LmxError
+from opta_lmx.core.telemetry import NullTelemetry
+from opta_lmx.core.types import GenerationRequest, Prompt
+from opta_lmx.engine.residency import Engine
+from opta_lmx.serving.run import ModelRun, RunLimits
+from opta_lmx.serving.service import Serving
+from tests.support.sim import SimResolver, engine_options
+from tests.support.waiting import until
+
+Scripts = dict[str, dict[str, Any]]
+
+
+class Stack:
+    """Engine and serving over scripted models."""
+
+    def __init__(self, folder: Path, scripts: Scripts, slots: int, **options: Any) -> None:
+        self.resolver = SimResolver(folder, scripts, slots)
+        clock, telemetry = SystemClock(), NullTelemetry()
+        self.engine = Engine(self.resolver, engine_options(**options), clock, telemetry)
+        self.serving = Serving(self.engine, RunLimits(10.0), clock, telemetry)
+
+    def call(self, model: str, text: str = "hello", **fields: Any) -> ModelRun:
+        ticket = self.serving.gate(model)
+        return self.serving.run(ticket, GenerationRequest(model, Prompt(text=text), **fields))
+
+    async def text(self, model: str, **fields: Any) -> str:
+        async with self.call(model, **fields) as run:
+            await run.open()
+            return b"".join([event.piece async for event in run]).decode()
+
+
+def with_stack(
+    folder: Path,
+    scripts: Scripts,
+    body: Callable[[Stack], Awaitable[None]],
+    *,
+    slots: int = 4,
+    **options: Any,
+) -> None:
+    async def main() -> None:
+        stack = Stack(folder, scripts, slots, **options)
+        try:
+            await body(stack)
+        finally:
+            await stack.engine.close()
+
+    asyncio.run(asyncio.wait_for(main(), 40))
+
+
+def test_a_call_loads_the_model_once_and_answers(tmp_path: Path) -> None:
+    async def body(stack: Stack) -> None:
+        texts = await asyncio.gather(*(stack.text("a") for _ in range(5)))
+        assert texts == ["one two three four "] * 5
+        assert stack.resolver.loads == ["a"]
+        run = stack.call("a", max_tokens=2)
+        async with run:
+            accepted = await run.open()
+            assert accepted.prompt_tokens == len(b"hello")
+            assert len([event async for event in run]) == 2
+        assert (run.finish_reason, run.usage.completion_tokens) == ("length", 2)
+
+    with_stack(tmp_path, {"a": {}}, body)
+
+
+def test_unknown_models_and_full_lines_are_typed(tmp_path: Path) -> None:
+    async def body(stack: Stack) -> None:
+        with pytest.raises(LmxError) as unknown:
+            stack.call("nobody")
+        assert unknown.value.kind is ErrorKind.MODEL_NOT_FOUND
+        await stack.engine.load("a")
+        places = [stack.call("a") for _ in range(1 + 2)]
+        with pytest.raises(LmxError) as full:
+            stack.call("a")
+        assert full.value.kind is ErrorKind.RATE_LIMITED
+        assert full.value.retry_after is not None and full.value.retry_after >= 1
+        for place in places:
+            place.close()
+        assert await stack.text("a")
+
+    with_stack(tmp_path, {"a": {}}, body, slots=1, max_waiting=2)
+
+
+def test_a_prompt_beyond_the_window_is_refused_with_its_numbers(tmp_path: Path) -> None:
+    async def body(stack: Stack) -> None:
+        async with stack.call("a", text="x" * 40) as run:
+            with pytest.raises(LmxError, match="maximum context length is 32 tokens") as error:
+                await run.open()
+            assert error.value.kind is ErrorKind.CONTEXT_LENGTH_EXCEEDED
+        async with stack.call("a", text="x" * 30) as run:
+            await run.open()
+            assert len([event async for event in run]) == 2
+        assert run.finish_reason == "length"
+
+    with_stack(tmp_path, {"a": {"context": 32}}, body)
+
+
+def test_closing_a_running_call_frees_its_slot(tmp_path: Path) -> None:
+    async def body(stack: Stack) -> None:
+        async with stack.call("a") as run:
+            await run.open()
+            await anext(run)
+            assert stack.engine.status()[0].running == 1
+        took = await until(lambda: stack.engine.status()[0].running == 0)
+        assert took < 1.0
+        assert run.usage.completion_tokens == 1
+
+    with_stack(tmp_path, {"a": {"reply": "word " * 500, "step_ms": 5}}, body)
+
+
+def test_closing_a_waiting_call_leaves_the_line(tmp_path: Path) -> None:
+    async def body(stack: Stack) -> None:
+        async with stack.call("a") as first:
+            await first.open()
+            await anext(first)
+            second = stack.call("a")
+            await second.open()
+            waiting = asyncio.ensure_future(anext(second))
+            await until(lambda: stack.engine.status()[0].waiting == 1)
+            waiting.cancel()
+            await asyncio.wait({waiting})
+            second.close()
+            assert stack.engine.status()[0].waiting == 0
+        await until(lambda: stack.engine.status()[0].running == 0)
+
+    with_stack(tmp_path, {"a": {"reply": "word " * 500, "step_ms": 5}}, body, slots=1)
+
+
+async def _outcome(work: Coroutine[Any, Any, str]) -> str:
+    try:
+        return await work
+    except LmxError as error:
+        return error.code
+
+
+def test_a_killed_worker_tells_every_waiter_and_comes_back(tmp_path: Path) -> None:
+    async def body(stack: Stack) -> None:
+        slow = [asyncio.ensure_future(_outcome(stack.text("a"))) for _ in range(6)]
+        other = asyncio.ensure_future(stack.text("b"))
+        await until(lambda: any(s.id == "a" and s.steps > 3 for s in stack.engine.status()))
+        pid = next(s.pid for s in stack.engine.status() if s.id == "a")
+        assert pid is not None
+        import os
+        import signal
+
+        os.kill(pid, signal.SIGKILL)
+        async with asyncio.timeout(2):
+            assert set(await asyncio.gather(*slow)) == {"worker_died"}
+        stack.resolver.scripts["a"] = {}
+        assert await stack.text("a") == "one two three four "
+        assert len((await other).split()) == 300
+        assert [s.restarts for s in stack.engine.status()] == [1, 0]
+
+    scripts: Scripts = {
+        "a": {"reply": "word " * 5000, "step_ms": 5},
+        "b": {"reply": "word " * 300, "step_ms": 5},
+    }
+    with_stack(tmp_path, scripts, body, slots=3)
+
+
+def test_a_step_that_raises_ends_its_requests_with_a_typed_error(tmp_path: Path) -> None:
+    async def body(stack: Stack) -> None:
+        assert await _outcome(stack.text("a")) == "worker_died"
+
+    with_stack(tmp_path, {"a": {"raise_at_step": 3}}, body)
+
+
+def test_a_model_that_keeps_crashing_is_quarantined(tmp_path: Path) -> None:
+    async def body(stack: Stack) -> None:
+        codes = [await _outcome(stack.text("a")) for _ in range(5)]
+        assert codes == [
+            "worker_died",
+            "worker_died",
+            "worker_died",
+            "model_quarantined",
+            "model_quarantined",
+        ]
+        await stack.engine.unload("a")
+        stack.resolver.scripts["a"] = {}
+        assert await stack.text("a")
+
+    with_stack(tmp_path, {"a": {"die_at_step": 2}}, body, max_restarts=2)
+
+
+def test_a_stalled_engine_is_killed(tmp_path: Path) -> None:
+    async def body(stack: Stack) -> None:
+        assert await _outcome(stack.text("a")) == "worker_died"
+
+    with_stack(tmp_path, {"a": {"hang_at_step": 2}}, body, stall_floor_s=0.3)
+
+
+def test_a_template_that_never_ends_quarantines_the_model(tmp_path: Path) -> None:
+    async def body(stack: Stack) -> None:
+        assert await _outcome(stack.text("a")) == "model_quarantined"
+        await until(lambda: stack.engine.status()[0].state == "quarantined")
+        assert await _outcome(stack.text("a")) == "model_quarantined"
+        assert await stack.text("b")
+
+    with_stack(tmp_path, {"a": {"hang_template": True}, "b": {}}, body, prepare_timeout_s=0.5)
+
+
+def test_a_model_that_cannot_load_says_why_and_may_be_tried_again(tmp_path: Path) -> None:
+    async def body(stack: Stack) -> None:
+        async with stack.call("a") as run:
+            with pytest.raises(LmxError, match="bad weights") as error:
+                await run.open()
+            assert error.value.code == "load_failed"
+        await until(lambda: not stack.engine.status())
+        stack.resolver.scripts["a"] = {}
+        assert await stack.text("a")
+
+    with_stack(tmp_path, {"a": {"fail_load": "bad weights"}}, body)
+
+
+def test_unloading_ends_running_calls_with_a_typed_error(tmp_path: Path) -> None:
+    async def body(stack: Stack) -> None:
+        call = asyncio.ensure_future(_outcome(stack.text("a")))
+        await until(lambda: any(s.steps > 1 for s in stack.engine.status()))
+        await stack.engine.unload("a")
+        assert await call == "model_unloaded"
+        assert stack.engine.status() == []
+
+    with_stack(tmp_path, {"a": {"reply": "word " * 5000, "step_ms": 5}}, body)
+
+
+def test_a_draining_server_refuses_new_calls(tmp_path: Path) -> None:
+    async def body(stack: Stack) -> None:
+        stack.serving.draining = True
+        with pytest.raises(LmxError) as error:
+            stack.call("a")
+        assert error.value.kind is ErrorKind.UNAVAILABLE
+
+    with_stack(tmp_path, {"a": {}}, body)

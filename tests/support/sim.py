@@ -1,0 +1,70 @@
+"""Models played by the simulation adapter, in real worker processes."""
+
+from pathlib import Path
+from typing import Any
+
+from opta_lmx.backends.frames import Load
+from opta_lmx.core.errors import ErrorKind, LmxError
+from opta_lmx.engine.residency import EngineOptions
+from opta_lmx.engine.runtime import Plan, RuntimeLimits
+from opta_lmx.engine.worker import WatchdogLimits
+from opta_lmx.scheduling.retry import RestartPolicy
+
+
+class SimResolver:
+    """Resolves names to scripted models; `scripts` may be changed between loads."""
+
+    def __init__(self, log_dir: Path, scripts: dict[str, dict[str, Any]], slots: int = 4) -> None:
+        self.scripts = scripts
+        self._log_dir = log_dir
+        self._slots = slots
+        self.loads: list[str] = []
+
+    def canonical(self, ref: str) -> str:
+        if ref not in self.scripts:
+            raise LmxError(ErrorKind.MODEL_NOT_FOUND, f"No model '{ref}'.", param="model")
+        return ref
+
+    def plan(self, ref: str) -> Plan:
+        self.canonical(ref)
+
+        async def prepare() -> Load:
+            self.loads.append(ref)
+            script = dict(self.scripts[ref])
+            context = script.pop("context", 4096)
+            return Load(
+                model=ref, backend="sim", slots=self._slots, context=context, options=script
+            )
+
+        return Plan(
+            ref=ref,
+            backend="sim",
+            slots=self._slots,
+            prepare=prepare,
+            environment={},
+            log_file=self._log_dir / f"{ref}.log",
+        )
+
+
+def engine_options(
+    *,
+    max_waiting: int = 8,
+    max_restarts: int = 3,
+    prepare_timeout_s: float = 10.0,
+    stall_floor_s: float = 30.0,
+    load_on_demand: bool = True,
+) -> EngineOptions:
+    """Options with short restart pauses."""
+    return EngineOptions(
+        limits=RuntimeLimits(
+            load_timeout_s=30.0,
+            prepare_timeout_s=prepare_timeout_s,
+            stall_target_ms=250,
+            watchdog=WatchdogLimits(stall_floor_s, 10.0),
+        ),
+        max_waiting=lambda _: max_waiting,
+        restart_policy=lambda: RestartPolicy(
+            backoff_s=0.01, backoff_max_s=0.05, max_restarts=max_restarts, window_s=600.0
+        ),
+        load_on_demand=load_on_demand,
+    )
