@@ -1,5 +1,7 @@
 """What must hold before the server starts: one server per home, a port of its own, clean rooms."""
 
+import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -87,6 +89,15 @@ def clean_runtime(home: Path) -> None:
         raise _state_error(home, error.strerror or str(error)) from None
 
 
+def _not_ours(host: str) -> LmxError:
+    return LmxError(
+        ErrorKind.INVALID_REQUEST,
+        f"The host '{host}' is not an address of this machine.",
+        code="invalid_config",
+        param="server.host",
+    )
+
+
 def bind(host: str, port: int) -> socket.socket:
     """A listening socket. Raises CONFLICT naming who holds the port, or INVALID_REQUEST."""
     try:
@@ -94,12 +105,7 @@ def bind(host: str, port: int) -> socket.socket:
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
     except socket.gaierror:
-        raise LmxError(
-            ErrorKind.INVALID_REQUEST,
-            f"The host '{host}' is not an address of this machine.",
-            code="invalid_config",
-            param="server.host",
-        ) from None
+        raise _not_ours(host) from None
     listener = socket.socket(family, kind, protocol)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -107,6 +113,8 @@ def bind(host: str, port: int) -> socket.socket:
         listener.listen(2048)
     except OSError as error:
         listener.close()
+        if error.errno == errno.EADDRNOTAVAIL:
+            raise _not_ours(host) from None
         holder = port_holder(port) or "another program"
         raise LmxError(
             ErrorKind.CONFLICT,
@@ -140,13 +148,21 @@ def _listening_pid_linux(port: int) -> int | None:
     for process in Path("/proc").iterdir():
         if not process.name.isdecimal():
             continue
-        try:
-            links = {os.readlink(entry) for entry in (process / "fd").iterdir()}
-        except OSError:
-            continue
-        if links & inodes:
+        if inodes & _open_files(process / "fd"):
             return int(process.name)
     return None
+
+
+def _open_files(folder: Path) -> set[str]:
+    """What a process has open; files that close meanwhile, and processes not ours, are skipped."""
+    links: set[str] = set()
+    try:
+        for entry in folder.iterdir():
+            with contextlib.suppress(OSError):
+                links.add(os.readlink(entry))
+    except OSError:
+        return links
+    return links
 
 
 def _listening_pid_lsof(port: int) -> int | None:
