@@ -6,6 +6,7 @@ from pathlib import Path
 
 import msgspec
 import uvloop
+from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 from opta_lmx.api import health
@@ -15,12 +16,12 @@ from opta_lmx.api.http import create_http
 from opta_lmx.api.openai import errors as openai_errors
 from opta_lmx.api.openai import models as openai_models
 from opta_lmx.api.openai.chat import ChatLimits, ChatRoute
-from opta_lmx.config.settings import Settings, is_loopback
+from opta_lmx.config.settings import ModelsSettings, Settings, is_loopback
 from opta_lmx.core.clock import Clock, SystemClock
 from opta_lmx.core.telemetry import Telemetry
 from opta_lmx.engine.downloads import Downloads
 from opta_lmx.engine.planner import Planner
-from opta_lmx.engine.residency import Engine, EngineOptions
+from opta_lmx.engine.residency import Engine, EngineOptions, Resolver
 from opta_lmx.engine.runtime import RuntimeLimits
 from opta_lmx.engine.worker import WatchdogLimits
 from opta_lmx.models.puller import Puller
@@ -39,6 +40,7 @@ class App(msgspec.Struct, frozen=True):
     """The composed application: what the server runs and what tests hold on to."""
 
     asgi: ASGIApp
+    http: FastAPI
     engine: Engine
     serving: Serving
     downloads: Downloads
@@ -55,25 +57,28 @@ class App(msgspec.Struct, frozen=True):
         await self.engine.close()
 
 
-def build(settings: Settings, home: Path, required: list[str]) -> App:
+def build(
+    settings: Settings, home: Path, required: list[str], resolver: Resolver | None = None
+) -> App:
     """Wire every room.
 
     Args:
         settings: the whole tree; each room gets its own section.
         home: state folder.
         required: models `/readyz` waits for.
+        resolver: finds models by name; those of the store unless given.
     """
     clock = SystemClock()
     registry = MetricsRegistry()
     log = settings.logging
     telemetry = OperatorTelemetry(registry, make_logger(log.level, log.format))
     store = ModelStore(settings.models.root(home))
+    store.sweep()
     planner = Planner(store, settings.engine, home)
-    engine = Engine(planner, _engine_options(settings), clock, telemetry)
+    engine = Engine(resolver or planner, _engine_options(settings), clock, telemetry)
     run_limits = RunLimits(settings.queue.queue_deadline_s, settings.engine.default_max_tokens)
     serving = Serving(engine, run_limits, clock, telemetry)
-    puller = Puller.from_settings(store, settings.models)
-    downloads = Downloads(puller.pull, telemetry, enabled=settings.models.downloads_enabled)
+    downloads = Downloads(_puller(store, settings.models).pull, telemetry)
     http = create_http(
         [
             ChatRoute(serving, _chat_limits(settings), clock, telemetry).router(),
@@ -84,7 +89,7 @@ def build(settings: Settings, home: Path, required: list[str]) -> App:
         telemetry,
     )
     guard = Guard(http, _guard_rules(settings), openai_errors.render, clock, telemetry)
-    return App(guard, engine, serving, downloads, clock, telemetry)
+    return App(guard, http, engine, serving, downloads, clock, telemetry)
 
 
 def serve(settings: Settings, home: Path, models: list[str]) -> int:
@@ -102,13 +107,24 @@ def serve(settings: Settings, home: Path, models: list[str]) -> int:
         bound_port = listener.getsockname()[1]
         lock.note(f"{host}:{bound_port}")
         app = build(settings, home, models)
-        print(f"Opta LMX listens on http://{host}:{bound_port}", file=sys.stderr, flush=True)
+        sys.stderr.write(f"Opta LMX listens on http://{host}:{bound_port}\n")
+        sys.stderr.flush()
 
         async def main() -> None:
             await Server(app, listener, models, settings.server.drain_timeout_s).run()
 
         uvloop.run(main())
     return 0
+
+
+def _puller(store: ModelStore, settings: ModelsSettings) -> Puller:
+    token = settings.hub_token
+    return Puller(
+        store,
+        endpoint=settings.hub_endpoint,
+        token=None if token is None else token.get_secret_value(),
+        enabled=settings.downloads_enabled,
+    )
 
 
 def _engine_options(settings: Settings) -> EngineOptions:

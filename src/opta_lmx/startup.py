@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 from opta_lmx.core.errors import ErrorKind, LmxError
 from opta_lmx.engine.planner import runtime_dir
@@ -63,7 +64,7 @@ class HomeLock:
         except (ValueError, KeyError, TypeError):
             return "pid unknown"
 
-    def __enter__(self) -> "HomeLock":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -159,7 +160,7 @@ def _open_files(folder: Path) -> set[str]:
     try:
         for entry in folder.iterdir():
             with contextlib.suppress(OSError):
-                links.add(os.readlink(entry))
+                links.add(str(entry.readlink()))
     except OSError:
         return links
     return links
@@ -168,7 +169,7 @@ def _open_files(folder: Path) -> set[str]:
 def _listening_pid_lsof(port: int) -> int | None:
     try:
         found = subprocess.run(
-            ["lsof", "-nP", "-t", f"-iTCP:{port}", "-sTCP:LISTEN"],  # noqa: S607  (system tool)
+            ["lsof", "-nP", "-t", f"-iTCP:{port}", "-sTCP:LISTEN"],
             capture_output=True,
             text=True,
             check=False,
@@ -182,7 +183,7 @@ def _listening_pid_lsof(port: int) -> int | None:
 def _command_of(pid: int) -> str:
     try:
         shown = subprocess.run(
-            ["ps", "-o", "comm=", "-p", str(pid)],  # noqa: S607  (system tool)
+            ["ps", "-o", "comm=", "-p", str(pid)],
             capture_output=True,
             text=True,
             check=False,

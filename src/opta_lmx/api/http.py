@@ -30,7 +30,7 @@ def create_http(routers: Sequence[APIRouter], telemetry: Telemetry) -> FastAPI:
     app.add_exception_handler(RequestValidationError, _validation)
     app.add_exception_handler(ClientDisconnect, _gone)
 
-    async def unforeseen(request: Request, error: Exception) -> Response:
+    async def unforeseen(_: Request, error: Exception) -> Response:
         telemetry.log("error", "unforeseen error", kind=type(error).__name__, exc_info=error)
         return _response(LmxError(ErrorKind.INTERNAL, "An internal error occurred."))
 
@@ -43,7 +43,7 @@ def _response(error: LmxError, status: int | None = None) -> Response:
     return Response(body, status or default_status, headers, media_type="application/json")
 
 
-async def _typed(request: Request, error: Exception) -> Response:
+async def _typed(_: Request, error: Exception) -> Response:
     assert isinstance(error, LmxError)
     return _response(error)
 
@@ -65,12 +65,12 @@ async def _routing(request: Request, error: Exception) -> Response:
     )
 
 
-async def _validation(request: Request, error: Exception) -> Response:
+async def _validation(_: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     param = ".".join(str(part) for part in first["loc"][1:])
     return _response(LmxError(ErrorKind.INVALID_REQUEST, first["msg"], param=param or None))
 
 
-async def _gone(request: Request, error: Exception) -> Response:
+async def _gone(_: Request, __: Exception) -> Response:
     return Response(status_code=400)

@@ -1,1 +1,1 @@
-""""""
+"""Words around tokens, pure: normaliser, UTF-8 joining, stop strings, tool-call dialects."""

@@ -57,7 +57,7 @@ class SamplingParams(msgspec.Struct, frozen=True):
 
 
 DEFAULT_SAMPLING = SamplingParams(temperature=1.0, top_p=1.0, top_k=0, min_p=0.0)
-"""Ours, last in the order request > preset > generation_config > ours (OpenAI's documented values)."""
+"""Ours, last in the order request > preset > generation_config > ours (OpenAI's own values)."""
 
 
 class Prompt(msgspec.Struct, frozen=True):

@@ -53,21 +53,14 @@ class Download:
 class Downloads:
     """The downloads of this run; two requests for one model share one download."""
 
-    def __init__(self, pull: Pull, telemetry: Telemetry, *, enabled: bool) -> None:
+    def __init__(self, pull: Pull, telemetry: Telemetry) -> None:
         self._pull = pull
         self._telemetry = telemetry
-        self._enabled = enabled
         self._jobs: dict[str, Download] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     def start(self, model: str) -> Download:
-        """Begin, or join the running download of the same model. Raises FORBIDDEN when disabled."""
-        if not self._enabled:
-            raise LmxError(
-                ErrorKind.FORBIDDEN,
-                "Downloads are disabled (models.downloads_enabled).",
-                code="downloads_disabled",
-            )
+        """Begin, or join the running download of the same model."""
         for job in self._jobs.values():
             if job.model == model and job.status == "running":
                 return job

@@ -47,6 +47,17 @@ class Planner:
             return entry.name
         return f"{entry.name}:{backend}"
 
+    def backend_of(self, ref: str) -> str:
+        """The backend that runs, or would run, `ref`."""
+        name, asked = split_ref(ref)
+        return asked or self._default_backend(self.store.get(name))
+
+    def window_of(self, entry: ModelEntry) -> int:
+        """Tokens a request to this model may use, as far as known before it is loaded."""
+        configured = self._settings.for_model(entry.name).context or 0
+        own = entry.info.context_length
+        return min(configured, own) if configured and own else configured or own
+
     def plan(self, ref: str) -> Plan:
         """How to run `ref`. Raises MODEL_NOT_FOUND, `missing_extra`, `backend_mismatch`."""
         name, asked = split_ref(ref)
@@ -63,7 +74,7 @@ class Planner:
 
         environment = {}
         if backend == "mlx":
-            environment = worker_environment(self._home / "run" / "lib").variables
+            environment = worker_environment(runtime_dir(self._home) / "lib").variables
         log_name = hashlib.sha256(ref.encode()).hexdigest()[:8]
         return Plan(
             ref=self.canonical(ref),

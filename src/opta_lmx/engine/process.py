@@ -1,6 +1,7 @@
 """Starting and ending one worker process."""
 
 import asyncio
+import contextlib
 import os
 import socket
 import sys
@@ -33,10 +34,8 @@ class WorkerProcess:
     async def kill(self) -> None:
         """End the process now and reap it; memory has returned when this returns."""
         if self._process.returncode is None:
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 self._process.kill()
-            except ProcessLookupError:
-                pass
         self.link.close()
         await asyncio.wait_for(self._process.wait(), _KILL_WAIT_S)
 

@@ -65,7 +65,7 @@ class Engine:
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     def runtime(self, ref: str) -> ModelRuntime:
-        """The model's runtime, loading it if allowed. Raises MODEL_NOT_FOUND or `model_not_loaded`."""
+        """The model's runtime, loading it if allowed. Raises MODEL_NOT_FOUND."""
         runtime = self._runtimes.get(ref)
         if runtime is None:
             runtime = self._runtimes.get(self.resolver.canonical(ref))

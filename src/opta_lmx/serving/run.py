@@ -2,6 +2,7 @@
 
 import asyncio
 from types import TracebackType
+from typing import Self
 
 import msgspec
 
@@ -141,7 +142,7 @@ class ModelRun:
         cached = 0 if self._stream is None else self._stream.cached_tokens
         return Usage(self.prompt_tokens, self._completion_tokens, cached)
 
-    async def __aenter__(self) -> "ModelRun":
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(

@@ -1,6 +1,6 @@
 """`/admin/models/*` and `/admin/status`: load, unload, download, look."""
 
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from fastapi import APIRouter, Request
@@ -12,12 +12,13 @@ from opta_lmx.api.body import read_body
 from opta_lmx.api.streaming import EventStream, StreamWriter
 from opta_lmx.core.clock import Clock
 from opta_lmx.core.errors import invalid
-from opta_lmx.engine.residency import Engine
 from opta_lmx.engine.downloads import Download, Downloads
+from opta_lmx.engine.residency import Engine
 
 _BODY_LIMIT_BYTES = 64 * 1024
 _BODY_TIMEOUT_S = 10.0
 _KEEPALIVE_S = 10.0
+_Body = TypeVar("_Body", bound=BaseModel)
 
 
 class LoadBody(BaseModel):
@@ -45,7 +46,7 @@ class DownloadBody(BaseModel):
     model: str
 
 
-async def _parse[Body: BaseModel](request: Request, kind: type[Body]) -> Body:
+async def _parse(request: Request, kind: type[_Body]) -> _Body:
     body = await read_body(request, limit=_BODY_LIMIT_BYTES, timeout_s=_BODY_TIMEOUT_S)
     try:
         return kind.model_validate(msgspec.json.decode(body))

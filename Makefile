@@ -1,0 +1,72 @@
+# Everything runs through these targets. They need python3 (3.11 to 3.13), make and the network.
+# The first call makes .venv from the lock; later calls find it up to date in well under a second.
+
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+PYTEST := $(PY) -m pytest
+ARGS ?=
+EXTRA ?=
+
+# One BLAS thread beats two for the matrix sizes here, and leaves the other core to the client.
+export OPENBLAS_NUM_THREADS ?= 1
+export PYTHONUNBUFFERED := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help env serve test check fast full format lint imports types house workflows \
+	test-extras bench openclaw lock clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+env: ## Make or update .venv from the lock
+	@$(PYTHON) scripts/setup_env.py
+
+serve: env ## Serve the starter model on port 1234; more options in ARGS="..."
+	@exec $(VENV)/bin/opta-lmx serve $(if $(findstring --model,$(ARGS)),,--model starter) $(ARGS)
+
+test: env ## Everything that is not slow; ARGS go to pytest
+	$(PYTEST) -m "not slow" $(ARGS)
+
+check: lint imports types house workflows ## Format, lint, imports, types, sizes, workflows
+
+fast: check ## Checks, unit tests and key integration tests (each pull request)
+	$(PYTEST) -m "not slow" tests/unit tests/integration $(ARGS)
+
+full: check ## Checks and every test, slow ones included (each night)
+	$(PYTEST) $(ARGS)
+
+format: env ## Rewrite the source in the project's format
+	@$(PY) -m ruff format .
+	@$(PY) -m ruff check --fix .
+
+lint: env
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
+
+imports: env
+	$(VENV)/bin/lint-imports --no-logo
+
+types: env
+	$(PY) -m pyright
+
+house: env
+	$(PYTEST) tests/unit/house
+
+workflows: env
+	$(VENV)/bin/actionlint -color=false .github/workflows/*.yml
+
+test-extras: ## Each extra (or EXTRA=base|gguf|mlx|all|cuda) alone in a clean environment
+	$(PYTHON) scripts/test_extras.py $(EXTRA)
+
+bench: env ## Compare this server with the peers that are installed
+	$(PY) -m benchmarks $(ARGS)
+
+openclaw: env ## One real OpenClaw turn (from npm, pinned) against starter-long
+	$(PY) scripts/openclaw.py $(ARGS)
+
+lock: env ## Resolve the dependencies anew into requirements-ci-lock.txt
+	$(PY) scripts/lock.py
+
+clean: ## Remove the environments and caches
+	rm -rf $(VENV) .venvs .cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist

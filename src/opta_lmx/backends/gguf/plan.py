@@ -1,0 +1,107 @@
+"""Decides how llama.cpp is to be set up for one model on one machine: pure arithmetic.
+
+The window of one request is, when nobody says otherwise, the model's own up to
+`DEFAULT_CONTEXT` tokens. When every slot's full window fits the cache budget each slot gets a
+cache of its own; otherwise all slots share one cache and requests wait until their part of it
+is free, so that one request may still use the whole window.
+"""
+
+import msgspec
+
+from opta_lmx.backends.frames import Load
+from opta_lmx.models.description import ModelInfo
+
+DEFAULT_CONTEXT = 32_768
+SMALLEST_CONTEXT = 2_048
+UNKNOWN_CONTEXT = 4_096
+"""Used for a model whose files name no trained window."""
+
+_ALIGN = 256
+_KV_ELEMENT_BYTES = 2
+_MIB = 1 << 20
+
+
+class GgufOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a user may set for this backend (`Load.options`).
+
+    `kv_bytes` is the budget for caches (0: an eighth of the machine's memory); `batch` the
+    most prompt tokens evaluated in one go (0: chosen by size); `gpu_layers` how many layers
+    go to the GPU (-1: all); `cache_prompt` whether a slot keeps its prompt for the next
+    request; `checkpoints` how many restore points a slot keeps for sliding windows.
+    """
+
+    kv_bytes: int = 0
+    batch: int = 0
+    gpu_layers: int = -1
+    cache_prompt: bool = True
+    checkpoints: int = 4
+
+
+class Machine(msgspec.Struct, frozen=True):
+    """What the plan needs to know of the hardware; `cores` are physical ones."""
+
+    memory_bytes: int
+    cores: int
+    accelerator: bool
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """How the server is started.
+
+    `context` is the window of one request; `cells` the tokens all caches hold together;
+    `shared` whether they form one cache; `cell_bytes` what one token takes in them.
+    """
+
+    context: int
+    slots: int
+    cells: int
+    shared: bool
+    batch: int
+    threads: int
+    cell_bytes: int
+
+
+def make_plan(info: ModelInfo, spec: Load, options: GgufOptions, machine: Machine) -> Plan:
+    """Fit windows, slots and batch to the machine; an explicit `spec.context` is kept."""
+    batch = options.batch or _batch(info.weights_bytes, machine.accelerator)
+    budget = options.kv_bytes or machine.memory_bytes // 8
+    fixed, cell_bytes = _cache_costs(info, batch)
+    room = max(0, budget - fixed * spec.slots) // max(1, cell_bytes)
+    context = _context(info.context_length or UNKNOWN_CONTEXT, spec.context, room)
+    window = _round_up(context)
+    shared = cell_bytes > 0 and window * spec.slots > room
+    cells = max(window, room - room % _ALIGN) if shared else window * spec.slots
+    threads = spec.threads or (1 if machine.cores <= 2 else machine.cores)
+    return Plan(context, spec.slots, cells, shared, batch, threads, cell_bytes)
+
+
+def _context(trained: int, wanted: int, room: int) -> int:
+    if wanted:
+        return min(wanted, trained)
+    usual = min(trained, DEFAULT_CONTEXT)
+    return min(usual, max(room - room % _ALIGN, SMALLEST_CONTEXT))
+
+
+def _cache_costs(info: ModelInfo, batch: int) -> tuple[int, int]:
+    """Bytes a slot takes whatever its length, and bytes for each token of its window."""
+    fixed = per_token = 0
+    for group in info.kv:
+        size = group.layers * (group.key + group.value) * _KV_ELEMENT_BYTES
+        if group.window:
+            fixed += size * (group.window + batch)
+        else:
+            per_token += size
+    return fixed, per_token
+
+
+def _batch(weights_bytes: int, accelerator: bool) -> int:
+    """About a second's work: a cancel or another stream's next token waits for one batch."""
+    if accelerator:
+        return 512
+    if weights_bytes <= 512 * _MIB:
+        return 256
+    return 128 if weights_bytes <= 2048 * _MIB else 64
+
+
+def _round_up(tokens: int) -> int:
+    return -(-tokens // _ALIGN) * _ALIGN

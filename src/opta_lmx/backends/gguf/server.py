@@ -1,0 +1,128 @@
+"""Starts llama.cpp's server inside this process, listening on a private UNIX socket only.
+
+The server object is never destroyed: its destructor can wait forever for a thread while it
+holds the interpreter. The worker process ends instead.
+"""
+
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from opta_lmx.backends.gguf.plan import GgufOptions, Plan
+from opta_lmx.backends.protocol import LoadError
+
+MAX_SOCKET_PATH = 100
+"""Bytes; macOS allows 104 with the terminator."""
+
+_ERRORS_ONLY = 1
+_CAUSE = re.compile(r"error loading model: (?P<cause>.+)")
+_ERROR_LINE = re.compile(r"^\S+ E \s*(?P<cause>.+)$", re.MULTILINE)
+_immortal: list[Any] = []
+
+
+def start_server(model: str, folder: str, plan: Plan, options: GgufOptions) -> tuple[str, str]:
+    """Load the model file (the first of a split one) and serve it on a socket in `folder`.
+
+    Returns:
+        The socket's path, and the engine's name with its version.
+
+    Raises:
+        LoadError: the bindings are missing, or llama.cpp refused; its reason is in the message.
+    """
+    try:
+        xllamacpp: Any = import_module("xllamacpp")
+    except ImportError as error:
+        raise LoadError(
+            f"The llama.cpp engine is not installed ({error}). "
+            "Install it with: pip install 'opta-lmx[gguf]'",
+            "missing_extra",
+        ) from None
+    path = _socket_path(folder)
+    params = _params(xllamacpp, model, path, plan, options)
+    with _captured_stderr() as read_log:
+        try:
+            server = xllamacpp.Server(params)
+        except RuntimeError as error:
+            raise LoadError(_reason(read_log()) or str(error)) from error
+    _immortal.append(server)
+    if server.listening_address != f"unix://{path}":
+        raise LoadError(f"llama.cpp listens on {server.listening_address}, not on its socket")
+    return path, f"llama.cpp (xllamacpp {xllamacpp.__version__})"
+
+
+def _params(xllamacpp: Any, model: str, socket: str, plan: Plan, options: GgufOptions) -> Any:
+    params = xllamacpp.CommonParams()
+    params.model.path = model
+    params.hostnames = [socket]
+    params.n_ctx, params.n_parallel, params.kv_unified = plan.cells, plan.slots, plan.shared
+    params.n_batch = params.n_ubatch = plan.batch
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = plan.threads
+    params.n_threads_http = plan.slots + 6
+    params.n_gpu_layers = options.gpu_layers
+    params.n_ctx_checkpoints = options.checkpoints
+    params.cache_ram_mib = 0
+    params.ctx_shift = params.fit_params = params.ui = False
+    params.use_jinja = params.enable_chat_template = False
+    params.verbosity = _ERRORS_ONLY
+    return params
+
+
+def _socket_path(folder: str) -> str:
+    """A path for this process's socket in a private folder, with dead ones cleared away."""
+    root = Path(folder or tempfile.mkdtemp(prefix="lmx-")) / "llama"
+    try:
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        root.chmod(0o700)
+        for left in root.glob("*.sock"):
+            if not _alive(left.stem):
+                left.unlink(missing_ok=True)
+    except OSError as error:
+        raise LoadError(f"the folder for sockets cannot be used: {error}") from error
+    path = str(root / f"{os.getpid()}.sock")
+    if len(path.encode()) > MAX_SOCKET_PATH:
+        raise LoadError(f"the socket's path is longer than {MAX_SOCKET_PATH} bytes: {path}")
+    return path
+
+
+def _alive(pid: str) -> bool:
+    """Whether another process of this number runs; our own number can only be a leftover."""
+    if not pid.isdigit() or int(pid) == os.getpid():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+@contextmanager
+def _captured_stderr() -> Generator[Callable[[], str]]:
+    """Catch what native code writes to stderr, the only place it tells why a load failed."""
+    with tempfile.TemporaryFile() as log:
+        sys.stderr.flush()
+        original = os.dup(2)
+        os.dup2(log.fileno(), 2)
+
+        def read() -> str:
+            log.seek(0)
+            return log.read().decode(errors="replace")
+
+        try:
+            yield read
+        finally:
+            os.dup2(original, 2)
+            os.close(original)
+            sys.stderr.write(read())
+
+
+def _reason(log: str) -> str:
+    match = _CAUSE.search(log) or _ERROR_LINE.search(log)
+    return match["cause"].strip() if match else ""

@@ -1,0 +1,97 @@
+"""The pieces of a vocabulary that are not whole UTF-8, and which of them an answer was made of.
+
+llama.cpp holds text back until it is whole UTF-8 and then names only the last token. The bytes
+of the held tokens are known, so their ids can be found again.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+
+_BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+_CONTROL = 3
+_MAX_HELD = 16
+_MARKERS = ("<tool_call>", "</tool_call>", "<think>", "</think>")
+
+
+class Vocabulary:
+    """Fragments of characters, by id and by bytes.
+
+    `markers` are the control tokens among the tags that parsers of answers look for.
+    """
+
+    def __init__(self, fragments: dict[int, bytes], markers: tuple[str, ...] = ()) -> None:
+        self._pieces = fragments
+        self._ids = {piece: token for token, piece in fragments.items()}
+        self._longest = max(map(len, self._ids), default=0)
+        self.markers = markers
+
+    def held(self, text: bytes, count: int, last: int) -> list[int] | None:
+        """Return ids of the `count` tokens held back before token `last`, all making `text`.
+
+        None when they cannot be found. Where a text can be cut in several ways the longest
+        pieces win, which need not be the model's own cut; the bytes are the same.
+        """
+        end = self._pieces.get(last)
+        if end is None or not text.endswith(end) or not 0 < count <= _MAX_HELD:
+            return None
+        return self._cut(text[: len(text) - len(end)], count)
+
+    def _cut(self, text: bytes, count: int) -> list[int] | None:
+        if count == 0:
+            return None if text else []
+        for size in range(min(self._longest, len(text)), 0, -1):
+            token = self._ids.get(text[:size])
+            if token is not None:
+                rest = self._cut(text[size:], count - 1)
+                if rest is not None:
+                    return [token, *rest]
+        return None
+
+
+def read_vocabulary(kind: str, tokens: Sequence[str], types: Sequence[int]) -> Vocabulary:
+    """Build from the tokenizer's arrays of a GGUF header.
+
+    Args:
+        kind: `tokenizer.ggml.model`: `gpt2` spells bytes as letters, others as `<0xNN>`.
+        tokens: text of each token as the file writes it.
+        types: kind of each token (3 is a control token); may be empty.
+    """
+    pieces = _letter_fragments(tokens) if kind == "gpt2" else _byte_tokens(tokens)
+    controls = {text for text, kind_ in zip(tokens, types, strict=False) if kind_ == _CONTROL}
+    return Vocabulary(dict(pieces), tuple(mark for mark in _MARKERS if mark in controls))
+
+
+def _byte_tokens(tokens: Iterable[str]) -> Iterable[tuple[int, bytes]]:
+    for token, text in enumerate(tokens):
+        if text.startswith("<0x") and (match := _BYTE_TOKEN.fullmatch(text)):
+            byte = bytes.fromhex(match[1])
+            if not byte.isascii():
+                yield token, byte
+
+
+def _letter_fragments(tokens: Iterable[str]) -> Iterable[tuple[int, bytes]]:
+    table = _letters()
+    for token, text in enumerate(tokens):
+        if text.isascii():
+            continue
+        try:
+            piece = text.translate(table).encode("latin-1")
+        except UnicodeEncodeError:
+            continue  # an added token, written as plain text
+        if not _whole(piece):
+            yield token, piece
+
+
+def _whole(piece: bytes) -> bool:
+    try:
+        piece.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _letters() -> dict[int, int]:
+    """Byte-level vocabularies write printable Latin-1 as itself and other bytes from U+0100 on."""
+    plain = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = [byte for byte in range(256) if byte not in plain]
+    return {0x100 + place: byte for place, byte in enumerate(others)}

@@ -1,0 +1,155 @@
+"""The engine protocol on MLX. Imports MLX only when a model is loaded."""
+
+import gc
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from opta_lmx.backends.frames import Announce, Cancel, Load, Ready, Step, Submit, Tune
+from opta_lmx.backends.mlx.pacing import Pace
+from opta_lmx.backends.protocol import Emit, Engine, LoadError, Texts
+from opta_lmx.backends.text.template import ChatTemplate
+from opta_lmx.backends.text.texts import TemplateTexts
+from opta_lmx.core.clock import SystemClock
+from opta_lmx.core.types import SamplingParams
+
+if TYPE_CHECKING:
+    from opta_lmx.backends.mlx.batch import Batch
+    from opta_lmx.backends.mlx.loader import LoadedModel, MlxOptions
+
+_IMPORT_S = 20.0
+_LOAD_FLOOR_S = 20.0
+_SLOWEST_DISK = 50e6
+"""Bytes per second a cold disk surely gives, for the load's predicted time."""
+_WARM_UP_S = 60.0
+_WARM_UP_TOKENS = 32
+_QUICK_S = 1.0
+"""A first warm-up quicker than this is repeated, since it also measured compilation."""
+
+
+class MlxEngine:
+    """One model on MLX, all its requests in one batch."""
+
+    def __init__(self) -> None:
+        self._batch: Batch | None = None
+
+    def load(self, spec: Load, emit: Emit) -> tuple[Ready, Texts]:
+        """Load the folder at `spec.path`, cast, compile and measure. Raises LoadError."""
+        emit(Announce("import", _IMPORT_S))
+        try:
+            from opta_lmx.backends.mlx import loader
+        except (ImportError, OSError) as error:
+            message = f"MLX cannot be imported ({error}); install opta-lmx[mlx]"
+            raise LoadError(message, "missing_extra") from error
+        options = loader.read_options(spec.options)
+        path = Path(spec.path)
+        emit(Announce("load", _load_s(path)))
+        loaded = loader.load(path, options)
+        template = _template(spec, loaded)
+        emit(Announce("warm-up", _WARM_UP_S))
+        self._batch = _make_batch(spec, loaded)
+        _warm_up(self._batch)
+        self._batch.emit = emit
+        ready = _ready(self._batch, loaded, template, options)
+        # What loading left behind lives as long as the process: not worth scanning again.
+        gc.collect()
+        gc.freeze()
+        return ready, TemplateTexts(template, loaded.tokenizer)
+
+    def submit(self, request: Submit) -> None:
+        """Take a request; it starts with the next step that has room for its prompt."""
+        self._loaded.submit(request)
+
+    def cancel(self, request: Cancel) -> None:
+        """End a request at any stage before the next step."""
+        self._loaded.cancel(request.id)
+
+    def tune(self, settings: Tune) -> None:
+        """Set the longest pause a prompt may cause."""
+        self._loaded.pace.stall_target_ms = settings.stall_target_ms
+
+    def step(self) -> Step | None:
+        """Advance every request by one step."""
+        return self._loaded.step()
+
+    @property
+    def busy(self) -> bool:
+        """True while any request is unfinished."""
+        return self._loaded.busy
+
+    @property
+    def _loaded(self) -> "Batch":
+        assert self._batch is not None, "load comes first"
+        return self._batch
+
+
+def create() -> Engine:
+    """Make the engine."""
+    return MlxEngine()
+
+
+def _template(spec: Load, loaded: "LoadedModel") -> ChatTemplate:
+    """The configured template, else the model's, else the documented default."""
+    tokenizer = loaded.tokenizer
+    try:
+        return ChatTemplate.from_source(
+            spec.template if spec.template is not None else loaded.folder.template,
+            bos_token=tokenizer.bos_token,
+            eos_token=tokenizer.eos_token,
+            source_kind="model" if spec.template is None else "config",
+            has_token=tokenizer.has_token,
+        )
+    except ValueError as error:
+        raise LoadError(str(error)) from error
+
+
+def _make_batch(spec: Load, loaded: "LoadedModel") -> "Batch":
+    from opta_lmx.backends.mlx.batch import Batch, Limits
+
+    limits = Limits(
+        vocabulary=loaded.folder.vocabulary or loaded.tokenizer.vocab_size,
+        context=min(spec.context or loaded.folder.context, loaded.folder.context),
+        slots=spec.slots,
+    )
+    return Batch(loaded.model, loaded.tokenizer, limits, Pace(), lambda _: None)
+
+
+def _ready(
+    batch: "Batch", loaded: "LoadedModel", template: ChatTemplate, options: "MlxOptions"
+) -> Ready:
+    from opta_lmx.backends.mlx import loader, memory
+
+    limits = batch.limits
+    wanted = limits.slots * memory.kv_bytes_per_request(loaded.model, limits.context)
+    allowed = options.kv_bytes or memory.free_bytes()
+    return Ready(
+        context=limits.context,
+        slots=limits.slots,
+        kv_bytes=min(wanted, allowed) if allowed else wanted,
+        weights_bytes=loaded.weights_bytes,
+        tool_dialect=template.tool_dialect,
+        template_source=template.source_kind,
+        supports_tools=template.supports_tools,
+        sampling=loaded.folder.sampling,
+        engine=loader.engine_name(),
+    )
+
+
+def _load_s(path: Path) -> float:
+    size = sum(file.stat().st_size for file in path.glob("*.safetensors"))
+    return _LOAD_FLOOR_S + size / _SLOWEST_DISK
+
+
+def _warm_up(batch: "Batch") -> None:
+    """Run two short requests: kernels are compiled, the pace is measured, NaN is found out."""
+    clock = SystemClock()
+    ids = tuple(range(min(_WARM_UP_TOKENS, batch.limits.context // 2)))
+    for _ in range(2):
+        began = clock.monotonic()
+        for request in (1, 2):
+            batch.submit(Submit(request, ids, SamplingParams(temperature=0.0), 3, top_logprobs=0))
+        while (step := batch.step()) is not None:
+            if any(not math.isfinite(token.logprob or 0.0) for token in step.tokens):
+                raise LoadError("the weights give no finite probabilities; they may be corrupt")
+        if clock.monotonic() - began > _QUICK_S:
+            return

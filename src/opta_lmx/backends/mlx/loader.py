@@ -1,0 +1,88 @@
+"""Loads an MLX folder: weights by mlx-lm, tokenizer by ours, everything wrong told as LoadError."""
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# (mlx and mlx-lm are only partly typed)
+
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, cast
+
+import mlx.core as mx
+import msgspec
+from mlx.utils import tree_flatten
+from mlx_lm.utils import load_model
+
+from opta_lmx.backends.mlx.folder import ModelFolder, read_folder
+from opta_lmx.backends.protocol import LoadError
+from opta_lmx.backends.text.tokenizer import HfTokenizer
+
+_DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
+
+# What a damaged or hostile folder makes mlx and mlx-lm raise.
+_LOAD_ERRORS = (
+    *(ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, MemoryError),
+    *(NotImplementedError, OSError, RecursionError, RuntimeError, TypeError, ValueError),
+)
+
+
+class MlxOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The adapter's own settings (`Load.options`).
+
+    `dtype` is that of weights and caches; `auto` keeps the model's, except on a CPU, where only
+    float32 has fast kernels. `kv_bytes` bounds the caches (None: by free memory).
+    """
+
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
+    kv_bytes: int | None = None
+
+
+class LoadedModel(NamedTuple):
+    """A model in memory, evaluated, with everything known about it."""
+
+    model: Any
+    folder: ModelFolder
+    tokenizer: HfTokenizer
+    weights_bytes: int
+
+
+def read_options(options: dict[str, Any]) -> MlxOptions:
+    """Check the adapter's options. Raises LoadError."""
+    try:
+        return msgspec.convert(options, MlxOptions)
+    except msgspec.ValidationError as error:
+        raise LoadError(f"engine option refused: {error}") from error
+
+
+def load(path: Path, options: MlxOptions) -> LoadedModel:
+    """Load weights and tokenizer.
+
+    Raises:
+        LoadError: the folder is damaged, unknown to mlx-lm, or refused.
+    """
+    folder = read_folder(path)
+    tokenizer = HfTokenizer.from_folder(path)
+    try:
+        model: Any = load_model(path, lazy=True)[0]
+        dtype = _dtype(options)
+        if dtype is not None:
+            model.set_dtype(dtype)
+        mx.eval(model.parameters())
+    except _LOAD_ERRORS as error:
+        # The folder's own path is of no use to a caller.
+        reason = str(error).replace(f"{path}/", "").replace(str(path), "the model folder")
+        raise LoadError(f"the weights cannot be loaded: {reason}") from error
+    leaves = dict(cast("list[tuple[str, Any]]", tree_flatten(model.parameters())))
+    weights = sum(int(array.nbytes) for array in leaves.values())
+    return LoadedModel(model, folder, tokenizer, weights)
+
+
+def engine_name() -> str:
+    """Versions and device, for people."""
+    device = mx.default_device().type.name
+    return f"mlx {version('mlx')}, mlx-lm {version('mlx-lm')}, {device}"
+
+
+def _dtype(options: MlxOptions) -> Any:
+    """The dtype to cast to, or None to leave the weights as they are."""
+    if options.dtype != "auto":
+        return _DTYPES[options.dtype]
+    return mx.float32 if mx.default_device().type == mx.DeviceType.cpu else None

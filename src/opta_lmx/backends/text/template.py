@@ -1,0 +1,140 @@
+"""One model's chat template: compiled once at load, rendered for each conversation."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+from jinja2 import Template, TemplateError, TemplateSyntaxError, nodes
+
+from opta_lmx.backends.protocol import TextError
+from opta_lmx.backends.text.defaults import default_template
+from opta_lmx.backends.text.environment import TemplateRefusedError, build_environment
+from opta_lmx.backends.text.turns import fold_after_tools, merge_turns, message_dicts, tool_dicts
+from opta_lmx.codec.tools.dialects import dialect_for_template
+from opta_lmx.core.types import Message, Tool
+
+SourceKind = Literal["model", "config", "default"]
+
+MAX_SOURCE_CHARS = 1_000_000
+MAX_RENDERED_CHARS = 32_000_000
+"""Several times the longest prompt any context holds."""
+
+RESERVED = frozenset(
+    {"messages", "tools", "add_generation_prompt", "bos_token", "eos_token", "raise_exception"}
+    | {"strftime_now", "range", "dict", "lipsum", "cycler", "joiner", "namespace"}
+)
+"""Names a caller's template arguments may not take."""
+
+# What evaluating arbitrary template code can raise, besides never ending.
+_EVALUATION_ERRORS = (
+    *(TemplateError, ArithmeticError, AttributeError, LookupError),
+    *(MemoryError, RecursionError, TypeError, ValueError, NotImplementedError),
+)
+
+
+class ChatTemplate:
+    """Turns a conversation into the text the model was trained to continue.
+
+    `source_kind` says where the template came from; `supports_tools` whether it renders tool
+    definitions itself; `tool_dialect` how this model is expected to write tool calls.
+    """
+
+    def __init__(self, source: str, kind: SourceKind, bos_token: str, eos_token: str) -> None:
+        """Use `from_source`."""
+        self.source_kind: SourceKind = kind
+        self._template, self.supports_tools = _compile(source)
+        self.tool_dialect = dialect_for_template(source)
+        self._specials = {"bos_token": bos_token, "eos_token": eos_token}
+
+    @classmethod
+    def from_source(
+        cls,
+        source: str | None,
+        *,
+        bos_token: str,
+        eos_token: str,
+        source_kind: SourceKind = "model",
+        has_token: Callable[[str], bool] = lambda _: False,
+    ) -> "ChatTemplate":
+        """Compile `source`, or the documented default when it is None.
+
+        `bos_token` and `eos_token` are texts the template may write; `has_token` says whether
+        the vocabulary holds a text as one token, and so chooses the default.
+
+        Raises:
+            ValueError: the template is no valid Jinja; the message says where.
+        """
+        if source is None:
+            source, source_kind = default_template(has_token), "default"
+        return cls(source, source_kind, bos_token, eos_token)
+
+    def render(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Tool] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        add_generation_prompt: bool = True,
+    ) -> str:
+        """Return the prompt text.
+
+        A template that refuses system turns or demands alternation is asked again with the
+        conversation merged to fit.
+
+        Raises:
+            TextError: the template refused or failed; its own words are in the message.
+        """
+        values = dict(kwargs or {})
+        if taken := RESERVED & values.keys():
+            raise TextError(f"template argument '{min(taken)}' is reserved")
+        values.update(self._specials)
+        values.update(tools=tool_dicts(tools), add_generation_prompt=add_generation_prompt)
+        refusal = ""
+        for attempt in _attempts(messages):
+            try:
+                return self._evaluate({**values, "messages": message_dicts(attempt)})
+            except TemplateRefusedError as error:
+                refusal = refusal or str(error)
+        raise TextError(f"the chat template refuses this conversation: {refusal}")
+
+    def _evaluate(self, values: dict[str, Any]) -> str:
+        parts: list[str] = []
+        room = MAX_RENDERED_CHARS
+        try:
+            for part in self._template.generate(values):
+                room -= len(part)
+                if room < 0:
+                    raise TextError("the chat template writes too much text")
+                parts.append(part)
+        except TemplateRefusedError:
+            raise
+        except _EVALUATION_ERRORS as error:
+            raise TextError(f"the chat template failed: {error}") from error
+        return "".join(parts)
+
+
+def _attempts(messages: Sequence[Message]) -> Iterator[Sequence[Message]]:
+    """The conversation as it is, then as stricter templates may accept it."""
+    yield messages
+    merged = merge_turns(messages)
+    if merged != list(messages):
+        yield merged
+    folded = fold_after_tools(merged)
+    if folded != merged:
+        yield folded
+
+
+def _compile(source: str) -> tuple[Template, bool]:
+    """Return the compiled template and whether it reads `tools`."""
+    if len(source) > MAX_SOURCE_CHARS:
+        raise ValueError(f"the chat template is longer than {MAX_SOURCE_CHARS} characters")
+    environment = build_environment()
+    try:
+        tree = environment.parse(source)
+        template = environment.from_string(source)
+    except TemplateSyntaxError as error:
+        message = f"the chat template is not valid Jinja (line {error.lineno}): {error.message}"
+        raise ValueError(message) from error
+    except (TemplateError, RecursionError, SyntaxError, OverflowError, MemoryError) as error:
+        raise ValueError(f"the chat template cannot be compiled: {error}") from error
+    # Any mention counts: templates that first assign `tools` a default are not undeclared users.
+    names = (name for name in tree.find_all(nodes.Name) if name.name == "tools")
+    return template, next(names, None) is not None

@@ -1,0 +1,84 @@
+"""Prompts to token ids for any model that has a chat template and a tokenizer."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from opta_lmx.backends.protocol import PreparedPrompt, TextError
+from opta_lmx.backends.text.template import ChatTemplate
+from opta_lmx.codec.tools.rendering import with_default_tools
+from opta_lmx.core.types import Message, Prompt
+
+
+class Tokenizer(Protocol):
+    """Text to token ids; the texts of special tokens in it are read as those tokens."""
+
+    @property
+    def bos_token(self) -> str:
+        """The text of the beginning-of-text token; empty where the model has none."""
+        ...
+
+    @property
+    def eos_token(self) -> str:
+        """The text of the end-of-text token; empty where the model has none."""
+        ...
+
+    @property
+    def vocab_size(self) -> int:
+        """Ids are below this."""
+        ...
+
+    def encode(self, text: str, add_special: bool) -> list[int]:
+        """Return token ids; `add_special` adds what the tokenizer's configuration says.
+
+        Raises:
+            TextError: the text cannot be encoded.
+        """
+        ...
+
+
+class TemplateTexts:
+    """The `Texts` of a model whose prompts are made by a template and a tokenizer."""
+
+    def __init__(self, template: ChatTemplate, tokenizer: Tokenizer) -> None:
+        self._template = template
+        self._tokenizer = tokenizer
+
+    def prepare(self, prompt: Prompt) -> PreparedPrompt:
+        """Render and tokenize a prompt.
+
+        Raises:
+            TextError: the template or tokenizer refuses it, or it comes out empty.
+        """
+        if prompt.ids is not None:
+            ids = self._checked(prompt.ids)
+        elif prompt.text is not None:
+            ids = self._encode(prompt.text)
+        else:
+            ids = self._encode(self._render(prompt))
+        if not ids:
+            raise TextError("the prompt is empty")
+        return PreparedPrompt(ids=tuple(ids))
+
+    def _render(self, prompt: Prompt) -> str:
+        if not prompt.messages:
+            raise TextError("the prompt has no messages")
+        messages, tools = prompt.messages, prompt.tools
+        if not self._template.supports_tools and (tools or _has_tool_turns(messages)):
+            messages, tools = with_default_tools(messages, tools), ()
+        return self._template.render(messages, tools, prompt.template_kwargs)
+
+    def _encode(self, text: str) -> list[int]:
+        # The template usually writes the first token itself; a second one harms the answer.
+        bos = self._tokenizer.bos_token
+        return self._tokenizer.encode(text, add_special=not (bos and text.startswith(bos)))
+
+    def _checked(self, ids: Sequence[int]) -> Sequence[int]:
+        limit = self._tokenizer.vocab_size
+        for token in ids:
+            if not 0 <= token < limit:
+                raise TextError(f"token id {token} is outside the vocabulary of {limit}")
+        return ids
+
+
+def _has_tool_turns(messages: Sequence[Message]) -> bool:
+    return any(message.tool_calls or message.role == "tool" for message in messages)

@@ -1,0 +1,69 @@
+"""The settings as commands see them, and the options many commands share."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from opta_lmx.config import Loaded, Settings
+
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", metavar="FILE", help="Configuration file to read.")
+]
+UrlOption = Annotated[
+    str | None, typer.Option("--url", help="Address of the server; else the configured one.")
+]
+KeyOption = Annotated[
+    str | None,
+    typer.Option(
+        "--api-key",
+        envvar="OPTA_LMX_API_KEY",
+        help="Key for the server; else the first configured one.",
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@dataclass(frozen=True)
+class Session:
+    """The state folder and the settings in force."""
+
+    home: Path
+    loaded: "Loaded"
+
+    @property
+    def settings(self) -> "Settings":
+        """The settings themselves."""
+        return self.loaded.settings
+
+    @property
+    def server_url(self) -> str:
+        """Where this configuration's server is reached from this machine."""
+        server = self.settings.server
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(server.host, server.host)  # noqa: S104
+        return f"http://[{host}]:{server.port}" if ":" in host else f"http://{host}:{server.port}"
+
+
+def open_session(config: Path | None = None, **flags: object) -> Session:
+    """Read the settings from every source.
+
+    Args:
+        config: a configuration file that must exist, or None for the one in the home.
+        flags: values given on the command line, `server__port=1`; None where not given.
+    """
+    from opta_lmx.config import lmx_home, load_settings
+
+    home = lmx_home(os.environ)
+    values = {name.replace("__", "."): value for name, value in flags.items()}
+    return Session(home, load_settings(home=home, file=config, env=os.environ, flags=values))
+
+
+def key_for(session: Session, url: str | None) -> str | None:
+    """The configured key, which is only ever sent to the configured address."""
+    keys = session.settings.server.api_keys
+    if not keys or (url is not None and url.rstrip("/") != session.server_url):
+        return None
+    return keys[0].get_secret_value()

@@ -1,0 +1,272 @@
+"""The settings tree: one frozen section per room, each field with its default and meaning."""
+
+import ipaddress
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, cast
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    model_validator,
+)
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticCustomError
+
+Backend = Literal["auto", "mlx", "gguf"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+LogFormat = Literal["auto", "text", "json"]
+
+_MAX_DAY_S = 86_400.0
+
+
+def _usable_key(key: SecretStr) -> SecretStr:
+    """Refuse keys no HTTP header can carry; a blank one would let anybody in."""
+    text = key.get_secret_value()
+    if not text or not all("!" <= char <= "~" for char in text):
+        raise PydanticCustomError(
+            "unusable_key", "A key must be visible ASCII characters without spaces"
+        )
+    return key
+
+
+Secret = Annotated[SecretStr, AfterValidator(_usable_key)]
+Seconds = Annotated[float, Field(gt=0, le=_MAX_DAY_S)]
+FilePath = Annotated[Path, Field(strict=False)]
+
+
+def is_loopback(host: str) -> bool:
+    """True for `localhost` and loopback addresses; any other name may reach beyond them."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+class Section(BaseModel):
+    """Base of all sections: immutable, exact types, nothing unknown, no NaN."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        allow_inf_nan=False,
+        hide_input_in_errors=True,
+        protected_namespaces=(),
+    )
+
+
+class ServerSettings(Section):
+    """Where the server listens and what it bears from a connection."""
+
+    host: str = Field(
+        default="127.0.0.1",
+        min_length=1,
+        description="Address to listen on; beyond loopback needs keys.",
+    )
+    port: int = Field(default=1234, ge=0, le=65_535, description="TCP port; 0 takes any free one.")
+    api_keys: list[Secret] = Field(
+        default=[],
+        description="Bearer keys that callers must show; empty asks for none.",
+    )
+    allowed_hosts: list[Annotated[str, Field(min_length=1)]] = Field(
+        default=[],
+        description="Names accepted in the Host header besides the loopback ones.",
+    )
+    body_limit_bytes: int = Field(
+        default=10 * 1024 * 1024,
+        ge=1024,
+        le=1024**3,
+        description="Largest request body.",
+    )
+    body_timeout_s: Seconds = Field(
+        default=30.0, description="Longest time a body may take to arrive."
+    )
+    keepalive_s: float = Field(
+        default=10.0,
+        ge=1,
+        le=15,
+        description="Seconds of silence in a stream before a no-op chunk is sent.",
+    )
+    drain_timeout_s: float = Field(
+        default=20.0,
+        ge=0,
+        le=3600,
+        description="Time running answers get to finish at shutdown.",
+    )
+    prepare_before_headers_s: float = Field(
+        default=8.0,
+        ge=0,
+        le=60,
+        description="How long headers wait for the prompt's exact checks before they are sent.",
+    )
+
+    @model_validator(mode="after")
+    def _guarded(self) -> Self:
+        """Nothing listens beyond loopback without keys."""
+        if not self.api_keys and not is_loopback(self.host):
+            raise PydanticCustomError(
+                "keys_required",
+                "Listening on {host} reaches beyond this machine and needs server.api_keys",
+                {"host": self.host},
+            )
+        return self
+
+
+class ModelsSettings(Section):
+    """Where models lie and where they come from."""
+
+    dir: FilePath | None = Field(
+        default=None,
+        description="Folder of the model store; unset: `models` in the home folder.",
+    )
+    hub_endpoint: str | None = Field(
+        default=None,
+        pattern=r"^https?://[^\s/]+",
+        description="Address of the model hub; unset: the Hugging Face hub.",
+    )
+    downloads_enabled: bool = Field(
+        default=True, description="Whether models may be fetched at all."
+    )
+    hub_token: Secret | None = Field(default=None, description="Access token for gated hub models.")
+
+    def root(self, home: Path) -> Path:
+        """The store's folder; a relative `dir` is taken from `home`."""
+        return home / self.dir.expanduser() if self.dir else home / "models"
+
+
+class ModelOverride(Section):
+    """Engine settings of one model; what is unset follows the section's own."""
+
+    backend: Backend | None = None
+    context: int | None = Field(default=None, ge=0)
+    slots: int | None = Field(default=None, ge=1, le=1024)
+    threads: int | None = Field(default=None, ge=0, le=1024)
+    template: FilePath | None = None
+    options: dict[str, Any] = {}
+
+
+class EngineSettings(Section):
+    """How models are loaded, run and watched."""
+
+    backend: Backend = Field(
+        default="auto", description="Engine used where a model does not name one."
+    )
+    load_on_demand: bool = Field(
+        default=True, description="Load a stored model at its first request."
+    )
+    slots: int = Field(default=8, ge=1, le=1024, description="Requests one model runs at once.")
+    context: int = Field(
+        default=0, ge=0, description="Tokens one request may use; 0: the model's own."
+    )
+    threads: int = Field(
+        default=0, ge=0, le=1024, description="CPU threads a model; 0: engine's choice."
+    )
+    load_timeout_s: Seconds = Field(
+        default=600.0, description="Longest time a model may take to load."
+    )
+    prepare_timeout_s: Seconds = Field(
+        default=20.0,
+        description="Longest time rendering and tokenizing one prompt may take.",
+    )
+    stall_floor_s: Seconds = Field(
+        default=60.0,
+        description="Shortest silence of an engine that counts as a stall.",
+    )
+    stall_factor: float = Field(
+        default=10.0,
+        ge=1,
+        le=1000,
+        description="A stall is this many times the predicted duration.",
+    )
+    restart_backoff_s: Seconds = Field(
+        default=0.5, description="Pause before a crashed model restarts."
+    )
+    restart_backoff_max_s: Seconds = Field(default=30.0, description="Longest such pause.")
+    max_restarts: int = Field(
+        default=5,
+        ge=0,
+        le=1000,
+        description="Restarts within the window before a model is quarantined.",
+    )
+    restart_window_s: Seconds = Field(
+        default=600.0, description="Window in which restarts are counted."
+    )
+    stall_target_ms: int = Field(
+        default=250,
+        ge=1,
+        le=60_000,
+        description="Longest pause a prefill may cause a running stream.",
+    )
+    default_max_tokens: int | None = Field(
+        default=None,
+        ge=1,
+        description="Answer limit where a request gives none; unset: the context's.",
+    )
+    overrides: dict[str, ModelOverride] = Field(
+        default={},
+        description="Per model: backend, context, slots, threads, template, options.",
+    )
+
+    def for_model(self, name: str) -> ModelOverride:
+        """The settings of one model, with every unset field but `template` filled in."""
+        own = self.overrides.get(name, ModelOverride())
+        return ModelOverride(
+            backend=own.backend or self.backend,
+            context=self.context if own.context is None else own.context,
+            slots=own.slots or self.slots,
+            threads=self.threads if own.threads is None else own.threads,
+            template=own.template,
+            options=own.options,
+        )
+
+
+class QueueSettings(Section):
+    """The bounded waiting line in front of each model."""
+
+    max_waiting: int = Field(
+        default=64,
+        ge=0,
+        le=100_000,
+        description="Requests that may wait for one model; beyond: 429.",
+    )
+    per_model: dict[str, Annotated[int, Field(ge=0, le=100_000)]] = Field(
+        default={}, description="The same bound for single models, by name."
+    )
+    queue_deadline_s: Seconds = Field(default=600.0, description="Longest time a request may wait.")
+
+    def bound(self, model: str) -> int:
+        """How many requests may wait for `model`."""
+        return self.per_model.get(model, self.max_waiting)
+
+
+class LoggingSettings(Section):
+    """What is written to the log."""
+
+    level: LogLevel = Field(default="info", description="Least severe level that is written.")
+    format: LogFormat = Field(
+        default="auto", description="Text on a terminal and JSON elsewhere: `auto`."
+    )
+
+
+class Settings(Section):
+    """All sections; every field has a default."""
+
+    server: ServerSettings = ServerSettings()
+    models: ModelsSettings = ModelsSettings()
+    engine: EngineSettings = EngineSettings()
+    queue: QueueSettings = QueueSettings()
+    logging: LoggingSettings = LoggingSettings()
+
+
+def fields() -> dict[str, FieldInfo]:
+    """Every setting there is: dotted key (`section.key`) to its field, in the tree's order."""
+    return {
+        f"{section}.{key}": field
+        for section, holder in Settings.model_fields.items()
+        for key, field in cast(type[Section], holder.annotation).model_fields.items()
+    }

@@ -1,0 +1,219 @@
+"""Turns GGUF headers into a `ModelInfo`."""
+
+import re
+from collections import Counter
+from pathlib import Path
+
+from opta_lmx.core.types import SamplingParams
+from opta_lmx.models.description import (
+    MAX_LAYERS,
+    MAX_TEMPLATE_BYTES,
+    KvGroup,
+    ModelInfo,
+    grouped,
+    sampling_from,
+)
+from opta_lmx.models.gguf_header import GgufHeader, Scalar, Value, bad_gguf, read_gguf_header
+from opta_lmx.models.gguf_types import FILE_TYPES
+
+_PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.IGNORECASE)
+MAX_PARTS = 1000
+
+SLIDING_PERIOD = {
+    "afmoe": 4,
+    "cohere2": 4,
+    "exaone-moe": 4,
+    "exaone4": 4,
+    "gemma2": 2,
+    "gemma3": 6,
+    "gemma3n": 5,
+    "gpt-oss": 2,
+    "llama4": 4,
+    "olmo2": 4,
+    "smallthinker": 4,
+}
+"""Every n-th layer sees the whole context, the others a window: headers often leave this out,
+and llama.cpp's own model loaders hold it. An architecture missing here counts as all global,
+which errs on the side of more memory."""
+
+_DEFAULT_WINDOW = {"llama4": 8192}
+_EMBEDDERS = frozenset(
+    {
+        "bert",
+        "eurobert",
+        "gemma-embedding",
+        "jina-bert-v2",
+        "jina-bert-v3",
+        "llama-embed",
+        "modern-bert",
+        "neo-bert",
+        "nomic-bert",
+        "nomic-bert-moe",
+        "t5encoder",
+    }
+)
+
+
+def gguf_parts(path: Path) -> list[Path]:
+    """The files a GGUF model consists of: `path` itself, or all parts of a numbered split.
+
+    Raises:
+        LmxError: code `invalid_gguf`, when parts are missing or `path` is not the first.
+    """
+    match = _PART.fullmatch(path.name)
+    if match is None:
+        return [path]
+    count = int(match["count"])
+    if int(match["number"]) != 1 or not 1 <= count <= MAX_PARTS:
+        raise bad_gguf("it is a later part of a split file; name the first part")
+    names = [f"{match['stem']}-{number:05}-of-{count:05}.gguf" for number in range(1, count + 1)]
+    parts = [path, *(path.with_name(name) for name in names[1:])]
+    for part in parts:
+        if not part.is_file():
+            raise bad_gguf(f"its part {part.name} is missing")
+    return parts
+
+
+def read_gguf_info(path: Path) -> ModelInfo:
+    """Read and validate the headers of a GGUF model.
+
+    Raises:
+        LmxError: INVALID_REQUEST, code `invalid_gguf`.
+    """
+    headers = [read_gguf_header(part) for part in gguf_parts(path)]
+    first = headers[0]
+    keys = _Keys(first.metadata)
+    if keys.text("general.type", "model") != "model":
+        raise bad_gguf(f"it holds an {keys.text('general.type', '')!r}, not a model")
+    if keys.architecture == "clip":
+        raise bad_gguf("it holds a vision projector, not a model")
+    layers = keys.integer("block_count", limit=MAX_LAYERS)
+    tensors = [tensor for header in headers for tensor in header.tensors]
+    if not tensors:
+        raise bad_gguf("it holds no weights")
+    words = first.array_lengths.get("tokenizer.ggml.tokens", 0)
+    embedding = keys.architecture in _EMBEDDERS or keys.has("pooling_type")
+    return ModelInfo(
+        format="gguf",
+        architecture=keys.architecture,
+        context_length=keys.integer("context_length"),
+        quantisation=_quantisation(headers),
+        parameters=sum(tensor.elements for tensor in tensors),
+        size_bytes=sum(header.file_size for header in headers),
+        weights_bytes=sum(tensor.nbytes for tensor in tensors),
+        layers=layers,
+        vocabulary=words or keys.integer("vocab_size"),
+        kv=() if embedding else grouped(_kv_layers(keys, layers)),
+        chat_template=_template(first.metadata),
+        sampling=_sampling(first.metadata),
+        embedding=embedding,
+    )
+
+
+class _Keys:
+    """Typed access to the keys of the file's own architecture."""
+
+    def __init__(self, metadata: dict[str, Value]) -> None:
+        self._metadata = metadata
+        self.architecture = self.text("general.architecture", "")
+        if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", self.architecture):
+            raise bad_gguf("it names no architecture")
+
+    def text(self, key: str, default: str) -> str:
+        value = self._metadata.get(key, default)
+        return value if isinstance(value, str) else default
+
+    def has(self, key: str) -> bool:
+        return f"{self.architecture}.{key}" in self._metadata
+
+    def integer(self, key: str, default: int = 0, limit: int = 1 << 31) -> int:
+        """A whole number of at least 0; `default` when absent."""
+        return self._checked(self._metadata.get(f"{self.architecture}.{key}", default), key, limit)
+
+    def per_layer(self, key: str, layers: int, default: int) -> list[int]:
+        """A value given once for all layers, or as a list with one for each."""
+        value = self._metadata.get(f"{self.architecture}.{key}", default)
+        if not isinstance(value, list):
+            return [self._checked(value, key, 1 << 31)] * layers
+        if len(value) < layers:
+            raise bad_gguf(f"its {key} does not cover all layers")
+        return [self._checked(item, key, 1 << 31) for item in value[:layers]]
+
+    def flags(self, key: str, layers: int) -> list[bool] | None:
+        """One flag for each layer, or None when the key is no list."""
+        value = self._metadata.get(f"{self.architecture}.{key}")
+        if not isinstance(value, list):
+            return None
+        return [bool(item) for item in (value + [False] * layers)[:layers]]
+
+    @staticmethod
+    def _checked(value: Scalar | list[Scalar], key: str, limit: int) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= limit:
+            raise bad_gguf(f"its {key} makes no sense")
+        return value
+
+
+def _kv_layers(keys: _Keys, layers: int) -> list[KvGroup]:
+    """The cache of each layer that has one."""
+    heads = keys.per_layer("attention.head_count", layers, 0)
+    kv_heads = keys.per_layer("attention.head_count_kv", layers, 0)
+    if not keys.has("attention.head_count_kv"):
+        kv_heads = heads
+    width = keys.integer("embedding_length") // max([*heads, 1])
+    key = keys.integer("attention.key_length", width)
+    value = keys.integer("attention.value_length", width)
+    key_sliding = keys.integer("attention.key_length_swa", key)
+    value_sliding = keys.integer("attention.value_length_swa", value)
+    window = keys.integer("attention.sliding_window", _DEFAULT_WINDOW.get(keys.architecture, 0))
+    sliding = _sliding(keys, layers) if window else [False] * layers
+    interval = keys.integer("full_attention_interval")
+    own = layers - min(layers, keys.integer("attention.shared_kv_layers"))
+    groups: list[KvGroup] = []
+    for layer in range(own):
+        recurrent = interval > 0 and (layer + 1) % interval != 0
+        if recurrent or kv_heads[layer] == 0:
+            continue
+        count = kv_heads[layer]
+        if sliding[layer]:
+            groups.append(KvGroup(1, count * key_sliding, count * value_sliding, window))
+        else:
+            groups.append(KvGroup(1, count * key, count * value))
+    return groups
+
+
+def _sliding(keys: _Keys, layers: int) -> list[bool]:
+    """Which layers keep a window only."""
+    flags = keys.flags("attention.sliding_window_pattern", layers)
+    if flags is not None:
+        return flags
+    known = SLIDING_PERIOD.get(keys.architecture, 1)
+    period = keys.integer("attention.sliding_window_pattern", known) if known > 1 else 1
+    return [period > 1 and layer % period < period - 1 for layer in range(layers)]
+
+
+def _quantisation(headers: list[GgufHeader]) -> str:
+    """The file's own word for it, or the type most of its bytes are in."""
+    declared = headers[0].metadata.get("general.file_type")
+    if isinstance(declared, int) and declared in FILE_TYPES:
+        return FILE_TYPES[declared]
+    weights: Counter[str] = Counter()
+    for header in headers:
+        for tensor in header.tensors:
+            weights[tensor.type_name] += tensor.nbytes
+    return weights.most_common(1)[0][0]
+
+
+def _template(metadata: dict[str, Value]) -> str | None:
+    template = metadata.get("tokenizer.chat_template")
+    if not isinstance(template, str) or not template.strip():
+        return None
+    if len(template.encode()) > MAX_TEMPLATE_BYTES:
+        raise bad_gguf(f"its chat template is larger than {MAX_TEMPLATE_BYTES} bytes")
+    return template
+
+
+def _sampling(metadata: dict[str, Value]) -> SamplingParams:
+    names = {"temperature": "temp", "top_p": "top_p", "top_k": "top_k", "min_p": "min_p"}
+    return sampling_from(
+        {ours: metadata.get(f"general.sampling.{theirs}") for ours, theirs in names.items()}
+    )

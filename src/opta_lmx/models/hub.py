@@ -1,0 +1,200 @@
+"""Pulls a model from the hub into the store: look, refuse, check the disk, download, register."""
+
+import threading
+from pathlib import Path, PurePosixPath
+
+import msgspec
+
+from opta_lmx.models.config_json import MAX_CONFIG_BYTES, refuse_remote_code
+from opta_lmx.models.disk import remove_tree, typed, write_atomically
+from opta_lmx.models.hub_client import HubClient, Repository
+from opta_lmx.models.hub_files import Choice, HubRef, choose, parse_ref
+from opta_lmx.models.json_files import MAX_JSON_BYTES, parse_object
+from opta_lmx.models.manifest import FileRecord, ModelEntry
+from opta_lmx.models.progress import Progress, ProgressCallback, State, check_cancelled, ignore
+from opta_lmx.models.store import ModelStore, Provenance
+from opta_lmx.models.transfer import Transfer
+
+_REPORT_BYTES = 1 << 20
+_STATE_FILE = "pull.json"
+
+
+class _Unfinished(msgspec.Struct, frozen=True):
+    """What the bytes of an unfinished pull belong to."""
+
+    repo: str
+    commit: str
+
+
+class _Job(msgspec.Struct, frozen=True):
+    """A pull that was looked at and found acceptable."""
+
+    name: str
+    source: str
+    repository: Repository
+    choice: Choice
+
+
+class HubPuller:
+    """Pulls repositories by id.
+
+    Args:
+        store: where models are registered.
+        endpoint: the hub's address; None for the Hugging Face hub.
+        token: access token for gated and private repositories.
+        attempts: connections tried without a new byte before a pull gives up.
+    """
+
+    def __init__(
+        self,
+        store: ModelStore,
+        *,
+        endpoint: str | None = None,
+        token: str | None = None,
+        attempts: int = 5,
+    ) -> None:
+        self._store = store
+        self._client = HubClient(endpoint, token)
+        self._attempts = attempts
+
+    def pull(
+        self,
+        ref: str,
+        progress: ProgressCallback = ignore,
+        cancel: threading.Event | None = None,
+    ) -> ModelEntry:
+        """Bring `org/name`, `org/name@revision` or `org/name/file.gguf` into the store.
+
+        A model already there is returned as it is, unless another revision is asked for. An
+        interrupted pull goes on where it stopped.
+
+        Raises:
+            LmxError: INVALID_REQUEST `invalid_model_name`, `no_weights`, `invalid_gguf`,
+                `invalid_safetensors`, `invalid_config`, `ambiguous_quantisation`; FORBIDDEN
+                `remote_code_refused`, `pickle_refused`, `hub_gated`, `hub_unauthorized`;
+                NOT_FOUND `hub_not_found`; UPSTREAM_FAILED `hub_unreachable`, `hub_bad_reply`,
+                `checksum_mismatch`; UNAVAILABLE `hub_offline`, `store_unusable`;
+                INSUFFICIENT_RESOURCES `insufficient_disk`; CONFLICT `model_exists`,
+                `model_busy`, `cancelled`.
+        """
+        wanted = parse_ref(ref)
+        name = wanted.model_name
+        report = _Report(name, progress)
+        present = self._store.find(name)
+        if present is not None and wanted.revision is None:
+            report.say("done", present.size_bytes, "already there")
+            return present
+        with self._store.claim(name):
+            report.say("resolving")
+            repository = self._client.repository(wanted.repo, wanted.revision)
+            source = _source(repository, wanted)
+            present = self._store.find(name)
+            if present is not None and present.source == source:
+                report.say("done", present.size_bytes, "already there")
+                return present
+            self._store.refuse_clash(name)
+            job = _Job(name, source, repository, choose(wanted, list(repository.files)))
+            self._refuse_code(job)
+            entry = self._download(job, report, cancel or threading.Event())
+        report.say("done", entry.size_bytes)
+        return entry
+
+    def _refuse_code(self, job: _Job) -> None:
+        """Read the configuration first: a folder that wants its own code run is not fetched."""
+        if job.choice.format == "gguf":
+            return
+        repo, commit = job.repository.repo, job.repository.commit
+        listed = {file.path for file in job.choice.files}
+        for name, limit in (
+            ("config.json", MAX_CONFIG_BYTES),
+            ("tokenizer_config.json", MAX_JSON_BYTES),
+        ):
+            if name in listed:
+                data = self._client.small_file(repo, commit, name, limit)
+                refuse_remote_code(parse_object(data, name), name)
+
+    def _download(self, job: _Job, report: "_Report", cancel: threading.Event) -> ModelEntry:
+        """Fetch the chosen files into the partial folder, then register it in one step."""
+        partial = self._store.partial_dir(job.name)
+        with typed(self._store.root):
+            files = _open_partial(partial, job.repository)
+            report.total = sum(file.size for file in job.choice.files)
+            self._store.refuse_full_disk(report.total - _held(files))
+            records = self._fetch(job, files, report, cancel)
+            origin = Provenance(job.source, job.repository.licence)
+            try:
+                return self._store.publish(job.name, files, job.choice.main, records, origin)
+            finally:
+                # The checksums were right, so what was refused now would be refused again.
+                remove_tree(partial)
+
+    def _fetch(
+        self, job: _Job, files: Path, report: "_Report", cancel: threading.Event
+    ) -> list[FileRecord]:
+        repository = job.repository
+        transfer = Transfer(self._client, repository.repo, repository.commit, self._attempts)
+        records: list[FileRecord] = []
+        for file in job.choice.files:
+            check_cancelled(cancel)
+            target = files / PurePosixPath(file.path).name
+            report.begin(target.name)
+            digest = transfer.fetch(file, target, report.advance, cancel)
+            records.append(FileRecord(target.name, file.size, digest))
+        report.say("verifying")
+        return records
+
+
+class _Report:
+    """Counts bytes and passes them on, about once a megabyte."""
+
+    def __init__(self, name: str, progress: ProgressCallback) -> None:
+        self._name = name
+        self._progress = progress
+        self._done = 0
+        self._said = 0
+        self._file = ""
+        self.total = 0
+
+    def begin(self, file: str) -> None:
+        self._file = file
+        self.say("downloading")
+
+    def advance(self, count: int) -> None:
+        self._done += count
+        if abs(self._done - self._said) >= _REPORT_BYTES or self._done >= self.total:
+            self.say("downloading")
+
+    def say(self, state: State, size: int | None = None, message: str = "") -> None:
+        if size is not None:
+            self._done = self.total = size
+        self._said = self._done
+        self._progress(Progress(self._name, self._file, self._done, self.total, state, message))
+
+
+def _source(repository: Repository, wanted: HubRef) -> str:
+    file = f"/{wanted.file}" if wanted.file else ""
+    return f"hub:{repository.repo}{file}@{repository.commit}"
+
+
+def _open_partial(partial: Path, repository: Repository) -> Path:
+    """The folder of received bytes, emptied when they belong to another commit."""
+    state = _Unfinished(repository.repo, repository.commit)
+    path = partial / _STATE_FILE
+    if not path.is_file() or _read_state(path) != state:
+        remove_tree(partial)
+        partial.mkdir(parents=True)
+        write_atomically(path, msgspec.json.encode(state))
+    files = partial / "files"
+    files.mkdir(exist_ok=True)
+    return files
+
+
+def _read_state(path: Path) -> _Unfinished | None:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=_Unfinished)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+
+
+def _held(files: Path) -> int:
+    return sum(path.stat().st_size for path in files.iterdir() if path.is_file())

@@ -1,0 +1,38 @@
+"""Which files of a folder or repository belong to a model."""
+
+import re
+from pathlib import Path
+
+from opta_lmx.core.errors import invalid
+from opta_lmx.models.folder_info import weight_files
+from opta_lmx.models.gguf_info import gguf_parts
+from opta_lmx.models.manifest import MANIFEST
+
+_WEIGHTS = re.compile(r"model[^/]*\.safetensors")
+_BESIDE = re.compile(
+    r"[^/]+\.(json|jinja|model|tiktoken)|(vocab|merges|added_tokens|special_tokens)[^/]*\.txt"
+    r"|(LICEN[CS]E|NOTICE|USE_POLICY|COPYING)[^/]*",
+    re.IGNORECASE,
+)
+
+
+def belongs(name: str) -> bool:
+    """True for the files of a model folder: weights, configuration, tokenizer, licence."""
+    if name.startswith(".") or name == MANIFEST:
+        return False
+    return bool(_WEIGHTS.fullmatch(name) or _BESIDE.fullmatch(name))
+
+
+def files_of(source: Path) -> list[Path]:
+    """The files to take from a GGUF file (with its parts) or a model folder.
+
+    Links are followed, since hub caches are made of them: the caller named the folder.
+    """
+    if not source.is_dir():
+        return gguf_parts(source)
+    weight_files(source)
+    files = sorted(path for path in source.iterdir() if belongs(path.name))
+    for path in files:
+        if not path.is_file():
+            raise invalid(f"'{path.name}' is not a regular file.", code="not_a_model")
+    return files

@@ -1,0 +1,190 @@
+"""What is left when processes die, and who is told what."""
+
+import json
+import os
+import signal
+import socket
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from opta_lmx.models.store import ModelStore
+from tests.support.process import running_server, start_server, wait_gone
+from tests.support.rawhttp import RawExchange
+from tests.support.tiny import tiny_gguf, tiny_llama
+
+CHAT = "/v1/chat/completions"
+ENV = {"LMX_ENGINE__THREADS": "1", "LMX_ENGINE__RESTART_BACKOFF_S": "0.1"}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("home")
+    store = ModelStore(folder / "models")
+    store.sweep()
+    store.add(_gguf_file(), "tiny-gguf")
+    store.add(tiny_llama(), "tiny-mlx")
+    return folder
+
+
+def _gguf_file() -> Path:
+    path = tiny_gguf()
+    return path if path.is_file() else next(path.glob("*.gguf"))
+
+
+def _body(model: str, **fields: Any) -> dict[str, Any]:
+    return {"model": model, "messages": [{"role": "user", "content": "Tell me."}], **fields}
+
+
+class Asker(threading.Thread):
+    """Streams one answer in a thread and keeps what came of it."""
+
+    def __init__(self, url: str, model: str, max_tokens: int) -> None:
+        super().__init__()
+        self._url = url
+        self._body = _body(model, stream=True, max_tokens=max_tokens)
+        self.status = 0
+        self.tokens = 0
+        self.error: dict[str, Any] | None = None
+        self.finish: str | None = None
+        self.ended_at = 0.0
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self._stream()
+        except httpx.HTTPError as error:
+            self.error = {"type": "connection", "code": str(error)}
+        self.ended_at = time.monotonic()
+
+    def _stream(self) -> None:
+        with httpx.stream("POST", self._url + CHAT, json=self._body, timeout=60) as reply:
+            self.status = reply.status_code
+            if reply.status_code != 200:
+                self.error = json.loads(reply.read())["error"]
+            else:
+                for line in reply.iter_lines():
+                    self._take(line)
+
+    def _take(self, line: str) -> None:
+        if not line.startswith("data: {"):
+            return
+        event = json.loads(line[6:])
+        if "error" in event:
+            self.error = event["error"]
+            return
+        for choice in event["choices"]:
+            self.tokens += bool(choice["delta"].get("content"))
+            self.finish = choice.get("finish_reason") or self.finish
+
+
+def _wait_tokens(askers: list[Asker], timeout_s: float = 30) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not all(asker.tokens > 2 for asker in askers):
+        assert time.monotonic() < deadline, [(a.status, a.tokens, a.error) for a in askers]
+        time.sleep(0.01)
+
+
+def test_a_killed_worker_costs_only_its_own_requests(home: Path) -> None:
+    with running_server(home, "--model", "tiny-gguf", "--model", "tiny-mlx", **ENV) as server:
+        victims = [Asker(server.url, "tiny-mlx", 2000) for _ in range(3)]
+        others = [Asker(server.url, "tiny-gguf", 60)]
+        _wait_tokens(victims)
+        killed_at = time.monotonic()
+        os.kill(server.models()["tiny-mlx"]["pid"], signal.SIGKILL)
+        for asker in [*victims, *others]:
+            asker.join(60)
+        for victim in victims:
+            assert victim.ended_at - killed_at < 2
+            assert victim.error is not None
+            assert (victim.error["type"], victim.error["code"]) == ("server_error", "worker_died")
+        assert others[0].error is None
+        assert others[0].finish in ("length", "stop")
+        again = server.http.post(server.url + CHAT, json=_body("tiny-mlx", max_tokens=4))
+        assert again.status_code == 200
+        models = server.models()
+        assert (models["tiny-mlx"]["restarts"], models["tiny-gguf"]["restarts"]) == (1, 0)
+
+
+def test_killing_the_front_ends_its_workers_and_the_next_start_is_clean(home: Path) -> None:
+    with running_server(home, "--model", "tiny-gguf", "--model", "tiny-mlx", **ENV) as server:
+        asker = Asker(server.url, "tiny-mlx", 2000)
+        _wait_tokens([asker])
+        pids = [model["pid"] for model in server.models().values()]
+        server.process.kill()
+        server.process.wait()
+        for pid in pids:
+            wait_gone(pid, 5)
+        asker.join(10)
+    with running_server(home, "--model", "tiny-gguf", **ENV) as server:
+        reply = server.http.post(server.url + CHAT, json=_body("tiny-gguf", max_tokens=4))
+        assert reply.status_code == 200
+
+
+def test_a_second_server_on_the_same_home_is_refused_in_one_line(home: Path) -> None:
+    with running_server(home, **ENV) as server:
+        second = start_server(home / ".." / home.name, **ENV)
+        assert second.process.wait(30) != 0
+        lines = second.log.read_text().strip().splitlines()
+        assert len(lines) == 1
+        assert f"pid {server.process.pid}" in lines[0]
+        assert server.http.get(f"{server.url}/healthz").status_code == 200
+
+
+def test_a_taken_port_names_its_holder_in_one_line(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        server = start_server(tmp_path, "--port", str(port))
+        assert server.process.wait(30) != 0
+    lines = server.log.read_text().strip().splitlines()
+    assert len(lines) == 1
+    assert str(port) in lines[0]
+    assert f"pid {os.getpid()}" in lines[0]
+
+
+def test_state_that_cannot_be_used_is_a_typed_start_error(tmp_path: Path) -> None:
+    (tmp_path / "models").write_text("not a folder")
+    server = start_server(tmp_path)
+    assert server.process.wait(30) != 0
+    text = server.log.read_text()
+    assert "Traceback" not in text
+    assert "models" in text
+
+
+@pytest.mark.parametrize("drain_s", ["20", "1"])
+def test_sigterm_under_load_ends_every_stream_properly(home: Path, drain_s: str) -> None:
+    settings = {**ENV, "LMX_SERVER__DRAIN_TIMEOUT_S": drain_s}
+    max_tokens = 150 if drain_s == "20" else 1900
+    with running_server(home, "--model", "tiny-mlx", **settings) as server:
+        askers = [Asker(server.url, "tiny-mlx", max_tokens) for _ in range(3)]
+        _wait_tokens(askers)
+        began = time.monotonic()
+        assert server.stop(timeout_s=30) == 0
+        assert time.monotonic() - began < float(drain_s) + 8
+        for asker in askers:
+            asker.join(5)
+            if asker.finish is None:
+                assert asker.error is not None
+                assert asker.error["type"] in ("server_error", "overloaded_error")
+            elif drain_s == "20":
+                assert asker.finish in ("length", "stop")
+
+
+@pytest.mark.parametrize("model", ["tiny-mlx", "tiny-gguf"])
+def test_clients_that_hang_up_free_their_slots(home: Path, model: str) -> None:
+    with running_server(home, "--model", model, **ENV) as server:
+        for stream in (True, False):
+            exchange = RawExchange(server.url, CHAT, _body(model, stream=stream, max_tokens=1900))
+            deadline = time.monotonic() + 10
+            while server.models()[model]["running"] != 1:
+                assert time.monotonic() < deadline
+            if stream:
+                exchange.read_until(b'"content"')
+            exchange.hang_up()
+            began = time.monotonic()
+            while server.models()[model]["running"]:
+                assert time.monotonic() - began < 1.0

@@ -1,0 +1,106 @@
+"""The official `openai` SDK against the real program and a real model."""
+
+from collections.abc import Iterator
+
+import openai
+import pytest
+from openai.types.chat import ChatCompletionMessageParam
+
+from tests.support.process import ServerProcess, running_server
+from tests.support.starters import starter_store
+
+QUESTION: list[ChatCompletionMessageParam] = [
+    {"role": "user", "content": "What is the capital of France? Answer in one short sentence."}
+]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    home = tmp_path_factory.mktemp("home")
+    with running_server(
+        home,
+        "--model",
+        "starter",
+        LMX_MODELS__DIR=str(starter_store()),
+        LMX_ENGINE__BACKEND="gguf",
+        LMX_ENGINE__THREADS="1",
+    ) as running:
+        yield running
+
+
+@pytest.fixture
+def client(server: ServerProcess) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(
+        base_url=f"{server.url}/v1",
+        api_key="unused",
+        max_retries=0,
+        timeout=60,
+        _strict_response_validation=True,
+    ) as sdk:
+        yield sdk
+
+
+def test_a_real_model_answers_sensibly(client: openai.OpenAI) -> None:
+    answer = client.chat.completions.create(
+        model="starter", messages=QUESTION, max_completion_tokens=40, temperature=0
+    )
+    text = answer.choices[0].message.content
+    assert "Paris" in (text or "")
+    assert answer.choices[0].finish_reason == "stop"
+    assert answer.usage is not None
+    assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
+
+
+def test_streamed_chunks_join_to_the_plain_answer(client: openai.OpenAI) -> None:
+    plain = client.chat.completions.create(
+        model="starter", messages=QUESTION, max_tokens=30, temperature=0
+    )
+    chunks = list(
+        client.chat.completions.create(
+            model="starter",
+            messages=QUESTION,
+            max_tokens=30,
+            temperature=0,
+            stream=True,
+            stream_options={"include_usage": True},
+        )
+    )
+    assert chunks[0].choices[0].delta.role == "assistant"
+    text = "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
+    assert text == plain.choices[0].message.content
+    assert chunks[-1].usage is not None
+    assert plain.usage is not None
+    assert chunks[-1].usage.completion_tokens == plain.usage.completion_tokens
+    assert chunks[-2].choices[0].finish_reason == plain.choices[0].finish_reason
+
+
+def test_the_model_list_tells_the_true_window(client: openai.OpenAI) -> None:
+    listed = {model.id: model for model in client.models.list()}
+    assert {"starter", "starter-long"} <= set(listed)
+    starter = client.models.retrieve("starter")
+    assert starter.model_dump()["context_length"] == 8192
+
+
+def test_errors_are_the_sdks_own_types(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.NotFoundError) as unknown:
+        client.chat.completions.create(model="nobody", messages=QUESTION)
+    assert unknown.value.code == "model_not_found"
+    with pytest.raises(openai.BadRequestError) as unsupported:
+        client.chat.completions.create(model="starter", messages=QUESTION, n=2)
+    assert (unsupported.value.code, unsupported.value.param) == ("unsupported_parameter", "n")
+    with pytest.raises(openai.BadRequestError, match="maximum context length is 8192 tokens"):
+        client.chat.completions.create(
+            model="starter", messages=[{"role": "user", "content": "word " * 9000}]
+        )
+
+
+def test_unicode_arrives_whole(client: openai.OpenAI) -> None:
+    stream = client.chat.completions.create(
+        model="starter",
+        messages=[{"role": "user", "content": "Repeat exactly: 東京 🎉 déjà vu"}],
+        max_tokens=30,
+        temperature=0,
+        stream=True,
+    )
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices)
+    assert "\ufffd" not in text

@@ -1,0 +1,140 @@
+"""`chat` at a terminal: a real process on a pseudo-terminal, as a person uses it."""
+
+import os
+import pty
+import select
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integration.cli.conftest import Reply, Upstream
+
+CHAT = ("POST", "/v1/chat/completions")
+PATIENCE_S = 20.0
+
+
+class Terminal:
+    """A person at `opta-lmx chat`."""
+
+    def __init__(self, *arguments: str) -> None:
+        self._screen, inner = pty.openpty()
+        command = [sys.executable, "-m", "opta_lmx.cli.main", "chat", *arguments]
+        # A session of its own with this terminal in control, so that Ctrl-C becomes a signal.
+        control = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
+        starter = [sys.executable, "-c", control + "os.execv(sys.argv[1], sys.argv[1:])"]
+        self.process = subprocess.Popen(
+            [*starter, *command],
+            stdin=inner,
+            stdout=inner,
+            stderr=inner,
+            start_new_session=True,
+            env=os.environ | {"TERM": "dumb"},
+        )
+        os.close(inner)
+        self.shown = ""
+
+    def type(self, text: str) -> None:
+        os.write(self._screen, text.encode())
+
+    def wait_for(self, text: str) -> str:
+        """Read until `text` appears; returns what came before it, and forgets both."""
+        deadline = time.monotonic() + PATIENCE_S
+        while text not in self.shown:
+            left = deadline - time.monotonic()
+            ready = select.select([self._screen], [], [], max(0.0, left))[0]
+            assert ready, f"{text!r} did not appear after {self.shown!r}"
+            self.shown += os.read(self._screen, 65536).decode()
+        before, _, self.shown = self.shown.partition(text)
+        return before
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        os.close(self._screen)
+
+
+@pytest.fixture
+def person(home: Path, upstream: Upstream) -> Iterator[Terminal]:
+    terminal = Terminal("--url", upstream.url, "--model", "m")
+    yield terminal
+    terminal.close()
+
+
+def echo(reply: Reply, body: Any) -> None:
+    """Answer with the questions asked so far, and one terminal command."""
+    asked = [message["content"] for message in body["messages"] if message["role"] == "user"]
+    reply.start_stream()
+    reply.piece("asked: \x1b[31m")
+    reply.piece("+".join(asked), "length")
+    reply.end(tokens=2)
+
+
+def test_a_conversation_remembers_and_forgets(person: Terminal, upstream: Upstream) -> None:
+    upstream.routes[CHAT] = echo
+    person.wait_for("> ")
+    person.type("one\n")
+    shown = person.wait_for("ended by length")
+    assert "asked: [31mone" in shown
+    assert "\x1b[31m" not in shown
+    person.type("two\n")
+    person.wait_for("one+two")
+    assert [m["role"] for m in upstream.seen[-1].body["messages"]] == ["user", "assistant", "user"]
+    person.type("/clear\n")
+    person.wait_for("forgotten")
+    person.type("three\n")
+    person.wait_for("ended by length")
+    assert [m["content"] for m in upstream.seen[-1].body["messages"]] == ["three"]
+    person.type("/what\n")
+    person.wait_for("/exit leaves")
+    person.wait_for("> ")
+    person.type("/exit\n")
+    assert person.process.wait(PATIENCE_S) == 0
+
+
+def test_an_error_does_not_end_the_conversation(person: Terminal, upstream: Upstream) -> None:
+    error = {"message": "Full.", "code": "queue_full"}
+    upstream.answer(*CHAT, {"error": error}, 429, Retry_After="2")
+    person.wait_for("> ")
+    person.type("one\n")
+    person.wait_for("Full. [queue_full] (retry after 2 s)")
+    upstream.routes[CHAT] = echo
+    person.type("two\n")
+    person.wait_for("ended by length")
+    assert [m["content"] for m in upstream.seen[-1].body["messages"]] == ["two"]
+    person.wait_for("> ")
+    person.type("\x04")
+    assert person.process.wait(PATIENCE_S) == 0
+
+
+def test_ctrl_c_stops_the_answer_and_frees_the_server(person: Terminal, upstream: Upstream) -> None:
+    gone = threading.Event()
+
+    def endless(reply: Reply, _: Any) -> None:
+        reply.start_stream()
+        try:
+            while not gone.wait(0.005):
+                reply.piece("on ")
+        except OSError:
+            gone.set()
+
+    upstream.routes[CHAT] = endless
+    person.wait_for("> ")
+    person.type("go\n")
+    person.wait_for("on on on")
+    person.type("\x03")
+    person.wait_for("stopped")
+    assert gone.wait(PATIENCE_S)
+    upstream.routes[CHAT] = echo
+    person.wait_for("> ")
+    person.type("again\n")
+    person.wait_for("go+again")
+    person.wait_for("> ")
+    person.type("\x03")
+    assert person.process.wait(PATIENCE_S) == 0

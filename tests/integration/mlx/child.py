@@ -1,0 +1,102 @@
+"""A process that holds MLX engines and does as it is told: how the tests get a fast BLAS.
+
+Calls come in on standard input and answers go out on standard output, both pickled.
+"""
+
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from opta_lmx.backends.frames import Load, ToFront
+from opta_lmx.backends.mlx.engine import create
+from opta_lmx.backends.mlx.environment import worker_environment
+from opta_lmx.backends.protocol import Engine, Texts
+
+
+class Child:
+    """The parent's end: starts the process and calls it."""
+
+    def __init__(self, folder: Path) -> None:
+        environment = os.environ | worker_environment(folder).variables
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.integration.mlx.child"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment,
+            cwd=Path(__file__).resolve().parents[3],
+        )
+
+    def call(self, name: str, *args: Any) -> Any:
+        """Run one of `Holder`'s methods there; its exceptions are raised here."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        pickle.dump((name, args), self._process.stdin)
+        self._process.stdin.flush()
+        result = pickle.load(self._process.stdout)
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    def close(self) -> None:
+        """End the process."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.close()
+        self._process.wait(timeout=10)
+        self._process.stdout.close()
+
+
+class Holder:
+    """The child's end: engines by number."""
+
+    def __init__(self) -> None:
+        self._engines: list[tuple[Engine, Texts, list[ToFront]]] = []
+
+    def load(self, spec: Load) -> tuple[int, Any, list[ToFront]]:
+        engine, frames = create(), list[ToFront]()
+        ready, texts = engine.load(spec, frames.append)
+        self._engines.append((engine, texts, frames))
+        return len(self._engines) - 1, ready, self._taken(frames)
+
+    def command(self, number: int, name: str, frame: Any) -> tuple[bool, list[ToFront]]:
+        engine, _, frames = self._engines[number]
+        getattr(engine, name)(frame)
+        return engine.busy, self._taken(frames)
+
+    def step(self, number: int) -> tuple[Any, bool, list[ToFront]]:
+        engine, _, frames = self._engines[number]
+        step = engine.step()
+        return step, engine.busy, self._taken(frames)
+
+    def prepare(self, number: int, prompt: Any) -> Any:
+        return self._engines[number][1].prepare(prompt)
+
+    def _taken(self, frames: list[ToFront]) -> list[ToFront]:
+        taken = list(frames)
+        frames.clear()
+        return taken
+
+
+def main() -> None:
+    """Serve calls until standard input ends."""
+    holder = Holder()
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # whatever libraries print must not mix with answers
+    while True:
+        try:
+            name, args = pickle.load(sys.stdin.buffer)
+        except EOFError:
+            os._exit(0)
+        try:
+            result = getattr(holder, name)(*args)
+        except Exception as error:  # noqa: BLE001  (raised again in the parent)
+            result = error
+        pickle.dump(result, answers)
+        answers.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""A server of our own on a free loopback port, in a thread, over scripted models."""
+
+import contextlib
+import socket
+import threading
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+import uvloop
+
+from opta_lmx.app import App, build
+from opta_lmx.config.settings import Settings
+from tests.support.sim import SimResolver
+
+
+class LiveServer:
+    """What a test holds on to: address, application, resolver."""
+
+    def __init__(self, url: str, app: App, resolver: SimResolver) -> None:
+        self.url = url
+        self.app = app
+        self.resolver = resolver
+
+    def status(self, model: str) -> dict[str, Any]:
+        """The engine's own counters of one model."""
+        for status in self.app.engine.status():
+            if status.id == model:
+                return {name: getattr(status, name) for name in status.__struct_fields__}
+        return {}
+
+
+@contextlib.contextmanager
+def sim_server(
+    home: Path, scripts: dict[str, dict[str, Any]], *, slots: int = 4, **sections: Any
+) -> Generator[LiveServer]:
+    """Serve scripted models; `sections` are configuration sections as dictionaries."""
+    settings = Settings.model_validate({"logging": {"level": "error"}, **sections})
+    resolver = SimResolver(home / "logs", scripts, slots)
+    listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
+    started = threading.Event()
+    box: list[Any] = []
+
+    async def main() -> None:
+        app = build(settings, home, [], resolver)
+        config = uvicorn.Config(
+            app.asgi, log_config=None, lifespan="off", ws="none", timeout_graceful_shutdown=1
+        )
+        server = uvicorn.Server(config)
+        box.extend([app, server])
+        started.set()
+        await server.serve([listener])
+        await app.close()
+
+    thread = threading.Thread(target=lambda: uvloop.run(main()))
+    thread.start()
+    assert started.wait(20), "the server did not start"
+    port = listener.getsockname()[1]
+    try:
+        yield LiveServer(f"http://127.0.0.1:{port}", box[0], resolver)
+    finally:
+        box[1].should_exit = True
+        thread.join(20)
+        listener.close()

@@ -1,0 +1,101 @@
+"""`doctor`: sees what is wrong, says it, and changes nothing."""
+
+import json
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import Result
+
+from opta_lmx.cli import checks
+from tests.unit.cli.conftest import Command
+
+
+def tree(folder: Path) -> list[str]:
+    return sorted(str(path) for path in folder.rglob("*"))
+
+
+@pytest.fixture(autouse=True)
+def _no_engine_imports(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Importing the engines takes seconds; one test below does it.
+    monkeypatch.setattr(checks, "backends", lambda: iter(()))
+
+
+def found(result: Result) -> dict[str, dict[str, Any]]:
+    return {check["subject"]: check for check in json.loads(result.stdout)["checks"]}
+
+
+def test_a_fresh_home_is_healthy_and_stays_untouched(command: Command, home: Path) -> None:
+    before = tree(home.parent)
+    result = command("doctor", "--json", LMX_SERVER__PORT="0")
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)["ok"] is True
+    subjects = found(result)
+    assert {"processor", "memory", "accelerator", "configuration", "home"} <= set(subjects)
+    assert subjects["configuration"]["detail"] == "environment LMX_SERVER__PORT"
+    assert tree(home.parent) == before
+
+
+def test_for_people_each_finding_is_a_line(command: Command) -> None:
+    result = command("doctor", LMX_SERVER__PORT="0")
+    assert "ok       configuration: environment LMX_SERVER__PORT\n" in result.stdout
+
+
+def test_a_taken_port_is_broken_and_its_holder_named(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The listener never answers: the question whether it is ours must end by itself.
+    monkeypatch.setattr(checks, "_HEALTH_S", 0.05)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        result = command("doctor", "--json", LMX_SERVER__PORT=str(port))
+    assert result.exit_code == 1
+    check = found(result)[f"port {port}"]
+    assert check["state"] == "broken"
+    assert str(os.getpid()) in check["detail"]
+
+
+def test_a_broken_configuration_does_not_hide_the_rest(command: Command, home: Path) -> None:
+    (home / "config.toml").write_text("[server]\nprot = 1\n")
+    result = command("doctor", "--json")
+    assert result.exit_code == 1
+    checked = found(result)
+    assert checked["configuration"]["state"] == "broken"
+    assert "did you mean server.port?" in checked["configuration"]["detail"]
+    assert checked["home"]["state"] == "ok"
+
+
+def test_a_home_that_cannot_be_is_broken(command: Command, home: Path) -> None:
+    (home / "plain").write_text("")
+    result = command("doctor", "--json", LMX_HOME=str(home / "plain" / "x"), LMX_SERVER__PORT="0")
+    assert result.exit_code == 1
+    assert found(result)["home"]["detail"] == f"{home / 'plain'} is not a folder"
+
+
+def test_secrets_that_others_may_read_are_named(command: Command, home: Path) -> None:
+    file = home / "config.toml"
+    file.write_text('[server]\napi_keys = ["sk-1"]\nport = 0\n')
+    file.chmod(0o644)
+    checked = found(command("doctor", "--json"))
+    assert checked["secrets"]["state"] == "warning"
+    file.chmod(0o600)
+    assert "secrets" not in found(command("doctor", "--json"))
+
+
+def test_a_damaged_model_is_broken(command: Command, home: Path) -> None:
+    model = home / "models" / "hurt"
+    model.mkdir(parents=True)
+    (model / "weights.gguf").write_bytes(b"nothing")
+    result = command("doctor", "--json", LMX_SERVER__PORT="0")
+    assert result.exit_code == 1
+    assert found(result)["model hurt"]["state"] == "broken"
+
+
+def test_an_address_that_is_not_here_is_broken(command: Command) -> None:
+    result = command(
+        "doctor", "--json", LMX_SERVER__HOST="box.invalid", LMX_SERVER__API_KEYS='["k"]'
+    )
+    assert result.exit_code == 1
+    assert "box.invalid cannot be used" in found(result)["port 1234"]["detail"]

@@ -1,0 +1,42 @@
+"""Where commands look for the server, and whom they show the key."""
+
+import pytest
+
+from opta_lmx.cli.session import key_for, open_session
+from tests.unit.cli.conftest import Command
+
+KEYS = '["sk-first", "sk-second"]'
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:1234"),
+        ("localhost", "http://localhost:1234"),
+        ("0.0.0.0", "http://127.0.0.1:1234"),
+        ("::", "http://[::1]:1234"),
+        ("::1", "http://[::1]:1234"),
+        ("box.example", "http://box.example:1234"),
+    ],
+)
+def test_the_address(
+    command: Command, monkeypatch: pytest.MonkeyPatch, host: str, url: str
+) -> None:
+    monkeypatch.setenv("LMX_SERVER__HOST", host)
+    monkeypatch.setenv("LMX_SERVER__API_KEYS", KEYS)
+    assert open_session().server_url == url
+
+
+def test_the_key_goes_to_the_configured_address_only(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LMX_SERVER__API_KEYS", KEYS)
+    session = open_session()
+    assert key_for(session, None) == "sk-first"
+    assert key_for(session, "http://127.0.0.1:1234/") == "sk-first"
+    for other in ("http://127.0.0.1:1235", "http://example.org:1234", "https://127.0.0.1:1234"):
+        assert key_for(session, other) is None
+
+
+def test_without_keys_there_is_none_to_show(command: Command) -> None:
+    assert key_for(open_session(), None) is None
