@@ -26,7 +26,7 @@ LOCK = ROOT / "requirements-ci-lock.txt"
 EXTRAS = ("base", "gguf", "mlx", "all", "cuda")
 MISSING = {"gguf": "mlx", "mlx": "gguf", "cuda": "gguf"}
 """Which backend an environment with this extra alone has not."""
-READY_TIMEOUT_S = 600.0
+READY_TIMEOUT_S = 300.0
 ANSWER_TIMEOUT_S = 300.0
 
 

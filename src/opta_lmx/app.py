@@ -20,7 +20,7 @@ from opta_lmx.config.settings import ModelsSettings, Settings, is_loopback
 from opta_lmx.core.clock import Clock, SystemClock
 from opta_lmx.core.telemetry import Telemetry
 from opta_lmx.engine.downloads import Downloads
-from opta_lmx.engine.planner import Planner
+from opta_lmx.engine.planner import Planner, split_ref
 from opta_lmx.engine.residency import Engine, EngineOptions, Resolver
 from opta_lmx.engine.runtime import RuntimeLimits
 from opta_lmx.engine.worker import WatchdogLimits
@@ -145,7 +145,7 @@ def _engine_options(settings: Settings) -> EngineOptions:
             stall_target_ms=engine.stall_target_ms,
             watchdog=WatchdogLimits(engine.stall_floor_s, engine.stall_factor),
         ),
-        max_waiting=queue.bound,
+        max_waiting=lambda ref: queue.bound(split_ref(ref)[0]),
         restart_policy=restart_policy,
         load_on_demand=engine.load_on_demand,
     )

@@ -33,10 +33,17 @@ class LiveServer:
 
 @contextlib.contextmanager
 def sim_server(
-    home: Path, scripts: dict[str, dict[str, Any]], *, slots: int = 4, **sections: Any
+    home: Path,
+    scripts: dict[str, dict[str, Any]],
+    *,
+    slots: int = 4,
+    max_waiting: int = 64,
+    **sections: Any,
 ) -> Generator[LiveServer]:
     """Serve scripted models; `sections` are configuration sections as dictionaries."""
-    settings = Settings.model_validate({"logging": {"level": "error"}, **sections})
+    settings = Settings.model_validate(
+        {"logging": {"level": "error"}, "queue": {"max_waiting": max_waiting}, **sections}
+    )
     resolver = SimResolver(home / "logs", scripts, slots)
     listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
     started = threading.Event()

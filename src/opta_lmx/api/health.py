@@ -15,11 +15,10 @@ METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 def readiness(serving: Serving, engine: Engine, required: list[str]) -> list[str]:
     """Why the server is not ready; empty when it is."""
     reasons = ["draining"] if serving.draining else []
-    states = {status.id: status for status in engine.status()}
     for name in required:
-        status = states.get(name)
-        if status is None or status.state != "ready":
-            state = "not loaded" if status is None else status.state
+        runtime = engine.find(name)
+        state = "not loaded" if runtime is None else runtime.state.value
+        if state != "ready":
             reasons.append(f"model {name} is {state}")
     return reasons
 

@@ -41,15 +41,24 @@ def chat(
     from opta_lmx.cli.client import connect
 
     if question is None and not sys.stdin.isatty():
-        question = sys.stdin.read().strip()
-        if not question:
-            raise invalid("Nothing to ask: the input is empty", param="question")
+        question = _piped()
     with connect(config, url, api_key) as client:
         conversation = Conversation(client, model or default_model(client), system)
         if question is not None:
             _ask_once(conversation, question)
         else:
             _converse(conversation)
+
+
+def _piped() -> str:
+    """The whole of standard input as one question."""
+    try:
+        text = sys.stdin.buffer.read().decode("utf-8").strip()
+    except UnicodeDecodeError as error:
+        raise invalid("The input is not UTF-8 text", param="question") from error
+    if not text:
+        raise invalid("Nothing to ask: the input is empty", param="question")
+    return text
 
 
 def default_model(client: "ServerClient") -> str:

@@ -100,6 +100,8 @@ class ServerClient:
             raise LmxError(
                 ErrorKind.REQUEST_TIMEOUT, f"The server at {self.url} does not answer in time"
             ) from error
+        except UnicodeEncodeError as error:
+            raise invalid("The request holds bytes that are no UTF-8 text") from error
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise LmxError(
                 ErrorKind.UPSTREAM_FAILED,

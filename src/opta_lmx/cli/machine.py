@@ -11,6 +11,7 @@ from typing import NamedTuple
 _COMMAND_S = 10.0
 _MEMINFO = Path("/proc/meminfo")
 _CPUINFO = Path("/proc/cpuinfo")
+_CGROUP = Path("/sys/fs/cgroup")
 
 
 class Memory(NamedTuple):
@@ -37,7 +38,7 @@ def memory() -> Memory:
     limit = _container_limit()
     available = _kilobytes("MemAvailable")
     if limit is not None and limit[0] < total:
-        return Memory(limit[0], min(available, limit[0] - limit[1]))
+        return Memory(limit[0], max(0, min(available, limit[0] - limit[1])))
     return Memory(total, available)
 
 
@@ -73,13 +74,16 @@ def _mac_memory() -> Memory:
 
 def _container_limit() -> tuple[int, int] | None:
     """(limit, use) in bytes of the control group this process is in, where it has a limit."""
-    root = Path("/sys/fs/cgroup")
     try:
-        limit = (root / "memory.max").read_text().strip()
-        used = (root / "memory.current").read_text().strip()
-    except OSError:
+        limit = (_CGROUP / "memory.max").read_text().strip()
+        used = (_CGROUP / "memory.current").read_text().strip()
+        stat = dict(line.split() for line in (_CGROUP / "memory.stat").read_text().splitlines())
+    except (OSError, ValueError):
         return None
-    return (int(limit), int(used)) if limit.isdecimal() and used.isdecimal() else None
+    if not limit.isdecimal() or not used.isdecimal():
+        return None
+    # File pages that nobody uses count as used, but are given up at once.
+    return int(limit), max(0, int(used) - int(stat.get("inactive_file", "0")))
 
 
 def _kilobytes(field: str) -> int:

@@ -90,7 +90,14 @@ def _served(session: Session, model: str | None, url: str | None, key: str | Non
             if url is not None or error.code != "server_unreachable":
                 raise
             return _stored(session, model)
-    return _announced(str(facts["id"]), int(facts["context_length"]))
+    context = facts.get("context_length")
+    if not isinstance(context, int) or context < 1:
+        raise LmxError(
+            ErrorKind.UPSTREAM_FAILED,
+            "The server does not say how long the model's window is; is it an Opta LMX server?",
+            code="not_our_server",
+        )
+    return _announced(str(facts.get("id", model)), context)
 
 
 def _stored(session: Session, model: str | None) -> "Served":

@@ -1,6 +1,7 @@
 """Which models are loaded: load once however many ask, unload, list."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import Protocol
 
@@ -79,6 +80,14 @@ class Engine:
                 param="model",
             )
         return self._start(ref)
+
+    def find(self, ref: str) -> ModelRuntime | None:
+        """The runtime of a loaded model, by its id or any reference to it; never loads."""
+        runtime = self._runtimes.get(ref)
+        if runtime is None:
+            with contextlib.suppress(LmxError):
+                runtime = self._runtimes.get(self.resolver.canonical(ref))
+        return runtime
 
     async def load(self, ref: str) -> ModelRuntime:
         """Load a model, or join the loading under way; return when it serves."""

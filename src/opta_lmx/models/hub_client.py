@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from opta_lmx import __version__
 from opta_lmx.core.errors import ErrorKind, LmxError, invalid
 from opta_lmx.models.hub_files import HubFile
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from huggingface_hub.errors import HfHubHTTPError
 
 TIMEOUT_S = 30.0
+_NAME = {"user-agent": f"opta-lmx/{__version__}"}
+"""All that requests say about who asks: the library would add versions of what is installed."""
 _DIGITS = frozenset("0123456789abcdef")
 
 
@@ -85,7 +88,7 @@ class HubClient:
 
         with _typed_errors(repo):
             url = hf_hub_url(repo, path, revision=commit, endpoint=self._endpoint)
-            headers = build_hf_headers(token=self._token, library_name="opta-lmx")
+            headers = build_hf_headers(token=self._token, headers=_NAME)
             # Compression on the way would make offsets and lengths those of other bytes.
             headers["Accept-Encoding"] = "identity"
             if start:
@@ -102,9 +105,8 @@ class HubClient:
     def _api(self) -> "HfApi":
         from huggingface_hub import HfApi, constants
 
-        # Without this, requests carry the versions of other installed libraries.
         constants.HF_HUB_DISABLE_TELEMETRY = True
-        return HfApi(endpoint=self._endpoint, token=self._token, library_name="opta-lmx")
+        return HfApi(endpoint=self._endpoint, token=self._token, headers=_NAME)
 
 
 def _file(sibling: Any) -> HubFile:

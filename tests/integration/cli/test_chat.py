@@ -1,5 +1,8 @@
 """`chat` with one question: streamed text, figures, and every way a stream can fail."""
 
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -48,6 +51,22 @@ def test_a_question_may_come_through_a_pipe(command: Command, upstream: Upstream
 def test_an_empty_pipe_is_refused(command: Command, upstream: Upstream) -> None:
     result = command("chat", "--url", upstream.url, input=" \n")
     assert result.exit_code == 1
+    assert upstream.seen == []
+
+
+def test_bytes_that_are_no_text_are_refused(home: Path, upstream: Upstream, tmp_path: Path) -> None:
+    (tmp_path / "binary").write_bytes(b"\xff\xfe")
+    program = [sys.executable, "-m", "opta_lmx.cli.main", "chat", "--url", upstream.url]
+    with (tmp_path / "binary").open("rb") as file:
+        piped = subprocess.run(program, stdin=file, capture_output=True, text=True, timeout=60)
+    assert (piped.returncode, piped.stderr) == (
+        1,
+        "error: The input is not UTF-8 text [invalid_request]\n",
+    )
+    argument: list[str | bytes] = [*program, "--model", "m", b"\xff"]
+    given = subprocess.run(argument, capture_output=True, text=True, timeout=60)
+    assert given.returncode == 1
+    assert len(given.stderr.splitlines()) == 1
     assert upstream.seen == []
 
 

@@ -56,6 +56,15 @@ def test_a_named_server_must_answer(command: Command, unused_url: str) -> None:
     assert "[server_unreachable]" in result.stderr
 
 
+def test_a_server_that_does_not_tell_the_window_is_refused(
+    command: Command, upstream: Upstream
+) -> None:
+    upstream.answer("GET", "/v1/models/m", {"id": "m", "object": "model"})
+    result = command("openclaw", "config", "--url", upstream.url, "--model", "m")
+    assert result.exit_code == 1
+    assert "[not_our_server]" in result.stderr
+
+
 def test_keys_are_written_but_not_shown(
     command: Command, upstream: Upstream, tmp_path: Path
 ) -> None:

@@ -142,6 +142,7 @@ def drivers(child: Child) -> Callable[[str], Driver]:
         if name not in loaded:
             loaded[name] = Driver(child, MODELS[name]())
         loaded[name].forget()
+        loaded[name].tune(250)
         return loaded[name]
 
     return get

@@ -8,6 +8,8 @@ from opta_lmx.core.types import SamplingParams
 from tests.integration.mlx.conftest import GREEDY, Driver, prompt
 
 TOKENS = 24
+WHOLE_PROMPTS = 60_000
+"""A stall target, in ms, that takes every prompt here in one chunk, however slow the machine."""
 
 
 @pytest.mark.parametrize("model", ["llama", "sliding", "qwen2"])
@@ -15,6 +17,7 @@ def test_staggered_streams_run_as_one_batch_with_the_same_text(
     drivers: Callable[[str], Driver], model: str
 ) -> None:
     driver = drivers(model)
+    driver.tune(WHOLE_PROMPTS)
     # Lengths beyond the sliding window of 64, of one token, and of many chunks' difference.
     prompts = [prompt(length, i) for i, length in enumerate((150, 12, 1, 40, 90, 7, 65, 2))]
     alone = [driver.alone(ids, TOKENS) for ids in prompts]
@@ -100,7 +103,6 @@ def test_a_long_prompt_does_not_silence_a_running_stream(driver: Driver) -> None
     done = [row[1] for step in during for row in step.prefill if row[0] == 2]
     assert done == sorted(done)
     assert done[-1] == 1500
-    driver.tune(250)
     driver.cancel(1)
     driver.run()
     assert driver.ids(2) == alone
@@ -116,12 +118,12 @@ def test_a_short_prompt_passes_a_long_one(driver: Driver) -> None:
     driver.run(until=lambda: 2 in driver.tokens and 3 in driver.tokens)
     finished = [token.request for step in driver.steps for token in step.tokens if token.finish]
     assert finished == [3, 2]
-    driver.tune(250)
     driver.cancel(1)
     driver.run()
 
 
 def test_prompts_that_fit_start_together(driver: Driver) -> None:
+    driver.tune(WHOLE_PROMPTS)
     for request in range(8):
         driver.submit(request, prompt(6, request), 2)
     driver.step()

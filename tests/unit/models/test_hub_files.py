@@ -39,12 +39,16 @@ def test_references(text: str, ref: HubRef, name: str) -> None:
     assert parse_ref(text).model_name == name
 
 
-@pytest.mark.parametrize(
-    "text",
-    ["", "name", "org/", "/name", "org/name/", "org/name/file.bin", "org/name@", "org/name@a b"]
-    + ["../name", "org/..", "org/name/../../x.gguf", "org//name", "org/name@../x", "a b/c"]
-    + ["http://host/org/name", "org/name\n", "org/name/x.gguf@", ".org/name"],
-)
+# fmt: off
+NO_REFERENCES = [
+    "", "name", "org/", "/name", "org/name/", "org/name/file.bin", "org/name@", "org/name@a b",
+    "../name", "org/..", "org/name/../../x.gguf", "org//name", "org/name@../x", "a b/c",
+    "http://host/org/name", "org/name\n", "org/name/x.gguf@", ".org/name",
+]
+# fmt: on
+
+
+@pytest.mark.parametrize("text", NO_REFERENCES)
 def test_what_is_no_reference(text: str) -> None:
     with pytest.raises(LmxError) as caught:
         parse_ref(text)

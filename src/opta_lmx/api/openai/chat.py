@@ -97,6 +97,7 @@ class ChatExchange:
         self._telemetry = telemetry
         self._id = random_id("chatcmpl-")
         self._created = run.created_s
+        self._dialect = ""
         self.chunks = ChunkStream(self._id, self._created, call.request.model)
 
     def close(self) -> None:
@@ -159,14 +160,19 @@ class ChatExchange:
             opening.cancel()
 
     def _answer(self, accepted: Accepted) -> Answer:
-        dialect = accepted.tool_dialect if self._call.uses_tools else None
-        return Answer(self._call.request.stop, dialect)
+        self._dialect = accepted.tool_dialect
+        return Answer(self._call.request.stop, self._dialect if self._call.uses_tools else None)
 
     def _finish(self, answer: Answer) -> tuple[list[Delta], str]:
         reason = "stop" if answer.stopped else self._run.finish_reason
         if reason is None:
             raise LmxError(ErrorKind.INTERNAL, "The answer ended without a reason.")
-        return answer.finish(reason)
+        deltas, finish = answer.finish(reason)
+        if answer.parse_failures:
+            self._telemetry.count(
+                "tool_parse_failures_total", answer.parse_failures, dialect=self._dialect
+            )
+        return deltas, finish
 
     def _render(self, deltas: list[Delta]) -> bytes:
         return b"".join(

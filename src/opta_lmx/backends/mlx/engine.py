@@ -23,8 +23,8 @@ _SLOWEST_DISK = 50e6
 """Bytes per second a cold disk surely gives, for the load's predicted time."""
 _WARM_UP_S = 60.0
 _WARM_UP_TOKENS = 32
-_QUICK_S = 1.0
-"""A first warm-up quicker than this is repeated, since it also measured compilation."""
+_SLOW_S = 10.0
+"""A first warm-up that took longer is not repeated, though it measured compilation too."""
 
 
 class MlxEngine:
@@ -141,15 +141,16 @@ def _load_s(path: Path) -> float:
 
 
 def _warm_up(batch: "Batch") -> None:
-    """Run two short requests: kernels are compiled, the pace is measured, NaN is found out."""
+    """Run two short requests, twice: once to compile kernels, once to measure the pace."""
     clock = SystemClock()
     ids = tuple(range(min(_WARM_UP_TOKENS, batch.limits.context // 2)))
     for _ in range(2):
+        batch.pace = Pace()
         began = clock.monotonic()
         for request in (1, 2):
             batch.submit(Submit(request, ids, SamplingParams(temperature=0.0), 3, top_logprobs=0))
         while (step := batch.step()) is not None:
             if any(not math.isfinite(token.logprob or 0.0) for token in step.tokens):
                 raise LoadError("the weights give no finite probabilities; they may be corrupt")
-        if clock.monotonic() - began > _QUICK_S:
+        if clock.monotonic() - began > _SLOW_S:
             return
