@@ -91,7 +91,9 @@ def _take(answer: Answer, event: dict[str, Any]) -> str:
         answer.completion_tokens = usage.get("completion_tokens", 0)
         details: dict[str, Any] = usage.get("prompt_tokens_details") or {}
         answer.cached_tokens = details.get("cached_tokens", 0)
-    for choice in event.get("choices") or []:
+    choices: list[dict[str, Any]] = event.get("choices") or []
+    for choice in choices:
         answer.finish_reason = choice.get("finish_reason") or answer.finish_reason
-        return str((choice.get("delta") or {}).get("content") or "")
+        delta: dict[str, Any] = choice.get("delta") or {}
+        return str(delta.get("content") or "")
     return ""

@@ -44,6 +44,15 @@ class WorkerProcess:
         return await self._process.wait()
 
 
+def resident_bytes(pid: int) -> int | None:
+    """Memory a process has resident, where the kernel tells (Linux); else None."""
+    try:
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    except (OSError, ValueError, IndexError):
+        return None
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
 async def start_worker(
     *,
     environment: Mapping[str, str],

@@ -10,6 +10,7 @@ import msgspec
 from opta_lmx.core.clock import Clock
 from opta_lmx.core.errors import ErrorKind, LmxError
 from opta_lmx.core.telemetry import Telemetry
+from opta_lmx.engine.process import resident_bytes
 from opta_lmx.engine.runtime import ModelRuntime, ModelState, Plan, RuntimeLimits
 from opta_lmx.scheduling.line import WaitingLine
 from opta_lmx.scheduling.retry import RestartPolicy, ServiceRate
@@ -50,6 +51,7 @@ class ModelStatus(msgspec.Struct, frozen=True):
     steps: int
     step_age_s: float
     pid: int | None
+    rss_bytes: int | None
     error: str | None
 
 
@@ -153,6 +155,7 @@ class Engine:
 
 def _status(runtime: ModelRuntime) -> ModelStatus:
     worker, ready = runtime.worker, runtime.ready
+    pid = None if worker is None else worker.pid
     return ModelStatus(
         id=runtime.plan.ref,
         backend=runtime.plan.backend,
@@ -164,6 +167,7 @@ def _status(runtime: ModelRuntime) -> ModelStatus:
         restarts=runtime.restarts,
         steps=0 if worker is None else worker.steps,
         step_age_s=0.0 if worker is None else worker.step_age_s(),
-        pid=None if worker is None else worker.pid,
+        pid=pid,
+        rss_bytes=None if pid is None else resident_bytes(pid),
         error=None if runtime.error is None else runtime.error.message,
     )

@@ -133,9 +133,9 @@ def _check_files(folder: Path, manifest: Manifest) -> None:
 
 
 def _info(manifest: Manifest, path: Path) -> ModelInfo:
-    if manifest.version == VERSION:
-        try:
-            return msgspec.json.decode(manifest.info, type=ModelInfo)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise BrokenModelError(f"its {MANIFEST} is damaged") from error
-    return read_info(path)
+    if manifest.version != VERSION:
+        return read_info(path)
+    try:
+        return msgspec.json.decode(manifest.info, type=ModelInfo)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BrokenModelError(f"its {MANIFEST} is damaged") from error

@@ -235,7 +235,9 @@ def test_operators_can_look_load_and_unload(server: LiveServer) -> None:
     loaded = httpx.post(f"{server.url}/admin/models/load", json={"model": "m"}, timeout=30)
     assert loaded.json()["state"] == "ready"
     status = httpx.get(f"{server.url}/admin/status").json()
-    assert "m" in [model["id"] for model in status["models"]]
+    row = next(model for model in status["models"] if model["id"] == "m")
+    assert (row["state"], row["slots"], row["running"]) == ("ready", 4, 0)
+    assert row["rss_bytes"] > 1_000_000
     gone = httpx.post(f"{server.url}/admin/models/unload", json={"model": "m"}, timeout=30)
     assert gone.json() == {"model": "m", "state": "unloaded"}
     again = httpx.post(f"{server.url}/admin/models/unload", json={"model": "m"})

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,17 +55,23 @@ def test_an_empty_pipe_is_refused(command: Command, upstream: Upstream) -> None:
     assert upstream.seen == []
 
 
+def run(program: Sequence[str | bytes], **options: Any) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        program, capture_output=True, text=True, timeout=60, check=False, **options
+    )
+
+
 def test_bytes_that_are_no_text_are_refused(home: Path, upstream: Upstream, tmp_path: Path) -> None:
     (tmp_path / "binary").write_bytes(b"\xff\xfe")
     program = [sys.executable, "-m", "opta_lmx.cli.main", "chat", "--url", upstream.url]
     with (tmp_path / "binary").open("rb") as file:
-        piped = subprocess.run(program, stdin=file, capture_output=True, text=True, timeout=60)
+        piped = run(program, stdin=file)
     assert (piped.returncode, piped.stderr) == (
         1,
         "error: The input is not UTF-8 text [invalid_request]\n",
     )
     argument: list[str | bytes] = [*program, "--model", "m", b"\xff"]
-    given = subprocess.run(argument, capture_output=True, text=True, timeout=60)
+    given = run(argument)
     assert given.returncode == 1
     assert len(given.stderr.splitlines()) == 1
     assert upstream.seen == []

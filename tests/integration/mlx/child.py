@@ -7,6 +7,7 @@ import os
 import pickle
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,14 @@ class Holder:
         engine, _, frames = self._engines[number]
         step = engine.step()
         return step, engine.busy, self._taken(frames)
+
+    def timed(self, number: int) -> tuple[int, float, float]:
+        """Run to the end; return tokens, seconds on the clock, and seconds of processor time."""
+        engine = self._engines[number][0]
+        tokens, clock, processor = 0, time.perf_counter(), time.process_time()
+        while (step := engine.step()) is not None:
+            tokens += len(step.tokens)
+        return tokens, time.perf_counter() - clock, time.process_time() - processor
 
     def prepare(self, number: int, prompt: Any) -> Any:
         return self._engines[number][1].prepare(prompt)

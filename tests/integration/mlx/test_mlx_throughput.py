@@ -5,26 +5,27 @@ import pytest
 from opta_lmx.backends.mlx.environment import find_openblas
 from tests.integration.mlx.conftest import Driver, prompt
 
-TOKENS = 24
+TOKENS = 32
 ROUNDS = 5
 
 
-def rate(driver: Driver, rows: int) -> float:
-    """Tokens per second of steps in which every row decodes."""
+def rates(driver: Driver, rows: int) -> tuple[float, float]:
+    """Tokens per second of wall time, and of the engine's own processor time."""
     driver.forget()
     for request in range(rows):
-        driver.submit(request, prompt(8, request), TOKENS)
-    driver.run()
-    full = [step for step in driver.steps if step.rows == rows]
-    assert len(full) > TOKENS // 2  # a busy machine may take the prompts in turn
-    return rows * len(full) / (sum(step.ms for step in full) / 1000)
+        driver.submit(request, prompt(2, request), TOKENS)
+    tokens, wall, processor = driver.timed()
+    assert tokens == rows * TOKENS
+    return tokens / wall, tokens / processor
 
 
 @pytest.mark.skipif(isinstance(find_openblas(), str), reason="OpenBLAS is for the Linux CPU build")
 def test_eight_rows_give_twice_the_tokens_of_one(driver: Driver) -> None:
-    one = eight = 0.0
-    for _ in range(ROUNDS):  # interleaved, and the best of each: other load comes and goes
-        one = max(one, rate(driver, 1))
-        eight = max(eight, rate(driver, 8))
-    print(f"1 row {one:.0f} tok/s, 8 rows {eight:.0f} tok/s, ratio {eight / one:.2f}")
-    assert eight >= 2 * one
+    """Judged by processor time, which other processes on the machine cannot stretch."""
+    driver.tune(60_000)
+    one, eight = (0.0, 0.0), (0.0, 0.0)
+    for _ in range(ROUNDS):  # interleaved, and the best of each
+        one = max(one, rates(driver, 1), key=lambda rate: rate[1])
+        eight = max(eight, rates(driver, 8), key=lambda rate: rate[1])
+    print(f"wall: {one[0]:.0f} and {eight[0]:.0f} tok/s; processor: {one[1]:.0f}, {eight[1]:.0f}")
+    assert eight[1] >= 2 * one[1]

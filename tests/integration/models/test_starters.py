@@ -151,10 +151,11 @@ def test_packages_that_are_not_there(
     local: Starter, store: ModelStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PIP_FIND_LINKS", "https://user:secret@nowhere.invalid/simple")
+    monkeypatch.setenv("PIP_RETRIES", "0")
     error = refused(store)
     assert error.kind is ErrorKind.UPSTREAM_FAILED
     assert error.code == "starter_download_failed"
-    assert "lmx-test-one" in error.message
+    assert "lmx_test_one" in error.message
     assert "secret" not in error.message
 
 
