@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import shutil
 import sys
 from pathlib import Path
 
@@ -20,12 +19,12 @@ async def convert(store: ModelStore, entry: ModelEntry) -> None:
     """
     if store.has_conversion(entry.name):
         return
-    work = store.begin_conversion(entry.name)
+    work = await asyncio.to_thread(store.begin_conversion, entry.name)
     try:
         await _run_converter(entry.path, work)
-        store.finish_conversion(entry.name, work)
+        await asyncio.to_thread(store.finish_conversion, entry.name, work)
     finally:
-        shutil.rmtree(work, ignore_errors=True)
+        await asyncio.to_thread(store.abandon, work)
 
 
 async def _run_converter(source: Path, target: Path) -> None:

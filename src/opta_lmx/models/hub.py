@@ -5,6 +5,7 @@ from pathlib import Path, PurePosixPath
 
 import msgspec
 
+from opta_lmx.core.errors import LmxError
 from opta_lmx.models.config_json import MAX_CONFIG_BYTES, refuse_remote_code
 from opta_lmx.models.disk import remove_tree, typed, write_atomically
 from opta_lmx.models.hub_client import HubClient, Repository
@@ -118,9 +119,12 @@ class HubPuller:
         partial = self._store.partial_dir(job.name)
         with typed(self._store.root):
             files = _open_partial(partial, job.repository)
-            report.total = sum(file.size for file in job.choice.files)
-            self._store.refuse_full_disk(report.total - _held(files))
-            records = self._fetch(job, files, report, cancel)
+            try:
+                records = self._fetch(job, files, report, cancel)
+            except LmxError:
+                if not _held(files):
+                    remove_tree(partial)
+                raise
             origin = Provenance(job.source, job.repository.licence)
             try:
                 return self._store.publish(job.name, files, job.choice.main, records, origin)
@@ -131,6 +135,8 @@ class HubPuller:
     def _fetch(
         self, job: _Job, files: Path, report: "_Report", cancel: threading.Event
     ) -> list[FileRecord]:
+        report.total = sum(file.size for file in job.choice.files)
+        self._store.refuse_full_disk(report.total - _held(files))
         repository = job.repository
         transfer = Transfer(self._client, repository.repo, repository.commit, self._attempts)
         records: list[FileRecord] = []

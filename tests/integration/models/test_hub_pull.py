@@ -275,6 +275,13 @@ def test_refusals(
     assert not store.partial_dir("org/model").exists()
 
 
+def test_a_gated_file(hub: FakeHub, repo: Repo, store: ModelStore) -> None:
+    repo.files = {"m-Q4_0.gguf": small_gguf()}
+    repo.gated = True
+    assert refused(hub, store).code == "hub_gated"
+    assert not store.partial_dir("org/model").exists()
+
+
 def test_what_is_not_there(hub: FakeHub, store: ModelStore) -> None:
     for ref in ("org/absent", "org/model@nowhere"):
         assert refused(hub, store, ref).code == "hub_not_found"
@@ -295,6 +302,7 @@ def test_a_full_disk(hub: FakeHub, repo: Repo, tmp_path: Path) -> None:
     assert error.kind is ErrorKind.INSUFFICIENT_RESOURCES
     assert error.code == "insufficient_disk"
     assert hub.sent(WEIGHTS) == []
+    assert not store.partial_dir("org/model").exists()
     free += 1
     puller(hub, store).pull("org/model")
 

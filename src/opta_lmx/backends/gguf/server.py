@@ -65,7 +65,7 @@ def _params(xllamacpp: Any, model: str, socket: str, plan: Plan, options: GgufOp
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = plan.threads
     params.n_threads_http = plan.slots + 6
     params.n_gpu_layers = options.gpu_layers
-    params.n_ctx_checkpoints = options.checkpoints
+    params.n_ctx_checkpoints, params.checkpoint_min_step = plan.checkpoints, plan.batch
     params.cache_ram_mib = 0
     params.ctx_shift = params.fit_params = params.ui = False
     params.use_jinja = params.enable_chat_template = False
