@@ -60,7 +60,7 @@ test-extras: ## Each extra (or EXTRA=base|gguf|mlx|all|cuda) alone in a clean en
 	$(PYTHON) scripts/test_extras.py $(EXTRA)
 
 bench: env ## Compare this server with the peers that are installed
-	$(PY) -m benchmarks $(ARGS)
+	$(PY) -m benchmarks.compare $(ARGS)
 
 openclaw: env ## One real OpenClaw turn (from npm, pinned) against starter-long
 	$(PY) scripts/openclaw.py $(ARGS)

@@ -235,11 +235,25 @@ def _make_sliding(out: Path) -> None:
 
 
 def _make_gguf(out: Path) -> None:
+    write_gguf(out / "tiny-llama.gguf")
+
+
+def write_gguf(
+    path: Path, *, pre: str = "gpt-2", sentencepiece: bool = False, **extra: int | float | str
+) -> None:
+    """Write the tiny Llama as GGUF.
+
+    Args:
+        path: the file to make.
+        pre: llama.cpp's name of the pre-tokenizer.
+        sentencepiece: bring a SentencePiece-style vocabulary with a space prefix instead.
+        extra: further header values, their dots written as two underscores.
+    """
     import gguf
     from safetensors.numpy import load_file
 
     llama = tiny_llama()
-    writer = gguf.GGUFWriter(out / "tiny-llama.gguf", "llama")
+    writer = gguf.GGUFWriter(path, "llama")
     writer.add_name("tiny-llama")
     writer.add_context_length(CONTEXT)
     writer.add_embedding_length(_HIDDEN)
@@ -252,7 +266,14 @@ def _make_gguf(out: Path) -> None:
     writer.add_rope_freq_base(10000.0)
     writer.add_vocab_size(VOCAB)
     writer.add_file_type(gguf.LlamaFileType.ALL_F32)
-    _add_gguf_tokenizer(writer, llama)
+    if sentencepiece:
+        _add_sentencepiece(writer, llama)
+    else:
+        _add_byte_level(writer, llama, pre)
+    writer.add_chat_template(TEMPLATE)
+    adders = {int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}
+    for key, value in extra.items():
+        adders[type(value)](key.replace("__", "."), value)
     for name, weight in load_file(llama / "model.safetensors").items():
         writer.add_tensor(_gguf_name(name), _rope_order(name, weight))
     writer.write_header_to_file()
@@ -261,21 +282,47 @@ def _make_gguf(out: Path) -> None:
     writer.close()
 
 
-def _add_gguf_tokenizer(writer: Any, folder: Path) -> None:
+def _add_byte_level(writer: Any, folder: Path, pre: str) -> None:
     import gguf
 
     model = json.loads((folder / "tokenizer.json").read_text("utf-8"))["model"]
     tokens = sorted(model["vocab"], key=model["vocab"].__getitem__)
     normal, control = gguf.TokenType.NORMAL, gguf.TokenType.CONTROL
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("gpt-2")
+    writer.add_tokenizer_pre(pre)
     writer.add_token_list(tokens)
     writer.add_token_types([control if t in SPECIALS else normal for t in tokens])
     writer.add_token_merges([" ".join(pair) for pair in model["merges"]])
     writer.add_bos_token_id(SPECIALS.index("<|im_start|>"))
     writer.add_eos_token_id(EOS_ID)
     writer.add_add_bos_token(False)
-    writer.add_chat_template(TEMPLATE)
+
+
+def _add_sentencepiece(writer: Any, folder: Path) -> None:
+    """The same words with scores instead of merges, spaces as U+2581, and bytes to fall back on."""
+    import gguf
+
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    texts = tokenizer.decode_batch([[i] for i in range(len(SPECIALS), VOCAB)])
+    words = [t.replace(" ", "\u2581") for t in texts if "\N{REPLACEMENT CHARACTER}" not in t]
+    singles = {c for word in words for c in word}
+    # A real vocabulary lists joined words, best first, then single characters, worst of all.
+    pieces = [*dict.fromkeys(w for w in words if len(w) > 1), *sorted(singles)]
+    fixed = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    pieces = [p for p in pieces if p not in fixed][: VOCAB - len(fixed)]
+    assert singles <= set(pieces)
+    kinds = gguf.TokenType
+    types = [kinds.UNKNOWN, kinds.CONTROL, kinds.CONTROL, *[kinds.BYTE] * 256]
+    filler = [f"<unused{i}>" for i in range(VOCAB - len(fixed) - len(pieces))]
+    writer.add_tokenizer_model("llama")
+    writer.add_tokenizer_pre("default")
+    writer.add_token_list([*fixed, *pieces, *filler])
+    writer.add_token_scores([0.0] * len(fixed) + [-float(i) for i in range(VOCAB - len(fixed))])
+    writer.add_token_types([*types, *[kinds.NORMAL] * len(pieces), *[kinds.UNUSED] * len(filler)])
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.add_unk_token_id(0)
+    writer.add_add_space_prefix(True)
 
 
 def _gguf_name(name: str) -> str:

@@ -64,7 +64,7 @@ def entry(root: Path, name: str) -> ModelEntry:
     """The model of that name.
 
     Raises:
-        LmxError: MODEL_NOT_FOUND; UNAVAILABLE `model_broken`.
+        LmxError: MODEL_NOT_FOUND; CONFLICT `model_broken`.
     """
     with typed(root):
         if not valid_name(name) or not _spelled(root, name):
@@ -72,7 +72,7 @@ def entry(root: Path, name: str) -> ModelEntry:
         found = describe(name, root / name)
     if found.broken is not None:
         raise LmxError(
-            ErrorKind.UNAVAILABLE,
+            ErrorKind.CONFLICT,
             f"The model '{name}' is damaged: {found.broken}. Delete it and add it again.",
             code="model_broken",
             param="model",

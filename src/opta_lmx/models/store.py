@@ -88,7 +88,7 @@ class ModelStore:
         return catalogue.entries(self.root)
 
     def get(self, name: str) -> ModelEntry:
-        """One usable model. LmxError: MODEL_NOT_FOUND; UNAVAILABLE `model_broken`."""
+        """One usable model. LmxError: MODEL_NOT_FOUND; CONFLICT `model_broken`."""
         return catalogue.entry(self.root, name)
 
     def find(self, name: str) -> ModelEntry | None:

@@ -69,6 +69,11 @@ def test_a_stop_string_outweighs_the_length() -> None:
     assert run([b"one END"], stop=("END",), reason="length") == ("one ", [], "stop", 0)
 
 
+def test_half_a_stop_string_at_the_end_is_text() -> None:
+    assert run([b"one EN"], stop=("END",)) == ("one EN", [], "stop", 0)
+    assert run([b"one EN"], stop=("END",), dialect=None) == ("one EN", [], "stop", 0)
+
+
 def test_a_call_cut_by_a_stop_string_is_not_completed() -> None:
     text, calls, finish, _ = run([b'<tool_call>{"name":"rm","arguments":{"a":[1###'], stop=("###",))
     assert (text, calls, finish) == ('<tool_call>{"name":"rm","arguments":{"a":[1', [], "stop")

@@ -195,11 +195,11 @@ def _halves(width: int) -> Change:
 
     def change(rows: Array) -> Array:
         pairs = rows.reshape(-1, width // 2, 2, rows.shape[-1])
-        return pairs.swapaxes(1, 2).reshape(rows.shape)
+        halves: Array = pairs.swapaxes(1, 2)
+        return halves.reshape(rows.shape)
 
     return change
 
 
 def _minus_one(rows: Array) -> Array:
-    result: Array = rows - np.float32(1)
-    return result
+    return np.subtract(rows, np.float32(1))

@@ -124,6 +124,14 @@ def test_a_call_is_returned_as_soon_as_its_tag_closes() -> None:
     assert parser.feed(">") == [CallOut(*LOOKED)]
 
 
+def test_a_sound_call_reads_the_same_from_any_two_pieces() -> None:
+    answer = r'<tool_call>{"name":"f","arguments":{"s":"a\"b\\</tool_call>\\"}}</tool_call> so'
+    whole = read("hermes", [answer])
+    assert (len(whole.calls), whole.text) == (1, " so")
+    for cut in range(len(answer)):
+        assert read("hermes", [answer[:cut], answer[cut:]]) == whole
+
+
 fragments = mixture(
     "<tool_call>",
     "</tool_call>",

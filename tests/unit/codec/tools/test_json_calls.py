@@ -82,6 +82,14 @@ def test_json_that_is_no_call_streams_after_its_first_key() -> None:
     assert parser.feed(' "Bern"') == [TextOut(' "Bern"')]
 
 
+@pytest.mark.parametrize("mark", ["<|python_tag|>", "[TOOL_CALLS]"])
+@pytest.mark.parametrize("text", ["", "Well. "])
+def test_a_mark_may_come_in_pieces(text: str, mark: str) -> None:
+    for cut in range(1, len(mark)):
+        reading = read("json", [text + mark[:cut], mark[cut:] + LOOK])
+        assert (reading.text, reading.calls) == (text, (LOOKED,))
+
+
 def test_a_call_is_returned_as_soon_as_its_bracket_closes() -> None:
     parser = JsonCallParser()
     assert parser.feed(LOOK[:-1]) == []

@@ -30,10 +30,15 @@ def test_small_flaws(text: str, values: list[str]) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ['{"a":"b', '{"a":1} and more', "plain words", "}", '["a"', "[" * (MAX_DEPTH + 1), '"s"', "1"],
+    ['{"a":"b', '{"a":1} and more', "plain words", "}", '["a"', '"s"', "1"],
 )
 def test_beyond_repair(text: str) -> None:
     assert mend(text, may_close=False) is None
+
+
+def test_depth_has_a_bound() -> None:
+    assert mend("[" * MAX_DEPTH, may_close=True) == ["[" * MAX_DEPTH + "]" * MAX_DEPTH]
+    assert mend("[" * (MAX_DEPTH + 1), may_close=True) is None
 
 
 documents = st.recursive(
