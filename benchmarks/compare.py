@@ -20,7 +20,7 @@ from rich.console import Console
 
 from benchmarks import loop, tables
 from benchmarks.arrivals import Plan
-from benchmarks.contest import Contest, Round, Scenario, failures
+from benchmarks.contest import Contest, Note, Round, Scenario, failures
 from benchmarks.measure import measure
 from benchmarks.peers import (
     Command,
@@ -145,7 +145,7 @@ class Runner:
         tables.show(self._console, theirs.name, rounds)
         return rounds
 
-    async def _play(self, sides: list[Peer], raw: RawLoop | None, note: tables.Note) -> list[Round]:
+    async def _play(self, sides: list[Peer], raw: RawLoop | None, note: Note) -> list[Round]:
         options = self._options
         words = [(await calibrate(peer.target)).words(options.prompt_tokens) for peer in sides]
         seed = str(time.time())

@@ -6,12 +6,10 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.contest import Note, Ratio, Round, against_peer, against_raw, counted
+from benchmarks.contest import Ratio, Round, against_peer, against_raw, counted
 from benchmarks.measure import Result
 from benchmarks.report import number
 from benchmarks.stats import median
-
-__all__ = ["Line", "Note", "show", "verdict"]
 
 
 class Line(msgspec.Struct, frozen=True):
@@ -23,6 +21,8 @@ class Line(msgspec.Struct, frozen=True):
     larger: bool = True
     goal: float | None = None
 
+
+TARGETED = "mlx_lm.server"
 
 LINES = (
     Line("c1", "tokens/s", lambda r: r.tokens_per_s),
@@ -50,7 +50,7 @@ def verdict(line: Line, ratio: Ratio) -> str:
 
 
 def show(console: Console, peer: str, rounds: list[Round]) -> None:
-    """Print all tables of one comparison."""
+    """Print all tables of one comparison; the targets are those against `TARGETED`."""
     console.print(_ratios(peer, rounds))
     if any(played.raw for played in rounds):
         console.print(_over_raw(rounds))
@@ -69,7 +69,7 @@ def _ratios(peer: str, rounds: list[Round]) -> Table:
             number(ratio.theirs),
             number(ratio.ratio, 2),
             f"{number(ratio.low, 2)}-{number(ratio.high, 2)}",
-            verdict(line, ratio),
+            verdict(line, ratio) if peer == TARGETED else "",
         )
     return table
 

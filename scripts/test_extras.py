@@ -26,6 +26,8 @@ LOCK = ROOT / "requirements-ci-lock.txt"
 EXTRAS = ("base", "gguf", "mlx", "all", "cuda")
 MISSING = {"gguf": "mlx", "mlx": "gguf", "cuda": "gguf"}
 """Which backend an environment with this extra alone has not."""
+MODELS = {"all": ("starter:gguf", "starter:mlx")}
+"""What is asked, where it is not just the starter on its default backend."""
 READY_TIMEOUT_S = 300.0
 ANSWER_TIMEOUT_S = 300.0
 
@@ -132,12 +134,12 @@ def tail(log: Path) -> str:
     return "\n".join(log.read_text(errors="replace").splitlines()[-20:])
 
 
-def check_answer(address: str) -> str:
+def check_answer(address: str, model: str) -> str:
     """Ask one question; return the text."""
     status, answer = call(
         f"{address}/v1/chat/completions",
         {
-            "model": "starter",
+            "model": model,
             "messages": [{"role": "user", "content": "Say hello."}],
             "max_completion_tokens": 16,
             "temperature": 0,
@@ -194,7 +196,8 @@ def run(extra: str) -> None:
             say(extra, f"refused as it should: {check_base(venv, Path(scratch))}")
         else:
             with server(venv, Path(scratch)) as address:
-                say(extra, f"answered: {check_answer(address)!r}")
+                for model in MODELS.get(extra, ("starter",)):
+                    say(extra, f"{model} answered: {check_answer(address, model)!r}")
                 if extra in MISSING:
                     say(extra, f"refused: {check_missing(address, MISSING[extra])}")
     say(extra, f"passed in {time.monotonic() - started:.0f} s")

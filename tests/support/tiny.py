@@ -1,4 +1,4 @@
-"""Tiny random-weight models made at test time: a Llama, a sliding-window and a qwen2 sibling, a GGUF.
+"""Tiny random-weight models made at test time: a Llama, two siblings of it, and a GGUF.
 
 Fixed seeds, about a second each, kept under `.cache/` and shared by every test process. The
 weights are scaled so that the best token leads clearly (the same text from different batch
@@ -9,7 +9,6 @@ text is always printable and never ends by itself.
 
 import inspect
 import json
-import os
 import shutil
 import sys
 import sysconfig
@@ -70,7 +69,7 @@ def _cached(name: str, make: Callable[[Path], None]) -> Path:
     try:
         make(draft)
         draft.chmod(0o755)
-        os.rename(draft, target)
+        draft.rename(target)
     except OSError:
         if not target.is_dir():  # another process may have finished first
             raise
@@ -239,7 +238,7 @@ def _make_gguf(out: Path) -> None:
 
 
 def write_gguf(
-    path: Path, *, pre: str = "gpt-2", sentencepiece: bool = False, **extra: int | float | str
+    path: Path, *, pre: str = "gpt-2", sentencepiece: bool = False, **extra: float | str
 ) -> None:
     """Write the tiny Llama as GGUF.
 
@@ -304,13 +303,13 @@ def _add_sentencepiece(writer: Any, folder: Path) -> None:
 
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     texts = tokenizer.decode_batch([[i] for i in range(len(SPECIALS), VOCAB)])
-    words = [t.replace(" ", "\u2581") for t in texts if "\N{REPLACEMENT CHARACTER}" not in t]
-    singles = {c for word in words for c in word}
-    # A real vocabulary lists joined words, best first, then single characters, worst of all.
-    pieces = [*dict.fromkeys(w for w in words if len(w) > 1), *sorted(singles)]
+    plain = [t for t in texts if t.replace("\n", "").isprintable() and "\ufffd" not in t]
+    words = [t.replace(" ", "\u2581") for t in plain]
     fixed = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
-    pieces = [p for p in pieces if p not in fixed][: VOCAB - len(fixed)]
-    assert singles <= set(pieces)
+    # A real vocabulary lists joined words, best first, then single characters, worst of all.
+    singles = sorted({c for word in words for c in word})
+    joined = [w for w in dict.fromkeys(words) if len(w) > 1 and w not in fixed]
+    pieces = [*joined[: VOCAB - len(fixed) - len(singles)], *singles]
     kinds = gguf.TokenType
     types = [kinds.UNKNOWN, kinds.CONTROL, kinds.CONTROL, *[kinds.BYTE] * 256]
     filler = [f"<unused{i}>" for i in range(VOCAB - len(fixed) - len(pieces))]

@@ -182,6 +182,9 @@ def main() -> NoReturn:
     parser.add_argument("--fd", type=int, required=True)
     arguments = parser.parse_args()
     _die_with_parent()
+    # A group of its own keeps a terminal's Ctrl-C away from us. Not a session: Linux schedules
+    # sessions against each other, and the front then waits behind a busy worker.
+    os.setpgid(0, 0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     Worker(socket.socket(fileno=arguments.fd)).run()
 

@@ -97,5 +97,4 @@ async def _spawn(
             stderr=log,
             pass_fds=[theirs.fileno()],
             env={**os.environ, **environment},
-            start_new_session=True,
         )

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
+from opta_lmx.api.openai.wire import ChatCompletionRequest
 from opta_lmx.cli.main import app
 from opta_lmx.cli.openclaw_file import NO_KEY, Served, answer_limit, merged, provider_block
 from opta_lmx.config.load import load_settings
@@ -49,6 +50,13 @@ def test_commands_exist() -> None:
     named = set(re.findall(r"opta-lmx ([a-z]+)", README))
     assert named
     assert named <= known
+
+
+def test_the_fields_said_to_work_exist() -> None:
+    (row,) = re.findall(r"^\| Chat \|(.*)\|$", README, flags=re.MULTILINE)
+    named = re.findall(r"`([a-z_]+)`", row)
+    assert len(named) > 10
+    assert set(named) <= set(ChatCompletionRequest.model_fields)
 
 
 def test_the_configuration_is_accepted() -> None:

@@ -88,6 +88,8 @@ def test_a_mark_may_come_in_pieces(text: str, mark: str) -> None:
     for cut in range(1, len(mark)):
         reading = read("json", [text + mark[:cut], mark[cut:] + LOOK])
         assert (reading.text, reading.calls) == (text, (LOOKED,))
+        again = read("json", [f"{LOOK}; {mark[:cut]}", mark[cut:] + LOOK])
+        assert (again.text, again.calls) == ("", (LOOKED, LOOKED))
 
 
 def test_a_call_is_returned_as_soon_as_its_bracket_closes() -> None:
