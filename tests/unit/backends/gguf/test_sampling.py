@@ -1,0 +1,63 @@
+"""Every sampling choice is spelled out in the request body."""
+
+import pytest
+
+from opta_lmx.backends.frames import Submit
+from opta_lmx.backends.gguf.sampling import completion_body
+from opta_lmx.core.types import DEFAULT_SAMPLING, SamplingParams
+
+
+def body(top_logprobs: int | None = None, **sampling: float | int) -> dict[str, object]:
+    params = SamplingParams(**sampling).resolve(DEFAULT_SAMPLING)  # type: ignore[arg-type]
+    request = Submit(1, (5, 6), params, 7, top_logprobs)
+    return completion_body(request, 3, cache_prompt=False, markers=("<tool_call>",))
+
+
+def test_request_is_low_level_streamed_and_pinned_to_a_slot() -> None:
+    made = body()
+    assert (made["prompt"], made["id_slot"], made["n_predict"]) == ([5, 6], 3, 7)
+    assert made["stream"] is True
+    assert made["return_tokens"] is True
+    assert made["return_progress"] is True
+    assert made["cache_prompt"] is False
+    assert made["preserved_tokens"] == ["<tool_call>"]
+
+
+def test_no_engine_default_applies() -> None:
+    made = body()
+    assert made["samplers"] == ["top_k", "top_p", "min_p", "temperature"]
+    assert (made["temperature"], made["top_k"], made["top_p"], made["min_p"]) == (1.0, 0, 1.0, 0.0)
+    assert (made["repeat_penalty"], made["repeat_last_n"], made["dry_multiplier"]) == (1.0, 0, 0.0)
+    assert (made["xtc_probability"], made["typical_p"], made["mirostat"]) == (0.0, 1.0, 0)
+    assert (made["presence_penalty"], made["frequency_penalty"]) == (0.0, 0.0)
+    assert made["stop"] == []
+    assert made["ignore_eos"] is False
+
+
+def test_given_values_are_used() -> None:
+    made = body(temperature=0.5, top_k=4, top_p=0.9, min_p=0.1, seed=11)
+    assert [made[name] for name in ("temperature", "top_k", "top_p", "min_p", "seed")] == [
+        *(0.5, 4, 0.9, 0.1, 11)
+    ]
+
+
+def test_temperature_zero_is_greedy_whatever_else_is_set() -> None:
+    made = body(temperature=0.0, top_k=4, top_p=0.1)
+    assert made["samplers"] == ["temperature"]
+    assert made["temperature"] == 0.0
+
+
+@pytest.mark.parametrize("seed", [-1, -(2**70), 2**32 - 1, 2**32, 2**70])
+def test_any_seed_becomes_one_that_is_not_random(seed: int) -> None:
+    made = body(seed=seed)["seed"]
+    assert isinstance(made, int)
+    assert 0 <= made < 2**32 - 1
+
+
+def test_no_seed_means_a_random_one() -> None:
+    assert body()["seed"] == 2**32 - 1
+
+
+@pytest.mark.parametrize(("asked", "sent"), [(None, 0), (0, 1), (1, 1), (5, 5)])
+def test_logprobs(asked: int | None, sent: int) -> None:
+    assert body(top_logprobs=asked)["n_probs"] == sent
