@@ -55,6 +55,7 @@ class Child:
         )
         theirs.close()
         spec = {"slots": 4, "threads": 1, "runtime_dir": self._dir.name, **load}
+        self.runtime_dir = str(spec["runtime_dir"])
         self.send(Load(model="test", backend="gguf", path=str(path), **spec))
 
     def __enter__(self) -> "Child":

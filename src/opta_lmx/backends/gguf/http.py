@@ -15,7 +15,7 @@ import msgspec
 
 from opta_lmx.backends.gguf.completion import failure
 
-_OK = 200
+OK = 200
 _MAX_ERROR_BYTES = 64 * 1024
 _TIMEOUT_S = 120.0
 
@@ -54,7 +54,7 @@ def call(path: str, endpoint: str, payload: Any = None) -> Any:
         data = answer.read()
     finally:
         connection.close()
-    if answer.status != _OK:
+    if answer.status != OK:
         raise failure(answer.status, data)
     return msgspec.json.decode(data)
 
@@ -101,7 +101,7 @@ class EventStream(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         """Tell the owner."""
-        error = self._pending if self._status != _OK else b""
+        error = self._pending if self._status != OK else b""
         self._on_close(self._status, error)
 
     def on_headers_complete(self) -> None:
@@ -111,7 +111,7 @@ class EventStream(asyncio.Protocol):
     def on_body(self, data: bytes) -> None:
         """Called by the parser with a part of the body, chunk framing removed."""
         self._pending += data
-        if self._status != _OK:
+        if self._status != OK:
             self._pending = self._pending[:_MAX_ERROR_BYTES]
             return
         *lines, self._pending = self._pending.split(b"\n")

@@ -2,16 +2,20 @@
 
 import os
 import platform
-import shutil
 from pathlib import Path
 
 from opta_lmx.backends.gguf.plan import Machine
 
 
-def this_machine() -> Machine:
-    """Memory, physical cores available to this process, and whether a GPU is likely used."""
+def this_machine(gpu_memory: int) -> Machine:
+    """Memory where the caches will be, and physical cores available to this process.
+
+    Args:
+        gpu_memory: bytes of the GPU that will run the model; 0 without one.
+    """
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return Machine(memory_bytes=memory, cores=_physical_cores(), accelerator=_has_gpu())
+    cores = _physical_cores()
+    return Machine(memory_bytes=gpu_memory or memory, cores=cores, accelerator=gpu_memory > 0)
 
 
 def _physical_cores() -> int:
@@ -26,9 +30,3 @@ def _physical_cores() -> int:
 def _sibling_lists() -> list[Path]:
     root = Path("/sys/devices/system/cpu")
     return sorted(root.glob("cpu[0-9]*/topology/thread_siblings_list"))
-
-
-def _has_gpu() -> bool:
-    if platform.system() == "Darwin":
-        return platform.machine() == "arm64"
-    return shutil.which("nvidia-smi") is not None

@@ -9,7 +9,7 @@ from opta_lmx.backends.frames import Load, Ready
 from opta_lmx.backends.gguf.http import call
 from opta_lmx.backends.gguf.machine import this_machine
 from opta_lmx.backends.gguf.plan import GgufOptions, Plan, make_plan
-from opta_lmx.backends.gguf.server import start_server
+from opta_lmx.backends.gguf.server import gpu_memory, start_server
 from opta_lmx.backends.gguf.tokenizer import LlamaTokenizer
 from opta_lmx.backends.gguf.vocabulary import Vocabulary, read_vocabulary
 from opta_lmx.backends.protocol import LoadError, Texts
@@ -52,7 +52,7 @@ def open_model(spec: Load) -> OpenModel:
         raise LoadError(error.message) from error
     if info.embedding:
         raise LoadError("this model makes vectors, not text")
-    plan = make_plan(info, spec, options, this_machine())
+    plan = make_plan(info, spec, options, this_machine(gpu_memory()))
     socket, engine = start_server(spec.path, spec.runtime_dir, plan, options)
     props: dict[str, Any] = call(socket, "/props")
     bos, eos = str(props["bos_token"]), str(props["eos_token"])

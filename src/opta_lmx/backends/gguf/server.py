@@ -35,14 +35,7 @@ def start_server(model: str, folder: str, plan: Plan, options: GgufOptions) -> t
     Raises:
         LoadError: the bindings are missing, or llama.cpp refused; its reason is in the message.
     """
-    try:
-        xllamacpp: Any = import_module("xllamacpp")
-    except ImportError as error:
-        raise LoadError(
-            f"The llama.cpp engine is not installed ({error}). "
-            "Install it with: pip install 'opta-lmx[gguf]'",
-            "missing_extra",
-        ) from None
+    xllamacpp = _bindings()
     path = _socket_path(folder)
     params = _params(xllamacpp, model, path, plan, options)
     with _captured_stderr() as read_log:
@@ -54,6 +47,30 @@ def start_server(model: str, folder: str, plan: Plan, options: GgufOptions) -> t
     if server.listening_address != f"unix://{path}":
         raise LoadError(f"llama.cpp listens on {server.listening_address}, not on its socket")
     return path, f"llama.cpp (xllamacpp {xllamacpp.__version__})"
+
+
+def gpu_memory() -> int:
+    """Bytes of the first GPU this build of llama.cpp can use; 0 without one.
+
+    Raises:
+        LoadError: the bindings are missing.
+    """
+    xllamacpp = _bindings()
+    kinds = xllamacpp.ggml_backend_dev_type
+    gpus = (kinds.GGML_BACKEND_DEVICE_TYPE_GPU, kinds.GGML_BACKEND_DEVICE_TYPE_IGPU)
+    devices: list[dict[str, Any]] = xllamacpp.get_device_info()
+    return next((int(each["memory_total"]) for each in devices if each["type"] in gpus), 0)
+
+
+def _bindings() -> Any:
+    try:
+        return import_module("xllamacpp")
+    except ImportError as error:
+        raise LoadError(
+            f"The llama.cpp engine is not installed ({error}). "
+            "Install it with: pip install 'opta-lmx[gguf]'",
+            "missing_extra",
+        ) from None
 
 
 def _params(xllamacpp: Any, model: str, socket: str, plan: Plan, options: GgufOptions) -> Any:
@@ -96,7 +113,7 @@ def _alive(pid: str) -> bool:
         return False
     try:
         os.kill(int(pid), 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
         return True

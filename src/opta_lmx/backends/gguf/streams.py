@@ -14,7 +14,7 @@ from opta_lmx.backends.gguf.completion import (
     Progress,
     failure,
 )
-from opta_lmx.backends.gguf.http import EventStream, call
+from opta_lmx.backends.gguf.http import OK, EventStream, call
 from opta_lmx.core.clock import SystemClock
 
 _FIRST_POLL_S = 0.005
@@ -109,7 +109,7 @@ class Streams:
 
         def closed(status: int, body: bytes) -> None:
             early = EngineAnswerError("llama.cpp ended the answer early")
-            settle(failure(status, body) if body else early)
+            settle(early if status in (0, OK) else failure(status, body))
 
         if job.request in self._cancelled:
             return None

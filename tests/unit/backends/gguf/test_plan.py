@@ -107,7 +107,9 @@ def test_batch_is_small_where_a_cancel_waits_for_a_processor() -> None:
     slots=st.integers(1, 64),
     memory=st.integers(1 << 20, 1 << 40),
 )
-def test_a_plan_always_holds_one_window(trained: int, context: int, slots: int, memory: int) -> None:
+def test_a_plan_always_holds_one_window(
+    trained: int, context: int, slots: int, memory: int
+) -> None:
     made = plan(trained=trained, context=context, slots=slots, memory=memory)
     assert 0 < made.context <= trained
     assert made.context <= made.cells

@@ -7,7 +7,7 @@ from opta_lmx.backends.gguf.sampling import completion_body
 from opta_lmx.core.types import DEFAULT_SAMPLING, SamplingParams
 
 
-def body(top_logprobs: int | None = None, **sampling: float | int) -> dict[str, object]:
+def body(top_logprobs: int | None = None, **sampling: float) -> dict[str, object]:
     params = SamplingParams(**sampling).resolve(DEFAULT_SAMPLING)  # type: ignore[arg-type]
     request = Submit(1, (5, 6), params, 7, top_logprobs)
     return completion_body(request, 3, cache_prompt=False, markers=("<tool_call>",))

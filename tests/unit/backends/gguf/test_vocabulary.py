@@ -40,7 +40,7 @@ def test_byte_tokens() -> None:
         (b"\xf0\x9f", 1, 5),
         ("\ufffdhello".encode(), 1, 5),
         ("😀".encode() * 30, 60, 5),
-        ("a".encode(), 0, 0),
+        (b"a", 0, 0),
     ],
 )
 def test_what_cannot_be_found_is_not_guessed(text: bytes, count: int, last: int) -> None:

@@ -173,8 +173,10 @@ def test_output_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (
             "<|im_start|>",
-            "<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nHello<|im_end|>\n"
-            "<|im_start|>assistant\n",
+            (
+                "<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nHello<|im_end|>\n"
+                "<|im_start|>assistant\n"
+            ),
         ),
         (
             "<start_of_turn>",

@@ -64,7 +64,12 @@ def test_tools_take_openai_shape_and_none_when_absent() -> None:
 
 def test_merge_gives_system_words_to_the_user() -> None:
     merged = merge_turns(
-        [Message("system", "rules"), Message("user", "a"), Message("user", ""), Message("user", "b")]
+        [
+            Message("system", "rules"),
+            Message("user", "a"),
+            Message("user", ""),
+            Message("user", "b"),
+        ]
     )
     assert merged == [Message("user", "rules\n\na\n\nb")]
 
