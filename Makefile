@@ -69,4 +69,4 @@ lock: env ## Resolve the dependencies anew into requirements-ci-lock.txt
 	$(PY) scripts/lock.py
 
 clean: ## Remove the environments and caches
-	rm -rf $(VENV) .venvs .cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist
+	rm -rf $(VENV) .venvs .cache .openclaw .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist

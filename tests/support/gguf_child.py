@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from opta_lmx.backends.frames import (
     Cancel,
@@ -58,7 +58,7 @@ class Child:
         self.runtime_dir = str(spec["runtime_dir"])
         self.send(Load(model="test", backend="gguf", path=str(path), **spec))
 
-    def __enter__(self) -> "Child":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

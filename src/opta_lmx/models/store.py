@@ -11,6 +11,7 @@ import msgspec
 
 from opta_lmx.core.clock import Clock, SystemClock
 from opta_lmx.core.errors import ErrorKind, LmxError
+from opta_lmx.core.types import SamplingParams
 from opta_lmx.models import catalogue
 from opta_lmx.models.disk import (
     brief_lock,
@@ -41,11 +42,15 @@ RESERVE_BYTES = 1 << 30
 
 
 class Provenance(msgspec.Struct, frozen=True):
-    """Where a model came from and under which terms; as in `Manifest`."""
+    """Where a model came from and under which terms, as in `Manifest`.
+
+    `sampling` are its makers' recommendations where its files carry none.
+    """
 
     source: str
     licence: str = ""
     notice: str = ""
+    sampling: SamplingParams = SamplingParams()
 
 
 class ModelStore:
@@ -193,6 +198,8 @@ class ModelStore:
         The caller holds `claim(name)`. `main` names the GGUF file, "" for a folder.
         """
         info = read_info(draft / main if main else draft)
+        recommended = info.sampling.resolve(provenance.sampling)
+        info = msgspec.structs.replace(info, sampling=recommended)
         manifest = Manifest(
             version=VERSION,
             name=name,

@@ -87,10 +87,11 @@ class ModelRun:
         wanted = self._request.max_tokens or self._limits.default_max_tokens
         if room < 1:
             raise context_exceeded(ready.context, len(prepared.ids), wanted or 1)
+        defaults = (self._runtime.plan.sampling, ready.sampling, DEFAULT_SAMPLING)
         return Submit(
             id=self._ticket,
             ids=prepared.ids,
-            sampling=self._request.sampling.resolve(ready.sampling, DEFAULT_SAMPLING),
+            sampling=self._request.sampling.resolve(*defaults),
             max_tokens=min(room, wanted or room),
             top_logprobs=self._request.top_logprobs,
         )

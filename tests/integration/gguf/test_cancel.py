@@ -1,5 +1,6 @@
 """Cancelling at every stage: the slot is free when llama.cpp says so, and soon."""
 
+import random
 import time
 
 import pytest
@@ -86,3 +87,26 @@ def test_requests_take_turns_in_a_shared_cache() -> None:
         child.wait(*numbers)
         assert [len(child.tokens(number)) for number in numbers] == [30] * 6
         assert child.of(Fault) == []
+
+
+@pytest.mark.parametrize("options", [{}, {"kv_bytes": 1}], ids=["own caches", "shared cache"])
+def test_every_request_ends_once_under_random_cancels(options: dict[str, int]) -> None:
+    draw = random.Random(5)
+    with Child(tiny_gguf(), context=1024, options=options) as child:
+        child.ready()
+        numbers: list[int] = []
+        cancelled: set[int] = set()
+        for _ in range(40):
+            ids = [draw.randrange(100, 4000) for _ in range(draw.randrange(1, 400))]
+            numbers.append(child.submit(ids, max_tokens=draw.randrange(1, 40)))
+            if draw.random() < 0.4:
+                cancelled.add(draw.choice(numbers))
+                child.cancel(max(cancelled))
+            if draw.random() < 0.3:
+                child.wait(*numbers[:-4])
+        child.wait(*numbers)
+        assert sorted(frame.id for frame in child.of(Released)) == numbers
+        assert child.of(Fault) == []
+        for number in numbers:
+            ends = [out for out in child.tokens(number) if out.finish is not None]
+            assert len(ends) == 1 or number in cancelled

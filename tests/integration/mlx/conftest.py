@@ -132,9 +132,9 @@ def prompt(length: int, seed: int = 0) -> tuple[int, ...]:
 
 
 @pytest.fixture(scope="session")
-def child(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Child]:
-    """One process for all engines of the session."""
-    process = Child(tmp_path_factory.mktemp("mlx"))
+def child() -> Iterator[Child]:
+    """One process for all engines of the session; kernels it compiles are kept between runs."""
+    process = Child(Path(__file__).parents[3] / ".cache" / "mlx")
     yield process
     process.close()
 

@@ -1,6 +1,7 @@
 """The whole path below HTTP, on scripted models in real worker processes."""
 
 import asyncio
+import json
 import os
 import signal
 from collections.abc import Awaitable, Callable, Coroutine
@@ -12,7 +13,7 @@ import pytest
 from opta_lmx.core.clock import SystemClock
 from opta_lmx.core.errors import ErrorKind, LmxError
 from opta_lmx.core.telemetry import NullTelemetry
-from opta_lmx.core.types import GenerationRequest, Prompt
+from opta_lmx.core.types import GenerationRequest, Prompt, SamplingParams
 from opta_lmx.engine.residency import Engine
 from opta_lmx.serving.run import ModelRun, RunLimits
 from opta_lmx.serving.service import Serving
@@ -72,6 +73,16 @@ def test_a_call_loads_the_model_once_and_answers(tmp_path: Path) -> None:
         assert (run.finish_reason, run.usage.completion_tokens) == ("length", 2)
 
     with_stack(tmp_path, {"a": {}}, body)
+
+
+def test_sampling_is_request_then_model_then_ours(tmp_path: Path) -> None:
+    async def body(stack: Stack) -> None:
+        stack.resolver.sampling = SamplingParams(temperature=0.2, top_p=0.9)
+        asked = SamplingParams(top_p=0.5, seed=3)
+        sampling = json.loads(await stack.text("a", sampling=asked))
+        assert sampling == {"temperature": 0.2, "top_p": 0.5, "top_k": 0, "min_p": 0.05, "seed": 3}
+
+    with_stack(tmp_path, {"a": {"echo_sampling": True}}, body)
 
 
 def test_unknown_models_and_full_lines_are_typed(tmp_path: Path) -> None:

@@ -31,7 +31,9 @@ frames: st.SearchStrategy[ToFront] = st.one_of(
     st.builds(Prepared, st.integers(0, 9), st.lists(st.integers(0, 2**20)).map(tuple)),
     st.builds(Fault, st.text(), st.text(), st.none() | st.integers(0, 9)),
     st.builds(Log, st.text(), st.text(), st.dictionaries(st.text(), st.integers(0, 9))),
-    st.builds(Step, st.integers(0, 9), st.floats(0, 9), st.lists(token_outs, max_size=4).map(tuple)),
+    st.builds(
+        Step, st.integers(0, 9), st.floats(0, 9), st.lists(token_outs, max_size=4).map(tuple)
+    ),
 )
 
 

@@ -48,12 +48,14 @@ class SlotTable:
         if not self._line or not self._free:
             return None
         request = self._line[0]
-        cells = len(request.ids) + request.max_tokens
+        best = max(self._free, key=lambda slot: (common(slot.tokens, request.ids), -slot.used_at))
+        # A started slot holds its old tokens until its turn to prefill comes, and llama.cpp
+        # clears idle slots only.
+        cells = max(len(request.ids) + request.max_tokens, len(best.tokens))
         used = sum(slot.cells for slot in self._taken.values())
         if used and used + cells > self._cells:
             return None
         self._line.popleft()
-        best = max(self._free, key=lambda slot: (common(slot.tokens, request.ids), -slot.used_at))
         cached = common(best.tokens, request.ids)
         self._free.remove(best)
         best.tokens, best.cells = request.ids, cells

@@ -47,7 +47,7 @@ def find_openblas() -> OpenBlas | str:
     """Return the installed pieces, or a sentence saying why MLX runs without them."""
     if sys.platform != "linux":
         return "MLX uses the platform's own BLAS here."
-    bundled = _cpu_build()
+    bundled = _installed("mlx-cpu", "mlx_cpu.libs")
     if bundled is None:
         return "The CPU build of MLX (mlx-cpu) is not installed."
     library = _installed("cmeel-openblas", f"cmeel.prefix/lib/{_OPENBLAS}")
@@ -63,19 +63,19 @@ def worker_environment(folder: Path, base: Mapping[str, str] | None = None) -> W
     """Return what to add to the environment of an MLX worker process.
 
     Args:
-        folder: private folder for links to libraries, made when missing; several processes may
-            share it and call this at once.
+        folder: private folder for links to libraries and for compiled kernels, made when
+            missing; several processes may share it and call this at once.
         base: the environment the worker would inherit (default: this process's); its library
             paths and preloads are kept behind ours.
 
     Raises:
         OSError: `folder` cannot be written.
     """
-    variables = dict(_QUIET)
-    if sys.platform == "linux" and _cpu_build() is not None:
-        # Fused CPU kernels are built with g++ while requests wait, and kept in a temporary
-        # folder open to everyone. They gain nothing that could be measured here.
-        variables["MLX_DISABLE_COMPILE"] = "1"
+    kernels = folder.absolute() / "kernels"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    kernels.mkdir(mode=0o700, exist_ok=True)
+    # On a CPU MLX compiles kernels and keeps them here; the usual place is open to everyone.
+    variables = {**_QUIET, "TMPDIR": str(kernels)}
     found = find_openblas()
     if isinstance(found, str):
         return WorkerEnvironment(variables, found)
@@ -83,7 +83,6 @@ def worker_environment(folder: Path, base: Mapping[str, str] | None = None) -> W
     if any(separator in path for path in paths for separator in ":;"):
         return WorkerEnvironment(variables, "A folder name with ':' or ';' bars OpenBLAS.")
     inherited = os.environ if base is None else base
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     _link(folder / _FORTRAN, found.fortran)
     _link(folder / _OPENBLAS, found.library)
     variables |= {
@@ -94,11 +93,6 @@ def worker_environment(folder: Path, base: Mapping[str, str] | None = None) -> W
         "OPENBLAS_NUM_THREADS": inherited.get("OPENBLAS_NUM_THREADS", "1"),
     }
     return WorkerEnvironment(variables, None)
-
-
-def _cpu_build() -> Path | None:
-    """The folder of libraries in MLX's CPU wheel; None for other builds."""
-    return _installed("mlx-cpu", "mlx_cpu.libs")
 
 
 def _installed(distribution: str, member: str) -> Path | None:

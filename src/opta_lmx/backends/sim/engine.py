@@ -1,7 +1,7 @@
 """The simulated engine: every byte of the prompt is a token, and answers are scripted.
 
 Options (`Load.options`): `reply` (text, one token a word), `step_ms`, `prefill_ms_per_token`,
-`load_ms`, and faults: `die_at_step`, `hang_at_step`, `raise_at_step`, `fail_load`,
+`load_ms`, `echo_sampling` (the reply is the sampling as JSON), and faults: `die_at_step`, `hang_at_step`, `raise_at_step`, `fail_load`,
 `hang_template`. Zero or absent turns a fault off.
 """
 
@@ -41,6 +41,7 @@ class SimOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     fail_load: str = ""
     hang_template: bool = False
     tool_dialect: str = "hermes"
+    echo_sampling: bool = False
 
 
 class SimTexts:
@@ -100,7 +101,10 @@ class SimEngine:
 
     def submit(self, request: Submit) -> None:
         """Begin a row."""
-        words = [word + " " for word in self._options.reply.split()]
+        reply = self._options.reply
+        if self._options.echo_sampling:
+            reply = msgspec.json.encode(request.sampling).decode()
+        words = [word + " " for word in reply.split()]
         self._rows[request.id] = _Row(request, words)
 
     def cancel(self, request: Cancel) -> None:

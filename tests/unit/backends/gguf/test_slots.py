@@ -119,3 +119,14 @@ def test_common_prefix(left: tuple[int, ...], right: tuple[int, ...]) -> None:
     assert left[shared : shared + 1] != right[shared : shared + 1] or shared == min(
         len(left), len(right)
     )
+
+
+def test_what_a_slot_still_holds_counts_until_it_is_overwritten() -> None:
+    table = SlotTable(2, 100)
+    table.add(submit(1, (1,) * 80))
+    start(table)
+    table.release(1, [])
+    table.add(submit(2, (1, 5), 10))
+    table.add(submit(3, (7,) * 20, 5))
+    assert start(table)[0] == 2, "it runs on the slot that still holds 80 tokens"
+    assert table.start() is None
