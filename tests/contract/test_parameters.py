@@ -1,7 +1,6 @@
 """Sampling fields do what they say, on both engines, over HTTP."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest

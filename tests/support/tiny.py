@@ -238,12 +238,18 @@ def _make_gguf(out: Path) -> None:
 
 
 def write_gguf(
-    path: Path, *, pre: str = "gpt-2", sentencepiece: bool = False, **extra: float | str
+    path: Path,
+    *,
+    architecture: str = "llama",
+    pre: str = "gpt-2",
+    sentencepiece: bool = False,
+    **extra: float | str,
 ) -> None:
     """Write the tiny Llama as GGUF.
 
     Args:
         path: the file to make.
+        architecture: what it claims to be.
         pre: llama.cpp's name of the pre-tokenizer.
         sentencepiece: bring a SentencePiece-style vocabulary with a space prefix instead.
         extra: further header values, their dots written as two underscores.
@@ -252,7 +258,7 @@ def write_gguf(
     from safetensors.numpy import load_file
 
     llama = tiny_llama()
-    writer = gguf.GGUFWriter(path, "llama")
+    writer = gguf.GGUFWriter(path, architecture)
     writer.add_name("tiny-llama")
     writer.add_context_length(CONTEXT)
     writer.add_embedding_length(_HIDDEN)

@@ -195,7 +195,7 @@ def test_a_death_before_the_first_byte_is_a_500_in_the_envelope(server: LiveServ
             "max_tokens",
         ),
         (
-            b'{"model": "m", "messages": [{"role": "user", "content": "x"}], "logit_bias": {"1": 5}}',
+            b'{"model": "m", "messages": [{"role": "user", "content": "x"}], "logit_bias": {"1": 5}}',  # noqa: E501  (one body)
             400,
             "logit_bias",
         ),

@@ -54,13 +54,18 @@ class Holder:
     """The child's end: engines by number."""
 
     def __init__(self) -> None:
-        self._engines: list[tuple[Engine, Texts, list[ToFront]]] = []
+        self._engines: dict[int, tuple[Engine, Texts, list[ToFront]]] = {}
+        self._count = 0
 
     def load(self, spec: Load) -> tuple[int, Any, list[ToFront]]:
         engine, frames = create(), list[ToFront]()
         ready, texts = engine.load(spec, frames.append)
-        self._engines.append((engine, texts, frames))
-        return len(self._engines) - 1, ready, self._taken(frames)
+        self._count += 1
+        self._engines[self._count] = engine, texts, frames
+        return self._count, ready, self._taken(frames)
+
+    def unload(self, number: int) -> None:
+        del self._engines[number]
 
     def command(self, number: int, name: str, frame: Any) -> tuple[bool, list[ToFront]]:
         engine, _, frames = self._engines[number]

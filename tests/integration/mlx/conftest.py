@@ -67,6 +67,10 @@ class Driver:
     def tune(self, stall_target_ms: int) -> None:
         self._command("tune", Tune(stall_target_ms))
 
+    def unload(self) -> None:
+        """Give the model's memory back."""
+        self._child.call("unload", self._number)
+
     def prepare(self, prompt: Prompt) -> tuple[int, ...]:
         prepared: PreparedPrompt = self._child.call("prepare", self._number, prompt)
         return prepared.ids

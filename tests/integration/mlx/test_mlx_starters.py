@@ -76,8 +76,10 @@ def llama_cpp(name: str) -> Iterator[GgufChild]:
 
 
 @pytest.fixture(scope="module")
-def mlx(child: Child, name: str) -> Driver:
-    return Driver(child, converted(name), slots=2)
+def mlx(child: Child, name: str) -> Iterator[Driver]:
+    driver = Driver(child, converted(name), slots=2)
+    yield driver
+    driver.unload()
 
 
 def test_tokens_are_those_of_llama_cpp(name: str, llama_cpp: GgufChild) -> None:

@@ -1,8 +1,8 @@
 """The simulated engine: every byte of the prompt is a token, and answers are scripted.
 
-Options (`Load.options`): `reply` (text, one token a word), `step_ms`, `prefill_ms_per_token`,
-`load_ms`, `echo_sampling` (the reply is the sampling as JSON), and faults: `die_at_step`, `hang_at_step`, `raise_at_step`, `fail_load`,
-`hang_template`. Zero or absent turns a fault off.
+Options (`Load.options`): `reply` (text, one token a word), `echo_sampling` (the reply is the
+sampling as JSON), `step_ms`, `prefill_ms_per_token`, `load_ms`, and faults: `die_at_step`,
+`hang_at_step`, `raise_at_step`, `fail_load`, `hang_template`. Zero or absent turns a fault off.
 """
 
 import os

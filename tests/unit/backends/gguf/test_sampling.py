@@ -4,11 +4,13 @@ import pytest
 
 from opta_lmx.backends.frames import Submit
 from opta_lmx.backends.gguf.sampling import completion_body
-from opta_lmx.core.types import DEFAULT_SAMPLING, SamplingParams
+from opta_lmx.core.types import SamplingParams
+
+NEUTRAL = SamplingParams(temperature=1.0, top_p=1.0, top_k=0, min_p=0.0)
 
 
 def body(top_logprobs: int | None = None, **sampling: float) -> dict[str, object]:
-    params = SamplingParams(**sampling).resolve(DEFAULT_SAMPLING)  # type: ignore[arg-type]
+    params = SamplingParams(**sampling).resolve(NEUTRAL)  # type: ignore[arg-type]
     request = Submit(1, (5, 6), params, 7, top_logprobs)
     return completion_body(request, 3, cache_prompt=False, markers=("<tool_call>",))
 
