@@ -72,10 +72,13 @@ class Planner:
                 await convert(self.store, entry)
             return load
 
+        log_name = hashlib.sha256(ref.encode()).hexdigest()[:8]
         environment = {}
         if backend == "mlx":
-            environment = worker_environment(runtime_dir(self._home) / "lib").variables
-        log_name = hashlib.sha256(ref.encode()).hexdigest()[:8]
+            # One folder a model: MLX keeps compiled kernels there, and two workers that compile
+            # the same kernel for the first time must not meet.
+            folder = self._home / "cache" / f"mlx-{log_name}"
+            environment = worker_environment(folder).variables
         return Plan(
             ref=self.canonical(ref),
             backend=backend,

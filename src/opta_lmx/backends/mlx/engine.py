@@ -38,19 +38,24 @@ class MlxEngine:
         emit(Announce("import", _IMPORT_S))
         try:
             from opta_lmx.backends.mlx import loader
-        except (ImportError, OSError) as error:
+        except ImportError as error:
             message = f"MLX cannot be imported ({error}); install opta-lmx[mlx]"
             raise LoadError(message, "missing_extra") from error
+        except (OSError, ValueError) as error:  # mlx-lm changes the limit of open files
+            raise LoadError(f"MLX cannot be imported: {error}") from error
         options = loader.read_options(spec.options)
         path = Path(spec.path)
         emit(Announce("load", _load_s(path)))
         loaded = loader.load(path, options)
         template = _template(spec, loaded)
         emit(Announce("warm-up", _WARM_UP_S))
-        self._batch = _make_batch(spec, loaded)
-        _warm_up(self._batch)
+        try:
+            self._batch = _make_batch(spec, loaded)
+            _warm_up(self._batch)
+            ready = _ready(self._batch, loaded, template, options)
+        except loader.LOAD_ERRORS as error:
+            raise LoadError(f"the model does not run: {error}") from error
         self._batch.emit = emit
-        ready = _ready(self._batch, loaded, template, options)
         # What loading left behind lives as long as the process: not worth scanning again.
         gc.collect()
         gc.freeze()

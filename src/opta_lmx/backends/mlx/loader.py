@@ -17,11 +17,11 @@ from opta_lmx.backends.text.tokenizer import HfTokenizer
 
 _DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
 
-# What a damaged or hostile folder makes mlx and mlx-lm raise.
-_LOAD_ERRORS = (
+LOAD_ERRORS = (
     *(ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, MemoryError),
     *(NotImplementedError, OSError, RecursionError, RuntimeError, TypeError, ValueError),
 )
+"""What a damaged or hostile folder makes mlx and mlx-lm raise."""
 
 
 class MlxOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -66,7 +66,7 @@ def load(path: Path, options: MlxOptions) -> LoadedModel:
         if dtype is not None:
             model.set_dtype(dtype)
         mx.eval(model.parameters())
-    except _LOAD_ERRORS as error:
+    except LOAD_ERRORS as error:
         # The folder's own path is of no use to a caller.
         reason = str(error).replace(f"{path}/", "").replace(str(path), "the model folder")
         raise LoadError(f"the weights cannot be loaded: {reason}") from error

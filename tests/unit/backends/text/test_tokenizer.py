@@ -1,11 +1,13 @@
 """Pieces of tokens join to the exact text, whatever way a vocabulary spells bytes and spaces."""
 
+import inspect
 import json
 import shutil
 from functools import cache
 from pathlib import Path
 
 import pytest
+import sentencepiece
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
@@ -101,6 +103,29 @@ def test_knows_its_end_of_text_ids(tmp_path: Path) -> None:
     assert (tokenizer.bos_token, tokenizer.vocab_size) == ("", VOCAB)
     assert tokenizer.has_token("<|im_start|>")
     assert not tokenizer.has_token("<start_of_turn>")
+
+
+def test_a_sentencepiece_model_alone_is_enough(tmp_path: Path) -> None:
+    (tmp_path / "corpus").write_text(inspect.getsource(inspect))
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(tmp_path / "corpus"),
+        model_prefix=str(tmp_path / "tokenizer"),
+        vocab_size=500,
+        model_type="bpe",
+        byte_fallback=True,
+        minloglevel=2,
+    )
+    config = {"tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config | {"add_bos_token": True}))
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    tokenizer = HfTokenizer.from_folder(tmp_path)
+    reference = sentencepiece.SentencePieceProcessor(str(tmp_path / "tokenizer.model"))
+    text = "def main(): return 'naïve 日'"
+    first, *rest = tokenizer.encode(text, add_special=False)
+    assert [first, *rest] == reference.encode(text)
+    assert tokenizer.first_piece(first) + b"".join(map(tokenizer.piece, rest)) == text.encode()
+    assert tokenizer.encode(text, add_special=True)[0] == reference.bos_id()
+    assert tokenizer.eos_ids == {reference.eos_id()}
 
 
 def test_a_folder_cannot_ask_for_truncation(tmp_path: Path) -> None:
