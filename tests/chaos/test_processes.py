@@ -26,14 +26,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("home")
     store = ModelStore(folder / "models")
     store.sweep()
-    store.add(_gguf_file(), "tiny-gguf")
+    store.add(tiny_gguf(), "tiny-gguf")
     store.add(tiny_llama(), "tiny-mlx")
     return folder
-
-
-def _gguf_file() -> Path:
-    path = tiny_gguf()
-    return path if path.is_file() else next(path.glob("*.gguf"))
 
 
 def _body(model: str, **fields: Any) -> dict[str, Any]:

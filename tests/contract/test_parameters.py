@@ -17,8 +17,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     home = tmp_path_factory.mktemp("home")
     store = ModelStore(home / "models")
     store.sweep()
-    gguf = tiny_gguf()
-    store.add(gguf if gguf.is_file() else next(gguf.glob("*.gguf")), "tiny-gguf")
+    store.add(tiny_gguf(), "tiny-gguf")
     store.add(tiny_llama(), "tiny-mlx")
     arguments = [word for model in MODELS for word in ("--model", model)]
     with running_server(home, *arguments, LMX_ENGINE__THREADS="1") as running:

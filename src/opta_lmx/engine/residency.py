@@ -69,12 +69,11 @@ class Engine:
 
     def runtime(self, ref: str) -> ModelRuntime:
         """The model's runtime, loading it if allowed. Raises MODEL_NOT_FOUND."""
-        runtime = self._runtimes.get(ref)
-        if runtime is None:
-            runtime = self._runtimes.get(self.resolver.canonical(ref))
+        runtime = self.find(ref)
         if runtime is not None:
             return runtime
         if not self._options.load_on_demand:
+            self.resolver.canonical(ref)
             raise LmxError(
                 ErrorKind.MODEL_NOT_FOUND,
                 f"Model '{ref}' is not loaded and loading on demand is off.",
@@ -93,7 +92,7 @@ class Engine:
 
     async def load(self, ref: str) -> ModelRuntime:
         """Load a model, or join the loading under way; return when it serves."""
-        runtime = self._runtimes.get(self.resolver.canonical(ref)) or self._start(ref)
+        runtime = self.find(ref) or self._start(ref)
         try:
             await runtime.until_ready()
         except LmxError:
@@ -104,7 +103,7 @@ class Engine:
 
     async def unload(self, ref: str) -> None:
         """End the model's worker; running requests get a typed error. Raises if not loaded."""
-        runtime = self._runtimes.get(ref) or self._runtimes.get(self.resolver.canonical(ref))
+        runtime = self.find(ref)
         if runtime is None:
             raise LmxError(
                 ErrorKind.MODEL_NOT_FOUND,

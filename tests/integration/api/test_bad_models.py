@@ -11,11 +11,6 @@ from tests.support.process import running_server
 from tests.support.tiny import tiny_gguf, tiny_llama
 
 
-def _gguf() -> Path:
-    path = tiny_gguf()
-    return path if path.is_file() else next(path.glob("*.gguf"))
-
-
 def _overwrite_tail(path: Path) -> None:
     """Keep the size and the header, lose the rest."""
     size = path.stat().st_size
@@ -40,8 +35,8 @@ def _copy(source: Path, folder: Path) -> Path:
 def test_damaged_models_are_refused_and_the_server_lives(tmp_path: Path) -> None:
     store = ModelStore(tmp_path / "models")
     store.sweep()
-    _register(store, _gguf(), "good")
-    _overwrite_tail(_register(store, _gguf(), "spoilt-gguf"))
+    _register(store, tiny_gguf(), "good")
+    _overwrite_tail(_register(store, tiny_gguf(), "spoilt-gguf"))
     _overwrite_tail(_register(store, tiny_llama(), "spoilt-mlx") / "model.safetensors")
     cut = _register(store, tiny_llama(), "cut-mlx") / "model.safetensors"
     with cut.open("r+b") as file:
