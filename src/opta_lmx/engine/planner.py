@@ -111,8 +111,10 @@ class Planner:
             return "mlx"
         if choice == "gguf":
             return "gguf"
-        mlx_here = registry.has_accelerator() and not registry.missing_modules("mlx")
-        return "mlx" if mlx_here or registry.missing_modules("gguf") else "gguf"
+        if registry.missing_modules("mlx"):
+            return "gguf"
+        alone = bool(registry.missing_modules("gguf"))
+        return "mlx" if alone or registry.has_accelerator() else "gguf"
 
     def _backend(self, entry: ModelEntry, asked: str | None) -> BackendName:
         if asked is None:
