@@ -1,7 +1,7 @@
 """The frame protocol between the front and one worker: msgpack structs behind a 4-byte length.
 
 Front to worker: `Load` (first and once), `Prepare`, `Submit`, `Cancel`, `Tune`.
-Worker to front: `Ready`, `Prepared`, `Announce`, `Step`, `Released`, `Fault`, `Log`.
+Worker to front: `Ready`, `Preparing`, `Prepared`, `Announce`, `Step`, `Released`, `Fault`, `Log`.
 Closing the socket ends the worker.
 """
 
@@ -85,12 +85,22 @@ class Ready(msgspec.Struct, tag=True, frozen=True):
     engine: str = ""
 
 
+class Preparing(msgspec.Struct, tag=True, frozen=True):
+    """The text thread has begun with this prompt."""
+
+    id: int
+
+
 class Prepared(msgspec.Struct, tag=True, frozen=True):
-    """The exact prompt tokens; `cuts` are offsets at which turns start; or an `error` text."""
+    """The exact prompt tokens; `cuts` are offsets at which turns start; or an `error` text.
+
+    `at_least` is set instead for a prompt so long that counting it exactly is not worth it.
+    """
 
     id: int
     ids: tuple[int, ...] = ()
     cuts: tuple[int, ...] = ()
+    at_least: int = 0
     error: str | None = None
 
 
@@ -160,7 +170,7 @@ class Log(msgspec.Struct, tag=True, frozen=True):
 
 
 ToWorker = Load | Prepare | Submit | Cancel | Tune
-ToFront = Ready | Prepared | Announce | Step | Released | Fault | Log
+ToFront = Ready | Preparing | Prepared | Announce | Step | Released | Fault | Log
 
 _encoder = msgspec.msgpack.Encoder()
 to_worker_decoder: msgspec.msgpack.Decoder[ToWorker] = msgspec.msgpack.Decoder(ToWorker)

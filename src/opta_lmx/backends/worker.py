@@ -23,6 +23,7 @@ from opta_lmx.backends.frames import (
     Load,
     Prepare,
     Prepared,
+    Preparing,
     Released,
     Step,
     Submit,
@@ -34,10 +35,13 @@ from opta_lmx.backends.frames import (
 )
 from opta_lmx.backends.protocol import Engine, LoadError, TextError, Texts
 from opta_lmx.backends.registry import create_engine
+from opta_lmx.core.types import Prompt
 
 _RECEIVE_BYTES = 1 << 18
 _LOAD_FAILED_EXIT = 3
 _STEP_FAILED_EXIT = 4
+LONGEST_PIECE = 128
+"""Bytes no token exceeds: a prompt longer than this many times the window cannot fit."""
 
 
 class Outbox:
@@ -74,6 +78,37 @@ class Outbox:
                 self._sock.sendall(b"".join(parts))
 
 
+class TextQueue:
+    """Prompts waiting for the text thread; one whose client has gone is withdrawn."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[int, Prepare] = {}
+        self._changed = threading.Condition()
+
+    def put(self, request: Prepare) -> None:
+        """Add a prompt."""
+        with self._changed:
+            self._waiting[request.id] = request
+            self._changed.notify()
+
+    def get(self) -> Prepare:
+        """Take the oldest prompt, waiting for one."""
+        with self._changed:
+            while not self._waiting:
+                self._changed.wait()
+            return self._waiting.pop(next(iter(self._waiting)))
+
+    def withdraw(self, request: int) -> bool:
+        """Forget a prompt; False when it is not waiting here."""
+        with self._changed:
+            return self._waiting.pop(request, None) is not None
+
+
+def prompt_length(prompt: Prompt) -> int:
+    """Characters of a prompt before its template adds to them; 0 for one given as tokens."""
+    return len(prompt.text or "") + sum(len(message.content) for message in prompt.messages)
+
+
 class Worker:
     """Moves frames between the socket, the engine and the text thread."""
 
@@ -81,7 +116,7 @@ class Worker:
         self._sock = sock
         self._out = Outbox(sock)
         self._commands: queue.SimpleQueue[ToWorker] = queue.SimpleQueue()
-        self._texts: queue.SimpleQueue[Prepare] = queue.SimpleQueue()
+        self._texts = TextQueue()
 
     def run(self) -> NoReturn:
         """Load the model named by the first frame, then serve until the socket ends."""
@@ -97,7 +132,9 @@ class Worker:
         except Exception as error:  # noqa: BLE001  (boundary: any failure to load is told, then exit)
             traceback.print_exc()
             self._fail(f"{type(error).__name__}: {error}", "load_failed", _LOAD_FAILED_EXIT)
-        threading.Thread(target=self._prepare, args=(texts,), name="text", daemon=True).start()
+        threading.Thread(
+            target=self._prepare, args=(texts, ready.context), name="text", daemon=True
+        ).start()
         self._out.emit(ready)
         self._serve(engine)
 
@@ -137,14 +174,19 @@ class Worker:
                     frame = to_worker_decoder.decode(body)
                     if isinstance(frame, Prepare):
                         self._texts.put(frame)
-                    else:
+                    elif not (isinstance(frame, Cancel) and self._texts.withdraw(frame.id)):
                         self._commands.put(frame)
         finally:
             _leave(0)
 
-    def _prepare(self, texts: Texts) -> None:
+    def _prepare(self, texts: Texts, context: int) -> None:
         while True:
             request = self._texts.get()
+            least = prompt_length(request.prompt) // LONGEST_PIECE
+            if least > context:
+                self._out.emit(Prepared(request.id, at_least=least))
+                continue
+            self._out.emit(Preparing(request.id))
             try:
                 prompt = texts.prepare(request.prompt)
                 answer = Prepared(request.id, prompt.ids, prompt.cuts)
@@ -157,6 +199,7 @@ class Worker:
 
     def _fail(self, message: str, code: str, status: int) -> NoReturn:
         try:
+            self._out.end_step(None)
             self._out.emit(Fault(message, code))
         finally:
             _leave(status)

@@ -50,6 +50,16 @@ class LmxError(Exception):
         self.param = param
         self.retry_after = retry_after
 
+    def again(self) -> "LmxError":
+        """The same error as a new exception: one that is raised twice keeps every traceback."""
+        return LmxError(
+            self.kind,
+            self.message,
+            code=self.code,
+            param=self.param,
+            retry_after=self.retry_after,
+        )
+
 
 def invalid(message: str, *, param: str | None = None, code: str | None = None) -> LmxError:
     """Build the commonest error: the request itself is wrong."""

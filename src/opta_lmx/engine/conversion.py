@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 
 from opta_lmx.core.errors import ErrorKind, LmxError
+from opta_lmx.engine.settle import settle
 from opta_lmx.models.store import ModelEntry, ModelStore
 
 
@@ -19,12 +20,18 @@ async def convert(store: ModelStore, entry: ModelEntry) -> None:
     """
     if store.has_conversion(entry.name):
         return
-    work = await asyncio.to_thread(store.begin_conversion, entry.name)
+    begun: list[Path] = []
+
+    def begin() -> None:
+        begun.append(store.begin_conversion(entry.name))
+
     try:
-        await _run_converter(entry.path, work)
-        await asyncio.to_thread(store.finish_conversion, entry.name, work)
+        await settle(asyncio.to_thread(begin))
+        await _run_converter(entry.path, begun[0])
+        await settle(asyncio.to_thread(store.finish_conversion, entry.name, begun[0]))
     finally:
-        await asyncio.to_thread(store.abandon, work)
+        for work in begun:
+            await asyncio.to_thread(store.abandon, work)
 
 
 async def _run_converter(source: Path, target: Path) -> None:

@@ -7,6 +7,7 @@ import socket
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import BinaryIO
 
 from opta_lmx.backends.frames import ToFront
 from opta_lmx.engine.link import WorkerLink
@@ -39,10 +40,6 @@ class WorkerProcess:
         self.link.close()
         await asyncio.wait_for(self._process.wait(), _KILL_WAIT_S)
 
-    async def wait(self) -> int:
-        """Wait for the process to end by itself; return its status."""
-        return await self._process.wait()
-
 
 def resident_bytes(pid: int) -> int | None:
     """Memory a process has resident, where the kernel tells (Linux); else None."""
@@ -60,7 +57,9 @@ async def start_worker(
     on_frame: Callable[[ToFront], None],
     on_lost: Callable[[], None],
 ) -> WorkerProcess:
-    """Start a worker. Its standard output and error go to `log_file`, truncated first.
+    """Start a worker. Its standard output and error go to `log_file`.
+
+    The file of the worker before it is kept once, with `.1` at its name's end.
 
     Args:
         environment: variables added to ours.
@@ -84,8 +83,7 @@ async def start_worker(
 async def _spawn(
     theirs: socket.socket, environment: Mapping[str, str], log_file: Path
 ) -> asyncio.subprocess.Process:
-    log_file.parent.mkdir(parents=True, exist_ok=True)
-    with log_file.open("wb") as log:
+    with _fresh_log(log_file) as log:
         return await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
@@ -98,3 +96,10 @@ async def _spawn(
             pass_fds=[theirs.fileno()],
             env={**os.environ, **environment},
         )
+
+
+def _fresh_log(path: Path) -> BinaryIO:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileNotFoundError):
+        path.replace(path.with_name(f"{path.name}.1"))
+    return path.open("wb")

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import contextvars
+import functools
 from collections.abc import Callable
 from typing import Protocol
 
@@ -93,12 +95,7 @@ class Engine:
     async def load(self, ref: str) -> ModelRuntime:
         """Load a model, or join the loading under way; return when it serves."""
         runtime = self.find(ref) or self._start(ref)
-        try:
-            await runtime.until_ready()
-        except LmxError:
-            if runtime.state is ModelState.FAILED:
-                await self._forget(runtime)
-            raise
+        await runtime.until_ready()
         return runtime
 
     async def unload(self, ref: str) -> None:
@@ -111,16 +108,16 @@ class Engine:
                 code="model_not_loaded",
                 param="model",
             )
-        await self._forget(runtime)
+        await self._forget(runtime, _unloaded(runtime.plan.ref))
 
     def status(self) -> list[ModelStatus]:
         """Every loaded model, oldest first."""
         return [_status(runtime) for runtime in self._runtimes.values()]
 
     async def close(self) -> None:
-        """End every worker."""
+        """End every worker; what still runs is told that the server stops."""
         for runtime in list(self._runtimes.values()):
-            await self._forget(runtime)
+            await self._forget(runtime, _stopping())
 
     def _start(self, ref: str) -> ModelRuntime:
         plan = self.resolver.plan(ref)
@@ -129,27 +126,43 @@ class Engine:
             plan, line, self._options.restart_policy(), self._options.limits, self._ports
         )
         self._runtimes[plan.ref] = runtime
-        task = asyncio.create_task(runtime.run(), name=f"model {plan.ref}")
+        # An empty context: the model's log lines belong to no single request.
+        task = asyncio.create_task(
+            runtime.run(), name=f"model {plan.ref}", context=contextvars.Context()
+        )
         self._tasks[plan.ref] = task
-        task.add_done_callback(lambda _: self._ended(runtime))
+        task.add_done_callback(functools.partial(self._ended, runtime))
         return runtime
 
-    def _ended(self, runtime: ModelRuntime) -> None:
+    def _ended(self, runtime: ModelRuntime, task: asyncio.Task[None]) -> None:
         """A model that could not be loaded is forgotten, so the next request tries afresh."""
-        task = self._tasks.get(runtime.plan.ref)
-        if task is not None and not task.cancelled() and (cause := task.exception()) is not None:
+        if not task.cancelled() and (cause := task.exception()) is not None:
             runtime.fail(cause)
         if runtime.state is ModelState.FAILED:
-            self._runtimes.pop(runtime.plan.ref, None)
-            self._tasks.pop(runtime.plan.ref, None)
+            self._drop(runtime)
 
-    async def _forget(self, runtime: ModelRuntime) -> None:
-        self._runtimes.pop(runtime.plan.ref, None)
-        task = self._tasks.pop(runtime.plan.ref, None)
-        runtime.retire()
+    def _drop(self, runtime: ModelRuntime) -> asyncio.Task[None] | None:
+        """Take a runtime off the books, unless another of its name has taken its place."""
+        ref = runtime.plan.ref
+        if self._runtimes.get(ref) is not runtime:
+            return None
+        del self._runtimes[ref]
+        return self._tasks.pop(ref, None)
+
+    async def _forget(self, runtime: ModelRuntime, reason: LmxError) -> None:
+        task = self._drop(runtime)
+        runtime.retire(reason)
         if task is not None:
             task.cancel()
             await asyncio.wait([task])
+
+
+def _unloaded(ref: str) -> LmxError:
+    return LmxError(ErrorKind.UNAVAILABLE, f"Model '{ref}' was unloaded.", code="model_unloaded")
+
+
+def _stopping() -> LmxError:
+    return LmxError(ErrorKind.UNAVAILABLE, "The server is shutting down.", code="draining")
 
 
 def _status(runtime: ModelRuntime) -> ModelStatus:

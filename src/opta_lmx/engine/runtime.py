@@ -12,10 +12,15 @@ from opta_lmx.core.clock import Clock
 from opta_lmx.core.errors import ErrorKind, LmxError
 from opta_lmx.core.telemetry import Telemetry
 from opta_lmx.core.types import Prompt, SamplingParams
+from opta_lmx.engine.settle import settle
 from opta_lmx.engine.stream import TokenStream
+from opta_lmx.engine.turns import Turns
 from opta_lmx.engine.worker import WatchdogLimits, WorkerHandle, worker_died
 from opta_lmx.scheduling.line import WaitingLine
 from opta_lmx.scheduling.retry import RestartPolicy
+
+_WATCH_S = 0.25
+_QUARANTINE_RETRY_S = 60.0
 
 
 class ModelState(StrEnum):
@@ -83,8 +88,7 @@ class ModelRuntime:
         self.restarts = 0
         self.worker: WorkerHandle | None = None
         self.ready: Ready | None = None
-        self._turns: dict[int, asyncio.Future[None]] = {}
-        self._began: dict[int, float] = {}
+        self._turns = Turns(line, self._clock)
         self._usable = asyncio.Event()
         self._crashed = asyncio.Event()
         self._quarantine: LmxError | None = None
@@ -107,19 +111,42 @@ class ModelRuntime:
         except LmxError as error:
             self._end(ModelState.FAILED, error)
         finally:
-            await self._stop_worker()
+            await settle(self._stop_worker())
 
     async def _live_once(self) -> bool:
         """Run one worker until it dies; True when it should be started again."""
         self._crashed.clear()
         load = await self.plan.prepare()
-        began = self._clock.monotonic()
-        self.worker = WorkerHandle(
-            load, self._clock, self._telemetry, self._on_released, self._on_death
+        worker = self.worker = WorkerHandle(
+            load, self._clock, self._telemetry, self._turns.released, self._on_death
         )
         try:
+            self.ready = await self._start(worker)
+        except LmxError as error:
+            if self.ready is None or worker.refused:
+                raise
+            self._log_end(worker, error.message)
+            await self._stop_worker()
+            return True
+        worker.tune(Tune(self._limits.stall_target_ms))
+        self.line.set_slots(self.ready.slots)
+        self.state = ModelState.READY
+        self._usable.set()
+        self._turns.resume()
+        self._telemetry.log("info", "model ready", model=self.plan.ref, engine=self.ready.engine)
+        reason = await self._watch(worker)
+        await self._stop_worker()
+        self._log_end(worker, reason)
+        if self._quarantine is not None:
+            self._end(ModelState.QUARANTINED, self._quarantine)
+            return False
+        return True
+
+    async def _start(self, worker: WorkerHandle) -> Ready:
+        began = self._clock.monotonic()
+        try:
             async with asyncio.timeout(self._limits.load_timeout_s):
-                self.ready = await self.worker.start(self.plan.environment, self.plan.log_file)
+                ready = await worker.start(self.plan.environment, self.plan.log_file)
         except TimeoutError:
             raise LmxError(
                 ErrorKind.UNAVAILABLE,
@@ -132,55 +159,55 @@ class ModelRuntime:
                 f"The worker of model '{self.plan.ref}' cannot start: {error}",
                 code="load_failed",
             ) from None
-        self._telemetry.observe(
-            "model_load_seconds", self._clock.monotonic() - began, model=self.plan.ref
-        )
-        self.worker.tune(Tune(self._limits.stall_target_ms))
-        self.line.set_slots(self.ready.slots)
-        self.state = ModelState.READY
-        self._usable.set()
-        self._telemetry.log("info", "model ready", model=self.plan.ref, engine=self.ready.engine)
-        await self._watch(self.worker)
-        await self._stop_worker()
-        if self._quarantine is not None:
-            self._end(ModelState.QUARANTINED, self._quarantine)
-            return False
-        return True
+        took = self._clock.monotonic() - began
+        self._telemetry.observe("model_load_seconds", took, model=self.plan.ref)
+        return ready
 
-    async def _watch(self, worker: WorkerHandle) -> None:
-        """Return when the worker has died or had to be killed."""
+    async def _watch(self, worker: WorkerHandle) -> str:
+        """Return, with the reason, when the worker has died or must be killed."""
         while not self._crashed.is_set():
             try:
-                async with asyncio.timeout(0.25):
+                async with asyncio.timeout(_WATCH_S):
                     await self._crashed.wait()
             except TimeoutError:
                 if worker.overdue(self._limits.watchdog):
-                    self._telemetry.log("error", "engine stalled", model=self.plan.ref)
-                    return
+                    return "stalled"
+        return "template did not end" if self._quarantine is not None else "died"
 
     def _on_death(self) -> None:
         """The worker is gone: everyone in it, or waiting for it, is told now."""
-        self._usable.clear()
-        self.line.clear_running()
-        self._began.clear()
-        for turn in self._turns.values():
-            if not turn.done():
-                turn.set_exception(self.error or worker_died(self.plan.ref))
         if self.state is ModelState.READY:
+            self._usable.clear()
             self.state = ModelState.RESTARTING
-            self._telemetry.log("error", "worker died", model=self.plan.ref)
+        self._turns.suspend(self._reason or worker_died(self.plan.ref))
         self._crashed.set()
+
+    @property
+    def _reason(self) -> LmxError | None:
+        return self.error or self._quarantine
+
+    def _log_end(self, worker: WorkerHandle, reason: str) -> None:
+        self._telemetry.log(
+            "error",
+            "worker ended",
+            model=self.plan.ref,
+            reason=reason,
+            exit_status=worker.exit_status,
+            log=str(self.plan.log_file),
+        )
 
     def _crash_loop_error(self) -> LmxError:
         return LmxError(
             ErrorKind.UNAVAILABLE,
             f"Model '{self.plan.ref}' keeps crashing and is quarantined; unload and load it again.",
             code="model_quarantined",
+            retry_after=_QUARANTINE_RETRY_S,
         )
 
     def _end(self, state: ModelState, error: LmxError) -> None:
         self.state = state
         self.error = error
+        self._turns.close(error)
         self._usable.set()
         self._telemetry.log(
             "error", "model out of service", model=self.plan.ref, reason=error.message
@@ -193,19 +220,18 @@ class ModelRuntime:
             LmxError(ErrorKind.INTERNAL, f"Model '{self.plan.ref}' failed: {cause}"),
         )
 
-    def retire(self) -> None:
-        """The model is being unloaded: whoever waits for it is told."""
-        error = LmxError(
-            ErrorKind.UNAVAILABLE, f"Model '{self.plan.ref}' was unloaded.", code="model_unloaded"
-        )
-        self.state, self.error = ModelState.UNLOADED, error
+    def retire(self, reason: LmxError) -> None:
+        """The model is being unloaded: whoever waits for it is told, unless told worse before."""
+        if self.error is None:
+            self.state, self.error = ModelState.UNLOADED, reason
+        self._turns.close(self.error)
         self._usable.set()
 
     async def _stop_worker(self) -> None:
         """End and reap the worker; called again after a cancellation, it finishes the job."""
         worker = self.worker
         if worker is not None:
-            await worker.kill(self.error)
+            await worker.kill(self._reason)
             self.worker = None
 
     # --- use ------------------------------------------------------------------
@@ -214,7 +240,7 @@ class ModelRuntime:
         """Wait until requests can be prepared. Raises what put the model out of service."""
         await self._usable.wait()
         if self.error is not None:
-            raise self.error
+            raise self.error.again()
         assert self.ready is not None
         return self.ready
 
@@ -222,66 +248,37 @@ class ModelRuntime:
         """Render and tokenize; a template that never ends quarantines the model."""
         worker = self._living()
         try:
-            async with asyncio.timeout(self._limits.prepare_timeout_s):
-                return await worker.prepare(ticket, prompt)
+            return await worker.prepare(ticket, prompt, self._limits.prepare_timeout_s)
         except TimeoutError:
             self._quarantine = LmxError(
                 ErrorKind.UNAVAILABLE,
                 f"The chat template of model '{self.plan.ref}' did not finish within "
                 f"{self._limits.prepare_timeout_s:g} s; the model is quarantined.",
                 code="model_quarantined",
+                retry_after=_QUARANTINE_RETRY_S,
             )
             self._crashed.set()
-            raise self._quarantine from None
+            raise self._quarantine.again() from None
 
     async def turn(self, ticket: int) -> None:
-        """Wait in line until a slot is granted to this ticket."""
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._turns[ticket] = future
-        self.line.mark_ready(ticket)
-        self._grant()
-        try:
-            await future
-        except BaseException:
-            if future.done() and not future.cancelled() and future.exception() is None:
-                self._on_released(ticket)
-            raise
-        finally:
-            self._turns.pop(ticket, None)
+        """Wait in line until a slot is granted to this ticket. Raises what ended the wait."""
+        await self._turns.wait(ticket)
 
     def submit(self, request: Submit) -> TokenStream:
         """Start generating on the slot granted to `request.id`."""
-        self._began[request.id] = self._clock.monotonic()
         return self._living().submit(request)
 
-    def cancel(self, ticket: int, keep: int | None = None) -> None:
-        """Stop a request; its slot returns when the worker has released it."""
-        if self.worker is not None and not self.worker.dead:
-            self.worker.cancel(ticket, keep)
-
     def leave(self, ticket: int, *, keep: int | None = None, submitted: bool) -> None:
-        """The client's side of a request is over before its last token was produced."""
-        self.line.leave(ticket)
-        if submitted:
-            self.cancel(ticket, keep)
-        else:
-            self._on_released(ticket)
+        """The client's side of a request is over before its last token was produced.
+
+        A submitted request is stopped, and its slot returns when the worker has released it.
+        """
+        if not submitted:
+            self._turns.leave(ticket)
+        elif self.worker is not None and not self.worker.dead:
+            self.worker.cancel(ticket, keep)
 
     def _living(self) -> WorkerHandle:
         if self.worker is None or self.worker.dead:
-            raise worker_died(self.plan.ref)
+            raise self._reason or worker_died(self.plan.ref)
         return self.worker
-
-    def _on_released(self, ticket: int) -> None:
-        began = self._began.pop(ticket, None)
-        took = None if began is None else self._clock.monotonic() - began
-        self.line.release(ticket, took)
-        self._grant()
-
-    def _grant(self) -> None:
-        while self.state is ModelState.READY and (ticket := self.line.grant()) is not None:
-            turn = self._turns.get(ticket)
-            if turn is None or turn.done():
-                self.line.release(ticket)
-            else:
-                turn.set_result(None)

@@ -14,6 +14,7 @@ from opta_lmx.backends.frames import (
     Log,
     Prepare,
     Prepared,
+    Preparing,
     Ready,
     Released,
     Step,
@@ -45,6 +46,21 @@ class WatchdogLimits(msgspec.Struct, frozen=True):
     factor: float
 
 
+class Preparation:
+    """A prompt being rendered: when its turn on the worker's text thread came, and the result."""
+
+    def __init__(self) -> None:
+        loop = asyncio.get_running_loop()
+        self.begun: asyncio.Future[None] = loop.create_future()
+        self.done: asyncio.Future[Prepared] = loop.create_future()
+
+    def fail(self, reason: LmxError) -> None:
+        """End the wait, whatever it waits for."""
+        waited_for = self.done if self.begun.done() else self.begun
+        if not waited_for.done():
+            waited_for.set_exception(reason.again())
+
+
 class WorkerHandle:
     """Speaks the frame protocol with one worker process.
 
@@ -72,14 +88,13 @@ class WorkerHandle:
         self._process: WorkerProcess | None = None
         self._ready: asyncio.Future[Ready] = asyncio.get_running_loop().create_future()
         self._streams: dict[int, TokenStream] = {}
-        self._preparing: dict[int, asyncio.Future[Prepared]] = {}
+        self._preparing: dict[int, Preparation] = {}
         self._last_sign = clock.monotonic()
         self._predicted_s = 0.0
         self._fatal: Fault | None = None
         self._reason: LmxError | None = None
         self.dead = False
         self.steps = 0
-        self.last_step_ms = 0.0
 
     async def start(self, environment: Mapping[str, str], log_file: Path) -> Ready:
         """Start the process and load the model. Raises LmxError when it cannot be loaded."""
@@ -97,13 +112,34 @@ class WorkerHandle:
         """Process id once started."""
         return None if self._process is None else self._process.pid
 
-    async def prepare(self, ticket: int, prompt: Prompt) -> Prepared:
-        """Render and tokenize in the worker. Raises INVALID_REQUEST when it cannot be done."""
-        future: asyncio.Future[Prepared] = asyncio.get_running_loop().create_future()
-        self._preparing[ticket] = future
+    @property
+    def exit_status(self) -> int | None:
+        """How the process ended: status, or minus the signal; None while it runs."""
+        return None if self._process is None else self._process.exit_status
+
+    @property
+    def refused(self) -> bool:
+        """True when the worker itself said that the model cannot be loaded."""
+        return self._fatal is not None and self._fatal.code != "step_failed"
+
+    async def prepare(self, ticket: int, prompt: Prompt, limit_s: float) -> Prepared:
+        """Render and tokenize in the worker.
+
+        Raises:
+            LmxError: INVALID_REQUEST when it cannot be done; what ended the worker.
+            TimeoutError: it was begun and did not end within `limit_s`.
+        """
+        work = self._preparing[ticket] = Preparation()
+        if not self._streams:
+            self._last_sign = self._clock.monotonic()
         self._send(Prepare(ticket, prompt))
         try:
-            prepared = await future
+            await work.begun
+            async with asyncio.timeout(limit_s):
+                prepared = await work.done
+        except asyncio.CancelledError:
+            self.cancel(ticket)
+            raise
         finally:
             self._preparing.pop(ticket, None)
         if prepared.error is not None:
@@ -119,16 +155,17 @@ class WorkerHandle:
         return stream
 
     def cancel(self, ticket: int, keep: int | None = None) -> None:
-        """Stop a request; the slot comes back with `Released`."""
-        self._send(Cancel(ticket, keep))
+        """Stop a request at any stage; a slot it holds comes back with `Released`."""
+        if not self.dead and self._process is not None:
+            self._process.link.send(Cancel(ticket, keep))
 
     def tune(self, settings: Tune) -> None:
         """Change a live setting of the engine."""
         self._send(settings)
 
     def overdue(self, limits: WatchdogLimits) -> bool:
-        """True when requests run but the engine has been silent for too long."""
-        if not self._streams or self.dead:
+        """True when there is work but the worker has been silent for too long."""
+        if not (self._streams or self._preparing) or self.dead:
             return False
         allowed = max(limits.floor_s, limits.factor * self._predicted_s)
         return self._clock.monotonic() - self._last_sign > allowed
@@ -144,7 +181,7 @@ class WorkerHandle:
             await self._process.kill()
         self._lost()
 
-    def _send(self, frame: Prepare | Submit | Cancel | Tune) -> None:
+    def _send(self, frame: Prepare | Submit | Tune) -> None:
         if self.dead or self._process is None:
             raise worker_died(self.load.model)
         self._process.link.send(frame)
@@ -156,10 +193,13 @@ class WorkerHandle:
             case Released():
                 self._streams.pop(frame.id, None)
                 self._on_released(frame.id)
+            case Preparing():
+                self._begin(frame.id)
             case Prepared():
-                future = self._preparing.get(frame.id)
-                if future is not None and not future.done():
-                    future.set_result(frame)
+                self._begin(frame.id)
+                work = self._preparing.get(frame.id)
+                if work is not None and not work.done.done():
+                    work.done.set_result(frame)
             case Announce():
                 self._last_sign = self._clock.monotonic()
                 self._predicted_s = frame.predicted_s
@@ -171,11 +211,16 @@ class WorkerHandle:
             case Log():
                 self._telemetry.log(frame.level, frame.event, model=self.load.model, **frame.fields)
 
+    def _begin(self, ticket: int) -> None:
+        self._last_sign = self._clock.monotonic()
+        work = self._preparing.get(ticket)
+        if work is not None and not work.begun.done():
+            work.begun.set_result(None)
+
     def _take_step(self, step: Step) -> None:
         self._last_sign = self._clock.monotonic()
         self._predicted_s = 0.0
         self.steps += 1
-        self.last_step_ms = step.ms
         streams = self._streams
         for started in step.started:
             stream = streams.get(started.request)
@@ -190,6 +235,13 @@ class WorkerHandle:
     def _take_fault(self, fault: Fault) -> None:
         if fault.id is None:
             self._fatal = fault
+            self._telemetry.log(
+                "error",
+                "worker fault",
+                model=self.load.model,
+                code=fault.code,
+                reason=fault.message,
+            )
             return
         stream = self._streams.get(fault.id)
         if stream is not None:
@@ -205,10 +257,9 @@ class WorkerHandle:
             self._ready.exception()  # a start that was cancelled has nobody left to read it
         reason = self._reason or worker_died(self.load.model)
         for stream in self._streams.values():
-            stream.fail(reason)
-        for future in self._preparing.values():
-            if not future.done():
-                future.set_exception(reason)
+            stream.fail(reason.again())
+        for work in self._preparing.values():
+            work.fail(reason)
         self._streams.clear()
         self._on_death()
 

@@ -1,6 +1,8 @@
 """One model call from prepared prompt to last token, accounted for however it ends."""
 
 import asyncio
+import contextlib
+from collections.abc import AsyncGenerator
 from types import TracebackType
 from typing import Self
 
@@ -24,7 +26,7 @@ from opta_lmx.engine.stream import TokenStream
 
 
 class RunLimits(msgspec.Struct, frozen=True):
-    """How long a call may wait in line (s), and its answer limit where it names none (tokens)."""
+    """How long a call may wait before it runs (s), and its answer limit by default (tokens)."""
 
     queue_deadline_s: float
     default_max_tokens: int | None = None
@@ -70,8 +72,9 @@ class ModelRun:
         Raises:
             LmxError: the prompt cannot be rendered or does not fit, or the model is gone.
         """
-        ready = await self._runtime.until_ready()
-        prepared = await self._runtime.prepare(self._ticket, self._request.prompt)
+        async with self._patience():
+            ready = await self._runtime.until_ready()
+            prepared = await self._runtime.prepare(self._ticket, self._request.prompt)
         self._submission = self._resolve(ready, prepared)
         self.prompt_tokens = len(prepared.ids)
         return Accepted(
@@ -83,8 +86,10 @@ class ModelRun:
 
     def _resolve(self, ready: Ready, prepared: Prepared) -> Submit:
         """Fix every parameter; an answer limit beyond the window ends there with `length`."""
-        room = ready.context - len(prepared.ids)
         wanted = self._request.max_tokens or self._limits.default_max_tokens
+        if prepared.at_least:
+            raise context_exceeded(ready.context, prepared.at_least, wanted or 1, exact=False)
+        room = ready.context - len(prepared.ids)
         if room < 1:
             raise context_exceeded(ready.context, len(prepared.ids), wanted or 1)
         defaults = (self._runtime.plan.sampling, ready.sampling, DEFAULT_SAMPLING)
@@ -110,9 +115,20 @@ class ModelRun:
 
     async def _dispatch(self) -> TokenStream:
         assert self._submission is not None
+        async with self._patience():
+            await self._runtime.turn(self._ticket)
+        waited = self._clock.monotonic() - self._opened_at
+        self._telemetry.observe("queue_time_seconds", waited, model=self._runtime.plan.ref)
+        self._stream = self._runtime.submit(self._submission)
+        return self._stream
+
+    @contextlib.asynccontextmanager
+    async def _patience(self) -> AsyncGenerator[None]:
+        """Bound all waiting of the call, from its arrival on, by one deadline."""
+        waited_s = self._clock.monotonic() - self._opened_at
         try:
-            async with asyncio.timeout(self._limits.queue_deadline_s):
-                await self._runtime.turn(self._ticket)
+            async with asyncio.timeout(self._limits.queue_deadline_s - waited_s):
+                yield
         except TimeoutError:
             raise LmxError(
                 ErrorKind.UNAVAILABLE,
@@ -120,10 +136,6 @@ class ModelRun:
                 code="queue_timeout",
                 retry_after=self._runtime.line.retry_after(),
             ) from None
-        waited = self._clock.monotonic() - self._opened_at
-        self._telemetry.observe("queue_time_seconds", waited, model=self._runtime.plan.ref)
-        self._stream = self._runtime.submit(self._submission)
-        return self._stream
 
     def _take(self, token: TokenOut) -> None:
         self._completion_tokens += 1
@@ -168,6 +180,8 @@ class ModelRun:
         self._account()
 
     def _account(self) -> None:
+        if self._stream is None:
+            return
         model = self._runtime.plan.ref
         now = self._clock.monotonic()
         self._telemetry.observe("e2e_request_seconds", now - self._opened_at, model=model)

@@ -33,7 +33,6 @@ class Serving:
         self._clock = clock
         self._telemetry = telemetry
         self.draining = False
-        self.active = 0
 
     def gate(self, model: str) -> Ticket:
         """First gate, before the messages are even parsed: counts only, no waiting.
@@ -51,7 +50,7 @@ class Serving:
             )
         runtime = self._engine.runtime(model)
         if runtime.error is not None:
-            raise runtime.error
+            raise runtime.error.again()
         try:
             return Ticket(runtime, runtime.line.enter())
         except LmxError as error:

@@ -21,16 +21,26 @@ from tests.support.sim import SimResolver, engine_options
 from tests.support.waiting import until
 
 Scripts = dict[str, dict[str, Any]]
+LONG = "word " * 5000
 
 
 class Stack:
     """Engine and serving over scripted models."""
 
-    def __init__(self, folder: Path, scripts: Scripts, slots: int, **options: Any) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        scripts: Scripts,
+        slots: int,
+        *,
+        deadline_s: float = 10.0,
+        **options: Any,
+    ) -> None:
         self.resolver = SimResolver(folder, scripts, slots)
         clock, telemetry = SystemClock(), NullTelemetry()
         self.engine = Engine(self.resolver, engine_options(**options), clock, telemetry)
-        self.serving = Serving(self.engine, RunLimits(10.0), clock, telemetry)
+        limits = RunLimits(deadline_s)
+        self.serving = Serving(self.engine, limits, clock, telemetry)
 
     def call(self, model: str, text: str = "hello", **fields: Any) -> ModelRun:
         ticket = self.serving.gate(model)
@@ -148,7 +158,7 @@ def test_closing_a_waiting_call_leaves_the_line(tmp_path: Path) -> None:
     with_stack(tmp_path, {"a": {"reply": "word " * 500, "step_ms": 5}}, body, slots=1)
 
 
-async def _outcome(work: Coroutine[Any, Any, str]) -> str:
+async def outcome(work: Coroutine[Any, Any, str]) -> str:
     try:
         return await work
     except LmxError as error:
@@ -157,7 +167,7 @@ async def _outcome(work: Coroutine[Any, Any, str]) -> str:
 
 def test_a_killed_worker_tells_every_waiter_and_comes_back(tmp_path: Path) -> None:
     async def body(stack: Stack) -> None:
-        slow = [asyncio.ensure_future(_outcome(stack.text("a"))) for _ in range(6)]
+        slow = [asyncio.ensure_future(outcome(stack.text("a"))) for _ in range(6)]
         other = asyncio.ensure_future(stack.text("b"))
         await until(lambda: any(s.id == "a" and s.steps > 3 for s in stack.engine.status()))
         pid = next(s.pid for s in stack.engine.status() if s.id == "a")
@@ -179,14 +189,14 @@ def test_a_killed_worker_tells_every_waiter_and_comes_back(tmp_path: Path) -> No
 
 def test_a_step_that_raises_ends_its_requests_with_a_typed_error(tmp_path: Path) -> None:
     async def body(stack: Stack) -> None:
-        assert await _outcome(stack.text("a")) == "worker_died"
+        assert await outcome(stack.text("a")) == "worker_died"
 
     with_stack(tmp_path, {"a": {"raise_at_step": 3}}, body)
 
 
 def test_a_model_that_keeps_crashing_is_quarantined(tmp_path: Path) -> None:
     async def body(stack: Stack) -> None:
-        codes = [await _outcome(stack.text("a")) for _ in range(5)]
+        codes = [await outcome(stack.text("a")) for _ in range(5)]
         assert codes == [
             "worker_died",
             "worker_died",
@@ -203,16 +213,16 @@ def test_a_model_that_keeps_crashing_is_quarantined(tmp_path: Path) -> None:
 
 def test_a_stalled_engine_is_killed(tmp_path: Path) -> None:
     async def body(stack: Stack) -> None:
-        assert await _outcome(stack.text("a")) == "worker_died"
+        assert await outcome(stack.text("a")) == "worker_died"
 
     with_stack(tmp_path, {"a": {"hang_at_step": 2}}, body, stall_floor_s=0.3)
 
 
 def test_a_template_that_never_ends_quarantines_the_model(tmp_path: Path) -> None:
     async def body(stack: Stack) -> None:
-        assert await _outcome(stack.text("a")) == "model_quarantined"
+        assert await outcome(stack.text("a")) == "model_quarantined"
         await until(lambda: stack.engine.status()[0].state == "quarantined")
-        assert await _outcome(stack.text("a")) == "model_quarantined"
+        assert await outcome(stack.text("a")) == "model_quarantined"
         assert await stack.text("b")
 
     with_stack(tmp_path, {"a": {"hang_template": True}, "b": {}}, body, prepare_timeout_s=0.5)
@@ -233,7 +243,7 @@ def test_a_model_that_cannot_load_says_why_and_may_be_tried_again(tmp_path: Path
 
 def test_unloading_ends_running_calls_with_a_typed_error(tmp_path: Path) -> None:
     async def body(stack: Stack) -> None:
-        call = asyncio.ensure_future(_outcome(stack.text("a")))
+        call = asyncio.ensure_future(outcome(stack.text("a")))
         await until(lambda: any(s.steps > 1 for s in stack.engine.status()))
         await stack.engine.unload("a")
         assert await call == "model_unloaded"

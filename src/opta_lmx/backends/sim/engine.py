@@ -1,8 +1,9 @@
 """The simulated engine: every byte of the prompt is a token, and answers are scripted.
 
 Options (`Load.options`): `reply` (text, one token a word), `echo_sampling` (the reply is the
-sampling as JSON), `step_ms`, `prefill_ms_per_token`, `load_ms`, and faults: `die_at_step`,
-`hang_at_step`, `raise_at_step`, `fail_load`, `hang_template`. Zero or absent turns a fault off.
+sampling as JSON), `step_ms`, `prefill_ms_per_token`, `load_ms`, `prepare_ms`, and faults:
+`die_at_step`, `hang_at_step`, `raise_at_step`, `fail_load`, `hang_template`. Zero or absent turns
+a fault off.
 """
 
 import os
@@ -35,6 +36,7 @@ class SimOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     step_ms: float = 0.0
     prefill_ms_per_token: float = 0.0
     load_ms: float = 0.0
+    prepare_ms: float = 0.0
     die_at_step: int = 0
     hang_at_step: int = 0
     raise_at_step: int = 0
@@ -54,6 +56,7 @@ class SimTexts:
         """Render and tokenize."""
         if self._options.hang_template:
             block_for(_FOREVER_S)
+        block_for(self._options.prepare_ms / 1000)
         if prompt.ids is not None:
             return PreparedPrompt(prompt.ids)
         text = prompt.text
