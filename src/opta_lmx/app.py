@@ -1,5 +1,6 @@
 """The composition root: settings in, a running application out. The only place that wires rooms."""
 
+import asyncio
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -33,7 +34,7 @@ from opta_lmx.server import Server
 from opta_lmx.serving.catalogue import Catalogue
 from opta_lmx.serving.run import RunLimits
 from opta_lmx.serving.service import Serving
-from opta_lmx.startup import HomeLock, bind, clean_runtime
+from opta_lmx.startup import HomeLock, address_text, bind, clean_rooms
 
 
 class App(msgspec.Struct, frozen=True):
@@ -52,9 +53,8 @@ class App(msgspec.Struct, frozen=True):
         return sum(status.running + status.waiting for status in self.engine.status())
 
     async def close(self) -> None:
-        """End every worker and download."""
-        await self.downloads.close()
-        await self.engine.close()
+        """End every worker and download; none waits for the others."""
+        await asyncio.gather(self.engine.close(), self.downloads.close())
 
 
 def build(
@@ -83,7 +83,7 @@ def build(
         [
             ChatRoute(serving, _chat_limits(settings), clock, telemetry).router(),
             openai_models.router(Catalogue(planner, engine)),
-            AdminModels(engine, downloads, clock).router(),
+            AdminModels(engine, downloads, serving, clock).router(),
             health.router(serving, engine, required, _metrics(registry, engine)),
         ],
         telemetry,
@@ -101,19 +101,19 @@ def serve(settings: Settings, home: Path, models: list[str]) -> int:
     """
     host, port = settings.server.host, settings.server.port
     with HomeLock(home) as lock:
-        lock.acquire(f"{host}:{port}")
-        clean_runtime(home)
-        listener = bind(host, port)
-        bound_port = listener.getsockname()[1]
-        lock.note(f"{host}:{bound_port}")
-        app = build(settings, home, models)
-        sys.stderr.write(f"Opta LMX listens on http://{host}:{bound_port}\n")
-        sys.stderr.flush()
+        lock.acquire(address_text(host, port))
+        with clean_rooms(home):
+            listener = bind(host, port)
+            address = address_text(host, listener.getsockname()[1])
+            lock.note(address)
+            app = build(settings, home, models)
+            sys.stderr.write(f"Opta LMX listens on http://{address}\n")
+            sys.stderr.flush()
 
-        async def main() -> None:
-            await Server(app, listener, models, settings.server.drain_timeout_s).run()
+            async def main() -> None:
+                await Server(app, listener, models, settings.server.drain_timeout_s).run()
 
-        uvloop.run(main())
+            uvloop.run(main())
     return 0
 
 
@@ -165,7 +165,7 @@ def _guard_rules(settings: Settings) -> GuardRules:
     server = settings.server
     return GuardRules(
         api_keys=tuple(key.get_secret_value() for key in server.api_keys),
-        allowed_hosts=frozenset(server.allowed_hosts),
+        allowed_hosts=frozenset({server.host, *server.allowed_hosts}),
         check_host=is_loopback(server.host),
     )
 

@@ -10,13 +10,14 @@ from typing import Protocol
 import uvicorn
 from starlette.types import ASGIApp
 
+from opta_lmx.api.http1 import WRITE_TIMEOUT_S, protocol_class
 from opta_lmx.core.clock import Clock
 from opta_lmx.core.errors import LmxError
 from opta_lmx.core.telemetry import Telemetry
 from opta_lmx.engine.residency import Engine
 from opta_lmx.serving.service import Serving
 
-_SETTLE_S = 2.0
+_SETTLE_S = 2
 _POLL_S = 0.05
 
 
@@ -57,6 +58,30 @@ class RunningApp(Protocol):
         ...
 
 
+def uvicorn_config(
+    app: ASGIApp, *, write_timeout_s: float = WRITE_TIMEOUT_S, settle_s: int = _SETTLE_S
+) -> uvicorn.Config:
+    """Return how uvicorn serves `app`.
+
+    Args:
+        app: what answers.
+        write_timeout_s: a client that takes none of the bytes waiting for it is cut after this.
+        settle_s: how long connections may take to end once the server was told to exit.
+    """
+    return uvicorn.Config(
+        app,
+        http=protocol_class(write_timeout_s),
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=settle_s,
+    )
+
+
 class _Uvicorn(uvicorn.Server):
     """Leaves signals to us: stopping is drain, then end."""
 
@@ -84,19 +109,7 @@ class Server:
         self._drain_timeout_s = drain_timeout_s
         self._stop = asyncio.Event()
         self._failure: LmxError | None = None
-        config = uvicorn.Config(
-            app.asgi,
-            http="httptools",
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            date_header=False,
-            timeout_keep_alive=75,
-            timeout_graceful_shutdown=int(_SETTLE_S),
-        )
-        self._uvicorn = _Uvicorn(config)
+        self._uvicorn = _Uvicorn(uvicorn_config(app.asgi))
 
     async def run(self) -> None:
         """Serve until a stop signal, then end in order. Raises what kept a named model away."""

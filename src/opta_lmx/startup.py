@@ -9,6 +9,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Generator
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -76,8 +77,22 @@ class HomeLock:
         self._file.close()
 
 
-def clean_runtime(home: Path) -> None:
-    """Remove sockets and links a killed server left behind. The home's lock must be held."""
+@contextlib.contextmanager
+def clean_rooms(home: Path) -> Generator[None]:
+    """A clean runtime folder for the block; one outside the home goes with it."""
+    folder = clean_runtime(home)
+    try:
+        yield
+    finally:
+        if not folder.is_relative_to(home):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def clean_runtime(home: Path) -> Path:
+    """Remove sockets and links a killed server left behind; their folder.
+
+    The home's lock must be held.
+    """
     try:
         folder = runtime_dir(home)
         for item in folder.iterdir():
@@ -88,6 +103,13 @@ def clean_runtime(home: Path) -> None:
         (home / "logs").mkdir(exist_ok=True)
     except OSError as error:
         raise _state_error(home, error.strerror or str(error)) from None
+    return folder
+
+
+def address_text(host: str, port: int) -> str:
+    """`host:port` as it stands in a URL."""
+    bare = host.strip("[]")
+    return f"[{bare}]:{port}" if ":" in bare else f"{bare}:{port}"
 
 
 def _not_ours(host: str) -> LmxError:
@@ -100,12 +122,18 @@ def _not_ours(host: str) -> LmxError:
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A listening socket. Raises CONFLICT naming who holds the port, or INVALID_REQUEST."""
+    """A listening socket.
+
+    Raises:
+        LmxError: CONFLICT `port_in_use` naming who holds the port; INVALID_REQUEST for a host that
+            is not this machine's; UNAVAILABLE `port_unusable` where the system refuses.
+    """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-    except socket.gaierror:
+    except (socket.gaierror, ValueError):
+        # ValueError: no name at all, among them UnicodeError for labels too long or empty.
         raise _not_ours(host) from None
     listener = socket.socket(family, kind, protocol)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -114,17 +142,29 @@ def bind(host: str, port: int) -> socket.socket:
         listener.listen(2048)
     except OSError as error:
         listener.close()
-        if error.errno == errno.EADDRNOTAVAIL:
-            raise _not_ours(host) from None
-        holder = port_holder(port) or "another program"
-        raise LmxError(
-            ErrorKind.CONFLICT,
-            f"Port {port} on {host} cannot be used ({error.strerror}); held by {holder}.",
-            code="port_in_use",
-            param="server.port",
-        ) from None
+        raise _cannot_listen(host, port, error) from None
     listener.setblocking(False)
     return listener
+
+
+def _cannot_listen(host: str, port: int, error: OSError) -> LmxError:
+    if error.errno == errno.EADDRNOTAVAIL:
+        return _not_ours(host)
+    if error.errno == errno.EADDRINUSE:
+        holder = port_holder(port) or "another program"
+        return LmxError(
+            ErrorKind.CONFLICT,
+            f"Port {port} on {host} is in use; held by {holder}.",
+            code="port_in_use",
+            param="server.port",
+        )
+    reason = "permission denied" if error.errno == errno.EACCES else error.strerror
+    return LmxError(
+        ErrorKind.UNAVAILABLE,
+        f"Port {port} on {host} cannot be used: {reason}.",
+        code="port_unusable",
+        param="server.port",
+    )
 
 
 def port_holder(port: int) -> str | None:

@@ -12,16 +12,20 @@ import uvloop
 
 from opta_lmx.app import App, build
 from opta_lmx.config.settings import Settings
+from opta_lmx.server import uvicorn_config
 from tests.support.sim import SimResolver
 
 
 class LiveServer:
-    """What a test holds on to: address, application, resolver."""
+    """What a test holds on to: address, application, resolver, and what uvicorn holds."""
 
-    def __init__(self, url: str, app: App, resolver: SimResolver) -> None:
+    def __init__(
+        self, url: str, app: App, resolver: SimResolver, state: uvicorn.server.ServerState
+    ) -> None:
         self.url = url
         self.app = app
         self.resolver = resolver
+        self.state = state
 
     def status(self, model: str) -> dict[str, Any]:
         """The engine's own counters of one model."""
@@ -38,22 +42,27 @@ def sim_server(
     *,
     slots: int = 4,
     max_waiting: int = 64,
+    write_timeout_s: float = 30.0,
+    send_buffer: int | None = None,
     **sections: Any,
 ) -> Generator[LiveServer]:
-    """Serve scripted models; `sections` are configuration sections as dictionaries."""
+    """Serve scripted models; `sections` are configuration sections as dictionaries.
+
+    `send_buffer` bounds what the kernel takes for a client that does not read (bytes).
+    """
     settings = Settings.model_validate(
         {"logging": {"level": "error"}, "queue": {"max_waiting": max_waiting}, **sections}
     )
     resolver = SimResolver(home / "logs", scripts, slots)
     listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
+    if send_buffer is not None:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
     started = threading.Event()
     box: list[Any] = []
 
     async def main() -> None:
         app = build(settings, home, [], resolver)
-        config = uvicorn.Config(
-            app.asgi, log_config=None, lifespan="off", ws="none", timeout_graceful_shutdown=1
-        )
+        config = uvicorn_config(app.asgi, write_timeout_s=write_timeout_s, settle_s=1)
         server = uvicorn.Server(config)
         box.extend([app, server])
         started.set()
@@ -65,7 +74,7 @@ def sim_server(
     assert started.wait(20), "the server did not start"
     port = listener.getsockname()[1]
     try:
-        yield LiveServer(f"http://127.0.0.1:{port}", box[0], resolver)
+        yield LiveServer(f"http://127.0.0.1:{port}", box[0], resolver, box[1].server_state)
     finally:
         box[1].should_exit = True
         thread.join(20)

@@ -1,6 +1,7 @@
 """Every request passes here first: who may ask, under which id, and what came of it."""
 
 import hmac
+import ipaddress
 from collections.abc import Callable, Sequence
 from urllib.parse import urlsplit
 
@@ -18,13 +19,16 @@ RenderError = Callable[[LmxError], tuple[int, dict[str, str], bytes]]
 _LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 _OPEN_PATHS = frozenset({"/healthz"})
 _MAX_REQUEST_ID = 128
+_POLICY_VIOLATION = 1008
+_SHOWN = 200
 
 
 class GuardRules(msgspec.Struct, frozen=True):
     """Keys that open the door (none: it is open), and names the server answers to.
 
-    `check_host` is on while the server listens on loopback only, where a web page could
-    otherwise reach it through a name of its own that resolves here.
+    `allowed_hosts` are names besides the usual loopback ones, compared without regard to case
+    and to a dot at the end. `check_host` is on while the server listens on loopback only, where
+    a web page could otherwise reach it through a name of its own that resolves here.
     """
 
     api_keys: tuple[str, ...] = ()
@@ -45,27 +49,38 @@ class Guard:
     ) -> None:
         self._app = app
         self._rules = rules
+        self._names = _LOOPBACK_NAMES | {_plain_name(name) for name in rules.allowed_hosts}
         self._render = render
         self._clock = clock
         self._telemetry = telemetry
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Check, pass on, count."""
+        if scope["type"] == "websocket":
+            # No route speaks it, and nothing may pass unchecked.
+            await send({"type": "websocket.close", "code": _POLICY_VIOLATION})
+            return
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        headers = Headers(scope=scope)
-        exchange = _Exchange(scope, headers, self._clock)
+        exchange = _Exchange(scope, Headers(scope=scope), self._clock)
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=exchange.request_id)
         try:
-            self._check(scope, headers)
+            await self._pass(exchange, scope, receive, send)
+        finally:
+            exchange.report(self._telemetry)
+
+    async def _pass(
+        self, exchange: "_Exchange", scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        try:
+            self._check(scope, exchange.headers)
         except LmxError as error:
             status, extra, body = self._render(error)
             await _reply(exchange.sending(send), status, extra, body)
         else:
             await self._app(scope, exchange.receiving(receive), exchange.sending(send))
-        exchange.report(self._telemetry)
 
     def _check(self, scope: Scope, headers: Headers) -> None:
         if self._rules.check_host:
@@ -74,21 +89,38 @@ class Guard:
             _check_key(headers, self._rules.api_keys)
 
     def _check_names(self, headers: Headers) -> None:
-        allowed = _LOOPBACK_NAMES | self._rules.allowed_hosts
-        host = urlsplit("//" + headers.get("host", "localhost")).hostname or ""
-        if host not in allowed:
+        host = headers.get("host", "localhost")
+        if _name_in("//" + host) not in self._names:
             raise LmxError(
                 ErrorKind.FORBIDDEN,
-                f"This server does not answer to the host name '{host}'.",
+                f"This server does not answer to the host name '{host[:_SHOWN]}'.",
                 code="host_not_allowed",
             )
         origin = headers.get("origin")
-        if origin is not None and (urlsplit(origin).hostname or "") not in allowed:
+        if origin is not None and _name_in(origin) not in self._names:
             raise LmxError(
                 ErrorKind.FORBIDDEN,
                 "Requests from this web origin are refused.",
                 code="origin_not_allowed",
             )
+
+
+def _name_in(url: str) -> str | None:
+    """The host of a URL; None when there is none, or the URL is malformed."""
+    try:
+        host = urlsplit(url).hostname
+    except ValueError:
+        return None
+    return _plain_name(host) if host else None
+
+
+def _plain_name(host: str) -> str:
+    """One spelling of a host: its case, a dot at the end and brackets say nothing."""
+    name = host.casefold().removesuffix(".")
+    try:
+        return str(ipaddress.ip_address(name.strip("[]")))
+    except ValueError:
+        return name
 
 
 def _check_key(headers: Headers, keys: Sequence[str]) -> None:
@@ -108,6 +140,7 @@ class _Exchange:
 
     def __init__(self, scope: Scope, headers: Headers, clock: Clock) -> None:
         self._scope = scope
+        self.headers = headers
         self._clock = clock
         offered = headers.get("x-request-id", "")
         usable = 0 < len(offered) <= _MAX_REQUEST_ID and offered.isascii() and offered.isprintable()

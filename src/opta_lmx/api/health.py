@@ -29,11 +29,13 @@ def router(
     """`/healthz` (the front answers), `/readyz` (named models serve), `/metrics`."""
     routes = APIRouter()
 
+    @routes.head("/healthz", include_in_schema=False)
     @routes.get("/healthz")
     async def healthz() -> dict[str, str]:  # pyright: ignore[reportUnusedFunction]
         """The front is alive."""
         return {"status": "ok", "version": __version__}
 
+    @routes.head("/readyz", response_model=None, include_in_schema=False)
     @routes.get("/readyz", response_model=None)
     async def readyz() -> Response:  # pyright: ignore[reportUnusedFunction]
         """200 once every model named at start serves, 503 with reasons before and after."""

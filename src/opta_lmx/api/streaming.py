@@ -1,4 +1,8 @@
-"""Answers that outlive a moment: cancelled when the client goes, kept alive while it waits."""
+"""Answers that outlive a moment: cancelled when the client goes, kept alive while it waits.
+
+A client that reads too slowly never holds up the making of its answer: what it has not taken
+is kept up to `MAX_BACKLOG_BYTES`, then it is cut. The connection itself cuts who stops reading.
+"""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
@@ -6,7 +10,12 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from opta_lmx.api.http1 import Connection, connection_of
 from opta_lmx.core.clock import Clock
+
+MAX_BACKLOG_BYTES = 1024 * 1024
+_WRITE_BYTES = 64 * 1024
+_ABORT_S = 1.0
 
 RawHeaders = Iterable[tuple[bytes, bytes]]
 _SSE_HEADERS = (
@@ -18,6 +27,10 @@ _SSE_HEADERS = (
 
 class ClientGone(Exception):
     """The client closed its connection before its answer ended."""
+
+
+class SlowReader(ClientGone):
+    """The client fell too far behind and was cut."""
 
 
 async def until_disconnect(receive: Receive, work: Coroutine[None, None, None]) -> None:
@@ -33,6 +46,10 @@ async def until_disconnect(receive: Receive, work: Coroutine[None, None, None]) 
         if not task.done():
             raise ClientGone
         task.result()
+    except SlowReader:
+        # The server learns of the cut in the next turns of the loop, and is quiet only then.
+        await asyncio.wait({watcher}, timeout=_ABORT_S)
+        raise
     finally:
         watcher.cancel()
         if not task.done():
@@ -58,28 +75,77 @@ async def _serve(
 
 
 class StreamWriter:
-    """Writes the parts of one streamed answer; remembers when it last did."""
+    """Writes the parts of one streamed answer, never waiting for a client that reads slowly.
 
-    def __init__(self, send: Send, headers: RawHeaders, clock: Clock) -> None:
+    Args:
+        send: the server's.
+        headers: of the answer.
+        clock: time.
+        connection: tells whether the client reads.
+    """
+
+    def __init__(
+        self, send: Send, headers: RawHeaders, clock: Clock, connection: Connection
+    ) -> None:
         self._send = send
         self._headers = [*headers]
         self._clock = clock
+        self._connection = connection
+        self._backlog = bytearray()
+        self._flusher: asyncio.Future[None] | None = None
+        self._head_sent = False
+        self._ended = False
         self.started = False
         self.last_write = 0.0
 
     async def write(self, data: bytes) -> None:
-        """Send bytes, with the 200 and its headers before the first."""
+        """Send bytes, with the 200 and its headers before the first; later if they must wait.
+
+        Raises:
+            SlowReader: too much waits already; the connection has been cut.
+        """
+        if self._ended:
+            return
         self.last_write = self._clock.monotonic()
-        if not self.started:
-            self.started = True
+        self.started = True
+        if self._flusher is None and self._connection.writable():
+            await self._send_now(data)
+            return
+        self._backlog += data
+        if len(self._backlog) > MAX_BACKLOG_BYTES:
+            self._connection.abort()
+            raise SlowReader
+        if self._flusher is None:
+            self._flusher = asyncio.ensure_future(self._flush())
+
+    async def _send_now(self, data: bytes) -> None:
+        if not self._head_sent:
+            self._head_sent = True
             await self._send(
                 {"type": "http.response.start", "status": 200, "headers": self._headers}
             )
         await self._send({"type": "http.response.body", "body": data, "more_body": True})
 
+    async def _flush(self) -> None:
+        """Send what waits, many events at once."""
+        while self._backlog:
+            data = bytes(self._backlog[:_WRITE_BYTES])
+            del self._backlog[:_WRITE_BYTES]
+            await self._send_now(data)
+        self._flusher = None
+
     async def end(self) -> None:
-        """Close the body."""
+        """Close the body once everything is sent."""
+        self._ended = True
+        if self._flusher is not None:
+            await self._flusher
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    def close(self) -> None:
+        """Stop sending, however the answer ended."""
+        self._ended = True
+        if self._flusher is not None:
+            self._flusher.cancel()
 
 
 class EventStream(Response):
@@ -110,7 +176,7 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the stream."""
-        writer = StreamWriter(send, _SSE_HEADERS, self._clock)
+        writer = StreamWriter(send, _SSE_HEADERS, self._clock, connection_of(scope))
         await _serve(scope, receive, self._run(writer), self._close)
 
     async def _run(self, writer: StreamWriter) -> None:
@@ -120,6 +186,7 @@ class EventStream(Response):
             await writer.end()
         finally:
             ticker.cancel()
+            writer.close()
 
     async def _keep_alive(self, writer: StreamWriter) -> None:
         while True:

@@ -1,7 +1,10 @@
-"""Downloads asked for over HTTP: one thread each, watched by whoever likes, cancellable."""
+"""Downloads asked for over HTTP: a few at once, watched by whoever likes, cancellable."""
 
 import asyncio
+import contextlib
+import contextvars
 import threading
+from collections import deque
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -13,7 +16,10 @@ from opta_lmx.models.progress import Progress
 Pull = Callable[[str, Callable[[Progress], None], threading.Event], object]
 """Fetches a model by reference on the calling thread, reporting progress until cancelled."""
 
+_AT_ONCE = 2
 _KEPT = 100
+_MAX_WAITING = 100
+_CLOSE_TIMEOUT_S = 3.0
 
 
 class Download:
@@ -51,26 +57,40 @@ class Download:
 
 
 class Downloads:
-    """The downloads of this run; two requests for one model share one download."""
+    """The downloads of this run; two requests for one model share one download.
+
+    Each runs on a daemon thread of its own: one that waits in a socket for a silent hub can
+    neither keep the process alive nor take a thread from anybody else.
+    """
 
     def __init__(self, pull: Pull, telemetry: Telemetry) -> None:
         self._pull = pull
         self._telemetry = telemetry
         self._jobs: dict[str, Download] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._waiting: deque[Download] = deque()
+        self._threads: set[Download] = set()
 
     def start(self, model: str) -> Download:
-        """Begin, or join the running download of the same model."""
+        """Begin, or join the running download of the same model.
+
+        Raises:
+            LmxError: RATE_LIMITED `too_many_downloads`.
+        """
         for job in self._jobs.values():
-            if job.model == model and job.status == "running":
+            if job.model == model and job.status == "running" and not job.cancelled.is_set():
                 return job
+        if len(self._waiting) >= _MAX_WAITING:
+            raise LmxError(
+                ErrorKind.RATE_LIMITED,
+                "Too many downloads wait already.",
+                code="too_many_downloads",
+                retry_after=60,
+            )
         job = Download(model)
         self._jobs[job.id] = job
-        while len(self._jobs) > _KEPT:
-            del self._jobs[next(iter(self._jobs))]
-        task = asyncio.create_task(self._run(job))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._waiting.append(job)
+        self._fill()
+        self._forget_old()
         return job
 
     def list(self) -> list[Download]:
@@ -87,9 +107,12 @@ class Downloads:
         return job
 
     def cancel(self, download_id: str) -> Download:
-        """Ask a download to stop; it ends within a moment."""
+        """Ask a download to stop: one that waits ends now, one under way at its next byte."""
         job = self.get(download_id)
         job.cancelled.set()
+        if job in self._waiting:
+            self._waiting.remove(job)
+            self._end(job, "cancelled", _cancelled())
         return job
 
     async def watch(self, job: Download) -> AsyncIterator[dict[str, Any]]:
@@ -102,27 +125,88 @@ class Downloads:
             await changed.wait()
 
     async def close(self) -> None:
-        """Stop everything; partial files stay for a later resume."""
-        for job in self._jobs.values():
-            job.cancelled.set()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        """Stop everything; partial files stay for a later resume.
 
-    async def _run(self, job: Download) -> None:
+        Threads that have not noticed after 3 s are left behind, their downloads cancelled.
+        """
+        unfinished = [job for job in self._jobs.values() if job.status == "running"]
+        for job in unfinished:
+            self.cancel(job.id)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSE_TIMEOUT_S):
+                for job in unfinished:
+                    async for _ in self.watch(job):
+                        pass
+        for job in unfinished:
+            self._end(job, "cancelled", _cancelled())
+
+    def _fill(self) -> None:
+        """Give threads to those who wait, but not a second one to the files of one model."""
         loop = asyncio.get_running_loop()
+        while len(self._threads) < _AT_ONCE:
+            busy = {job.model for job in self._threads}
+            job = next((job for job in self._waiting if job.model not in busy), None)
+            if job is None:
+                return
+            self._waiting.remove(job)
+            self._threads.add(job)
+            threading.Thread(
+                target=self._work, args=(job, loop), name=f"download {job.id}", daemon=True
+            ).start()
 
-        def note(progress: Progress) -> None:
-            job.progress = progress
-            job.changed_now()
+    def _work(self, job: Download, loop: asyncio.AbstractEventLoop) -> None:
+        """The whole life of a download's thread."""
 
-        def on_progress(progress: Progress) -> None:
-            loop.call_soon_threadsafe(note, progress)
+        def tell(change: Callable[..., None], *args: object) -> None:
+            # The loop is closed when the server has gone without waiting for this thread. The
+            # empty context keeps the id of the request that began it out of later log lines.
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(change, *args, context=contextvars.Context())
 
+        error: LmxError | None = None
         try:
-            await asyncio.to_thread(self._pull, job.model, on_progress, job.cancelled)
-            job.status = "completed"
-        except LmxError as error:
-            job.error = error
-            job.status = "cancelled" if error.code == "cancelled" else "failed"
-        self._telemetry.log("info", "download ended", model=job.model, status=job.status)
+            self._pull(job.model, lambda progress: tell(_note, job, progress), job.cancelled)
+        except LmxError as known:
+            error = known
+        except Exception as cause:  # noqa: BLE001  (boundary: whatever ends a pull is told)
+            error = LmxError(ErrorKind.INTERNAL, "The download failed for an unforeseen reason.")
+            tell(self._log_unforeseen, job, cause)
+        tell(self._left, job, error)
+
+    def _left(self, job: Download, error: LmxError | None) -> None:
+        """The thread is done: its place is free."""
+        self._threads.discard(job)
+        if error is None:
+            self._end(job, "completed", None)
+        elif job.cancelled.is_set():
+            # Whatever it stumbled over while stopping, it was told to stop.
+            self._end(job, "cancelled", _cancelled())
+        else:
+            self._end(job, "failed", error)
+        self._fill()
+
+    def _end(self, job: Download, status: str, error: LmxError | None) -> None:
+        if job.status != "running":
+            return
+        job.status, job.error = status, error
+        self._telemetry.log("info", "download ended", model=job.model, status=status)
         job.changed_now()
+        self._forget_old()
+
+    def _log_unforeseen(self, job: Download, cause: Exception) -> None:
+        self._telemetry.log("error", "download broke", model=job.model, exc_info=cause)
+
+    def _forget_old(self) -> None:
+        """Drop the oldest of what has ended; what runs stays, however much it is."""
+        ended = [job.id for job in self._jobs.values() if job.status != "running"]
+        for job_id in ended[: max(0, len(self._jobs) - _KEPT)]:
+            del self._jobs[job_id]
+
+
+def _cancelled() -> LmxError:
+    return LmxError(ErrorKind.CONFLICT, "The download was cancelled.", code="cancelled")
+
+
+def _note(job: Download, progress: Progress) -> None:
+    job.progress = progress
+    job.changed_now()

@@ -1,6 +1,8 @@
 """Decides how a named model is run: which backend, which files, which settings."""
 
 import hashlib
+import os
+import stat
 from pathlib import Path
 from typing import Literal
 
@@ -8,13 +10,14 @@ from opta_lmx.backends import registry
 from opta_lmx.backends.frames import Load
 from opta_lmx.backends.mlx.environment import worker_environment
 from opta_lmx.config.settings import EngineSettings, ModelOverride
-from opta_lmx.core.errors import LmxError, invalid
+from opta_lmx.core.errors import ErrorKind, LmxError, invalid
 from opta_lmx.engine.conversion import convert
 from opta_lmx.engine.runtime import Plan
 from opta_lmx.models.store import ModelEntry, ModelStore
 
 BackendName = Literal["mlx", "gguf"]
-_SOCKET_PATH_LIMIT = 96
+_LONGEST_RUNTIME_DIR = 56
+"""Characters; what lies below must fit a UNIX socket address (104 bytes on macOS)."""
 
 
 def split_ref(ref: str) -> tuple[str, str | None]:
@@ -41,16 +44,26 @@ class Planner:
 
     def canonical(self, ref: str) -> str:
         """The id under which `ref` is served: the bare name for a model's default backend."""
-        name, backend = split_ref(ref)
-        entry = self.store.get(name)
-        if backend is None or backend == self._default_backend(entry):
+        name, asked = split_ref(ref)
+        return self.id_of(self.store.get(name), asked)
+
+    def id_of(self, entry: ModelEntry, backend: str | None) -> str:
+        """The id of a model on a backend (None: its default one)."""
+        if backend is None or backend == self.default_backend(entry):
             return entry.name
         return f"{entry.name}:{backend}"
 
-    def backend_of(self, ref: str) -> str:
-        """The backend that runs, or would run, `ref`."""
-        name, asked = split_ref(ref)
-        return asked or self._default_backend(self.store.get(name))
+    def default_backend(self, entry: ModelEntry) -> BackendName:
+        """The backend that runs a model where none is asked for."""
+        choice = self._settings.for_model(entry.name).backend
+        if choice == "mlx" or entry.format == "mlx":
+            return "mlx"
+        if choice == "gguf":
+            return "gguf"
+        if registry.missing_modules("mlx"):
+            return "gguf"
+        alone = bool(registry.missing_modules("gguf"))
+        return "mlx" if alone or registry.has_accelerator() else "gguf"
 
     def window_of(self, entry: ModelEntry) -> int:
         """Tokens a request to this model may use, as far as known before it is loaded."""
@@ -72,21 +85,22 @@ class Planner:
                 await convert(self.store, entry)
             return load
 
-        log_name = hashlib.sha256(ref.encode()).hexdigest()[:8]
+        model_id = self.id_of(entry, backend)
+        file_name = hashlib.sha256(model_id.encode()).hexdigest()[:8]
         environment = {}
         if backend == "mlx":
             # One folder a model: MLX keeps compiled kernels there, and two workers that compile
             # the same kernel for the first time must not meet.
-            folder = self._home / "cache" / f"mlx-{log_name}"
+            folder = self._home / "cache" / f"mlx-{file_name}"
             environment = worker_environment(folder).variables
         return Plan(
-            ref=self.canonical(ref),
+            ref=model_id,
             backend=backend,
             slots=load.slots,
             prepare=prepare,
             sampling=entry.info.sampling,
             environment=environment,
-            log_file=self._home / "logs" / f"worker-{entry.path.stem}-{log_name}.log",
+            log_file=self._home / "logs" / f"worker-{entry.path.stem}-{file_name}.log",
         )
 
     def _load(self, entry: ModelEntry, backend: BackendName, override: ModelOverride) -> Load:
@@ -105,20 +119,9 @@ class Planner:
             options=dict(override.options),
         )
 
-    def _default_backend(self, entry: ModelEntry) -> BackendName:
-        choice = self._settings.for_model(entry.name).backend
-        if choice == "mlx" or entry.format == "mlx":
-            return "mlx"
-        if choice == "gguf":
-            return "gguf"
-        if registry.missing_modules("mlx"):
-            return "gguf"
-        alone = bool(registry.missing_modules("gguf"))
-        return "mlx" if alone or registry.has_accelerator() else "gguf"
-
     def _backend(self, entry: ModelEntry, asked: str | None) -> BackendName:
         if asked is None:
-            return self._default_backend(entry)
+            return self.default_backend(entry)
         if asked == "gguf" and entry.format != "gguf":
             raise invalid(
                 f"Model '{entry.name}' is not a GGUF file, so llama.cpp cannot run it.",
@@ -128,15 +131,56 @@ class Planner:
         return "mlx" if asked == "mlx" else "gguf"
 
 
+def runtime_path(home: Path) -> Path:
+    """Where the sockets of a home lie: in it, or elsewhere where its name is too long."""
+    inside = home / "run"
+    if len(str(inside)) <= _LONGEST_RUNTIME_DIR:
+        return inside
+    name = f"opta-lmx-{hashlib.sha256(str(home).encode()).hexdigest()[:12]}"
+    session = Path(os.environ.get("XDG_RUNTIME_DIR", ""))
+    if session.is_absolute() and len(str(session / name)) <= _LONGEST_RUNTIME_DIR:
+        try:
+            if session.stat().st_uid == os.getuid():
+                return session / name
+        except OSError:
+            pass  # a session that has ended leaves the variable behind
+    return Path("/tmp") / name  # noqa: S108  (`runtime_dir` refuses what is not ours)
+
+
 def runtime_dir(home: Path) -> Path:
-    """A 0700 folder for sockets, short enough for a UNIX socket address."""
-    path = home / "run"
-    if len(str(path)) > _SOCKET_PATH_LIMIT - 40:
-        digest = hashlib.sha256(str(home).encode()).hexdigest()[:12]
-        path = Path("/tmp") / f"opta-lmx-{digest}"  # noqa: S108  (ownership and mode checked below)
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path.chmod(0o700)
+    """A 0700 folder of ours for sockets, short enough for a UNIX socket address.
+
+    Raises:
+        LmxError: UNAVAILABLE `bad_state`: it cannot be made, or something else is in its place.
+    """
+    path = runtime_path(home)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.mkdir(mode=0o700)
+        except FileExistsError:
+            _take_over(path)
+    except OSError as error:
+        raise _unusable(path, error.strerror or str(error)) from None
     return path
+
+
+def _take_over(path: Path) -> None:
+    """Make a folder found at a name that others can guess private; it must be ours already."""
+    found = path.lstat()
+    if not stat.S_ISDIR(found.st_mode):
+        raise _unusable(path, "it is not a folder")
+    if found.st_uid != os.getuid():
+        raise _unusable(path, "it belongs to another user")
+    path.chmod(0o700)
+
+
+def _unusable(path: Path, reason: str) -> LmxError:
+    return LmxError(
+        ErrorKind.UNAVAILABLE,
+        f"The folder {path} for sockets cannot be used: {reason}.",
+        code="bad_state",
+    )
 
 
 def _read_template(override: ModelOverride) -> str | None:
@@ -146,7 +190,7 @@ def _read_template(override: ModelOverride) -> str | None:
         return override.template.expanduser().read_text()
     except OSError as error:
         raise LmxError(
-            invalid("").kind,
+            ErrorKind.INVALID_REQUEST,
             f"The chat template {override.template} cannot be read: {error.strerror}.",
             code="invalid_config",
             param="engine.overrides",

@@ -7,6 +7,8 @@ from opta_lmx.backends.frames import TokenOut
 from opta_lmx.core.errors import ErrorKind, LmxError
 
 MAX_BUFFERED_TOKENS = 65_536
+MAX_BUFFERED_BYTES = 1024 * 1024
+"""Bytes of text; both bounds are far beyond what a reader that lives leaves waiting."""
 
 
 class TokenStream:
@@ -14,6 +16,7 @@ class TokenStream:
 
     def __init__(self) -> None:
         self._tokens: deque[TokenOut] = deque()
+        self._bytes = 0
         self._waiter: asyncio.Future[None] | None = None
         self._error: LmxError | None = None
         self._over = False
@@ -21,8 +24,13 @@ class TokenStream:
         self.started = False
 
     def push(self, token: TokenOut) -> None:
-        """Add a token; a reader that fell too far behind is cut with an error."""
-        if len(self._tokens) >= MAX_BUFFERED_TOKENS:
+        """Add a token; a reader that fell too far behind is cut with an error.
+
+        What comes after an error is dropped, so that the reader never sees an answer with a gap.
+        """
+        if self._error is not None:
+            return
+        if len(self._tokens) >= MAX_BUFFERED_TOKENS or self._bytes >= MAX_BUFFERED_BYTES:
             self.fail(
                 LmxError(
                     ErrorKind.REQUEST_TIMEOUT,
@@ -32,6 +40,7 @@ class TokenStream:
             )
             return
         self._tokens.append(token)
+        self._bytes += len(token.piece)
         self._wake()
 
     def fail(self, error: LmxError) -> None:
@@ -57,5 +66,6 @@ class TokenStream:
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
         token = self._tokens.popleft()
+        self._bytes -= len(token.piece)
         self._over = token.finish is not None
         return token

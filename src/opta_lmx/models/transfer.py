@@ -59,10 +59,12 @@ class Transfer:
             sums.read(out, advance, cancel)
             failures = 0
             while sums.done < file.size:
+                check_cancelled(cancel)
                 before = sums.done
                 try:
                     self._receive(file, out, sums, advance, cancel)
                 except LmxError as error:
+                    check_cancelled(cancel)
                     failures = 1 if sums.done > before else failures + 1
                     if error.code != "hub_unreachable" or failures >= self._attempts:
                         raise

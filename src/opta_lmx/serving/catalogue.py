@@ -8,6 +8,8 @@ from opta_lmx.engine.planner import Planner, split_ref
 from opta_lmx.engine.residency import Engine, ModelStatus
 from opta_lmx.models.store import ModelEntry
 
+_Loaded = dict[str, ModelStatus]
+
 
 class ServedModel(msgspec.Struct, frozen=True):
     """One model as clients see it; `context_length` is the usable window in tokens."""
@@ -31,8 +33,17 @@ class Catalogue:
 
     async def list(self) -> list[ServedModel]:
         """Every usable model on disk, then loaded ones that run on another backend."""
-        entries = await asyncio.to_thread(self._planner.store.list)
-        loaded = {status.id: status for status in self._engine.status()}
+        return await asyncio.to_thread(self._all, self._loaded())
+
+    async def get(self, ref: str) -> ServedModel:
+        """One model by reference. Raises MODEL_NOT_FOUND."""
+        return await asyncio.to_thread(self._one, ref, self._loaded())
+
+    def _loaded(self) -> _Loaded:
+        return {status.id: status for status in self._engine.status()}
+
+    def _all(self, loaded: _Loaded) -> "list[ServedModel]":
+        entries = self._planner.store.list()
         models = [
             self._join(entry.name, entry, loaded.pop(entry.name, None))
             for entry in entries
@@ -45,15 +56,16 @@ class Catalogue:
                 models.append(self._join(status.id, entry, status))
         return models
 
-    async def get(self, ref: str) -> ServedModel:
-        """One model by reference. Raises MODEL_NOT_FOUND."""
-        entry = await asyncio.to_thread(self._planner.store.get, split_ref(ref)[0])
-        model_id = self._planner.canonical(ref)
-        loaded = {status.id: status for status in self._engine.status()}
+    def _one(self, ref: str, loaded: _Loaded) -> ServedModel:
+        name, asked = split_ref(ref)
+        entry = self._planner.store.get(name)
+        model_id = self._planner.id_of(entry, asked)
         return self._join(model_id, entry, loaded.get(model_id))
 
     def _join(self, model_id: str, entry: ModelEntry, status: ModelStatus | None) -> ServedModel:
-        backend = status.backend if status else self._planner.backend_of(model_id)
+        """From what was read already: the model may be gone from the disk by now."""
+        asked = split_ref(model_id)[1]
+        backend = status.backend if status else asked or self._planner.default_backend(entry)
         window = status.context_length if status else 0
         return ServedModel(
             id=model_id,

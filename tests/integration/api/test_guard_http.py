@@ -1,10 +1,25 @@
-"""The guard in front of every route: names, web origins, keys."""
+"""In front of every route: names, web origins, keys; and the routes operators look at."""
 
+import asyncio
+import shutil
+import socket
+import threading
 from pathlib import Path
 
 import httpx
+import pytest
 
+from opta_lmx.config.settings import EngineSettings
+from opta_lmx.core.clock import SystemClock
+from opta_lmx.core.telemetry import NullTelemetry
+from opta_lmx.engine.planner import Planner
+from opta_lmx.engine.residency import Engine
+from opta_lmx.models.store import ModelEntry, ModelStore
+from opta_lmx.serving.catalogue import Catalogue
+from tests.support.process import running_server
 from tests.support.server import sim_server
+from tests.support.sim import SimResolver, engine_options
+from tests.support.weights import small_gguf
 
 KEY = "k-1234567890"
 
@@ -39,3 +54,94 @@ def test_a_request_id_is_echoed_unless_it_is_unfit(tmp_path: Path) -> None:
         assert echoed.headers["x-request-id"] == "mine-1"
         unfit = httpx.get(f"{server.url}/healthz", headers={"X-Request-ID": "x" * 300})
         assert unfit.headers["x-request-id"].startswith("req-")
+
+
+def test_malformed_names_are_refused_in_the_envelope(tmp_path: Path) -> None:
+    with sim_server(tmp_path, {"m": {}}) as server:
+        for header, text in (("Host", "[::1"), ("Host", "[x]:1"), ("Origin", "http://[")):
+            reply = httpx.get(f"{server.url}/v1/models", headers={header: text})
+            assert reply.status_code == 403, (header, text)
+            assert reply.json()["error"]["code"] == f"{header.lower()}_not_allowed"
+        metrics = httpx.get(f"{server.url}/metrics").text
+        counted = [line for line in metrics.splitlines() if 'code="403"' in line]
+        assert any("requests_total" in line and line.endswith(" 3.0") for line in counted)
+
+
+def test_the_server_answers_to_the_address_it_listens_on(tmp_path: Path) -> None:
+    settings = {"host": "127.0.0.2", "allowed_hosts": ["Box.Local"]}
+    with sim_server(tmp_path, {"m": {}}, server=settings) as server:
+        for host, status in (("127.0.0.2:1", 200), ("box.local.", 200), ("127.0.0.3", 403)):
+            reply = httpx.get(f"{server.url}/healthz", headers={"Host": host})
+            assert reply.status_code == status, host
+
+
+def test_an_ipv6_server_prints_an_address_that_works(tmp_path: Path) -> None:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("no IPv6 here")
+    with running_server(tmp_path, "--host", "::1") as server:
+        assert server.url.startswith("http://[::1]:")
+        assert httpx.get(f"{server.url}/healthz").status_code == 200
+        assert "[::1]:" in (tmp_path / "serve.lock").read_text()
+
+
+def test_head_says_what_get_says_without_a_body(tmp_path: Path) -> None:
+    with sim_server(tmp_path, {"m": {}}) as server:
+        for draining, ready in ((False, 200), (True, 503)):
+            server.app.serving.draining = draining
+            for path, status in (("/healthz", 200), ("/readyz", ready)):
+                reply = httpx.head(server.url + path)
+                assert (reply.status_code, reply.content) == (status, b"")
+                assert httpx.get(server.url + path).status_code == status
+
+
+def test_nothing_new_is_begun_while_draining(tmp_path: Path) -> None:
+    with sim_server(tmp_path, {"m": {}}) as server:
+        server.app.serving.draining = True
+        for path in ("/admin/models/load", "/admin/models/download"):
+            reply = httpx.post(server.url + path, json={"model": "m"})
+            assert (reply.status_code, reply.json()["error"]["code"]) == (503, "draining"), path
+            assert "retry-after" in reply.headers
+        assert (server.resolver.loads, server.app.downloads.list()) == ([], [])
+
+
+class Vanishing(ModelStore):
+    """Loses a model right after it was listed; remembers which threads it was read on."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.threads: set[threading.Thread] = set()
+
+    def list(self) -> "list[ModelEntry]":
+        found = super().list()
+        shutil.rmtree(self.root / "going", ignore_errors=True)
+        self.threads.add(threading.current_thread())
+        return found
+
+    def get(self, name: str) -> ModelEntry:
+        self.threads.add(threading.current_thread())
+        return super().get(name)
+
+
+def test_a_model_that_goes_meanwhile_does_not_break_the_list(tmp_path: Path) -> None:
+    source = tmp_path / "m.gguf"
+    source.write_bytes(small_gguf())
+    store = Vanishing(tmp_path / "models")
+    store.sweep()
+    for name in ("going", "staying"):
+        store.add(source, name)
+    store.threads.clear()
+    planner = Planner(store, EngineSettings(backend="gguf"), tmp_path)
+    resolver = SimResolver(tmp_path, {})
+    engine = Engine(resolver, engine_options(), SystemClock(), NullTelemetry())
+    catalogue = Catalogue(planner, engine)
+    listed = asyncio.run(catalogue.list())
+    assert [(model.id, model.backend) for model in listed] == [
+        ("going", "gguf"),
+        ("staying", "gguf"),
+    ]
+    other = asyncio.run(catalogue.get("staying:mlx"))
+    assert (other.id, other.backend) == ("staying:mlx", "mlx")
+    assert asyncio.run(catalogue.get("staying:gguf")).id == "staying"
+    assert threading.current_thread() not in store.threads

@@ -11,9 +11,10 @@ from opta_lmx import __version__
 from opta_lmx.api.body import read_body
 from opta_lmx.api.streaming import EventStream, StreamWriter
 from opta_lmx.core.clock import Clock
-from opta_lmx.core.errors import invalid
+from opta_lmx.core.errors import ErrorKind, LmxError, invalid
 from opta_lmx.engine.downloads import Download, Downloads
 from opta_lmx.engine.residency import Engine
+from opta_lmx.serving.service import Serving
 
 _BODY_LIMIT_BYTES = 64 * 1024
 _BODY_TIMEOUT_S = 10.0
@@ -61,8 +62,11 @@ async def _parse(request: Request, kind: type[_Body]) -> _Body:
 class AdminModels:
     """The routes' work, each one call of a room below."""
 
-    def __init__(self, engine: Engine, downloads: Downloads, clock: Clock) -> None:
+    def __init__(
+        self, engine: Engine, downloads: Downloads, serving: Serving, clock: Clock
+    ) -> None:
         self._engine = engine
+        self._serving = serving
         self._downloads = downloads
         self._clock = clock
         self._started = clock.monotonic()
@@ -94,6 +98,7 @@ class AdminModels:
     async def load(self, request: Request) -> Response:
         """Load a model and wait until it serves."""
         body = await _parse(request, LoadBody)
+        self._refuse_draining()
         runtime = await self._engine.load(body.ref())
         ready = runtime.ready
         return JSONResponse(
@@ -116,7 +121,18 @@ class AdminModels:
     async def download(self, request: Request) -> Response:
         """Start a download, or join the one under way; answers at once."""
         body = await _parse(request, DownloadBody)
+        self._refuse_draining()
         return JSONResponse(_render(self._downloads.start(body.model)), status_code=202)
+
+    def _refuse_draining(self) -> None:
+        """What would outlive the server is not begun any more."""
+        if self._serving.draining:
+            raise LmxError(
+                ErrorKind.UNAVAILABLE,
+                "The server is shutting down.",
+                code="draining",
+                retry_after=5,
+            )
 
     async def list_downloads(self) -> dict[str, Any]:
         """Downloads of this run of the server."""

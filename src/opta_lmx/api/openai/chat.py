@@ -6,7 +6,7 @@ import msgspec
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from opta_lmx.api.body import read_body
+from opta_lmx.api.body import BodyParser, read_body
 from opta_lmx.api.openai import parse, render
 from opta_lmx.api.openai.render import ChunkStream
 from opta_lmx.api.openai.wire import ChatCompletionRequest
@@ -40,6 +40,7 @@ class ChatRoute:
         self._limits = limits
         self._clock = clock
         self._telemetry = telemetry
+        self._parser = BodyParser()
 
     def router(self) -> APIRouter:
         """The route, with its body documented."""
@@ -65,10 +66,11 @@ class ChatRoute:
         body = await read_body(
             request, limit=self._limits.body_limit_bytes, timeout_s=self._limits.body_timeout_s
         )
-        ticket = self._serving.gate(parse.peek(body).model)
+        head = await self._parser.parse(parse.peek, body)
+        ticket = self._serving.gate(head.model)
         try:
-            call = parse.parse_chat(body)
-        except LmxError:
+            call = await self._parser.parse(parse.parse_chat, body)
+        except (LmxError, asyncio.CancelledError):
             ticket.give_back()
             raise
         exchange = ChatExchange(
@@ -167,6 +169,7 @@ class ChatExchange:
         reason = "stop" if answer.stopped else self._run.finish_reason
         if reason is None:
             raise LmxError(ErrorKind.INTERNAL, "The answer ended without a reason.")
+        self._run.close()  # The slot must not wait for a client that reads the rest slowly.
         deltas, finish = answer.finish(reason)
         if answer.parse_failures:
             self._telemetry.count(

@@ -1,0 +1,255 @@
+"""HTTP/1.1 as this server speaks it: uvicorn's protocol with three gaps closed.
+
+A client that stops reading is cut, a client that goes is noticed even behind a pipelined
+request, and an `Upgrade` nobody here knows is ignored instead of costing the request its body.
+"""
+
+import asyncio
+from collections.abc import Iterable
+from typing import Any, ClassVar, Protocol, cast
+
+import httptools
+from starlette.types import Scope
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.server import ServerState
+
+WRITE_TIMEOUT_S = 30.0
+"""How long a client may take nothing of what waits for it."""
+
+MAX_PIPELINED = 16
+MAX_PIPELINED_BYTES = 1024 * 1024
+"""Requests sent ahead, and bytes of their bodies, up to which the connection is read on."""
+
+_CHECKS = 4
+_CONNECTION = "opta_lmx.connection"
+_UPGRADE_HEADERS = frozenset({b"upgrade", b"http2-settings"})
+
+
+class Connection(Protocol):
+    """What an answer may know of the connection it is written to."""
+
+    def writable(self) -> bool:
+        """False while bytes wait because the client does not read."""
+        ...
+
+    def abort(self) -> None:
+        """Close at once; what waits to be sent is dropped."""
+        ...
+
+
+class _Unknown:
+    """A connection of a server that tells nothing."""
+
+    def writable(self) -> bool:
+        return True
+
+    def abort(self) -> None:
+        pass
+
+
+def connection_of(scope: Scope) -> Connection:
+    """Return the connection of a request; one that is always writable under other servers."""
+    return scope.get("extensions", {}).get(_CONNECTION) or _Unknown()
+
+
+class WriteWatch:
+    """Aborts a transport whose unsent bytes do not become fewer for `timeout_s` seconds.
+
+    To be started when nothing more will be written for now, so that growth is no excuse.
+    """
+
+    def __init__(
+        self,
+        transport: asyncio.Transport,
+        loop: asyncio.AbstractEventLoop,
+        timeout_s: float,
+    ) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._period_s = timeout_s / _CHECKS
+        self._timer: asyncio.TimerHandle | None = None
+        self._unsent = 0
+        self._idle_checks = 0
+
+    def start(self) -> None:
+        """Begin to watch; no effect while watching."""
+        if self._timer is None:
+            self._unsent = self._transport.get_write_buffer_size()
+            self._idle_checks = 0
+            self._timer = self._loop.call_later(self._period_s, self._check)
+
+    def stop(self) -> None:
+        """Watch no longer."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _check(self) -> None:
+        self._timer = None
+        unsent = self._transport.get_write_buffer_size()
+        if not unsent:
+            return
+        self._idle_checks = self._idle_checks + 1 if unsent >= self._unsent else 0
+        self._unsent = unsent
+        if self._idle_checks >= _CHECKS:
+            self._transport.abort()
+        else:
+            self._timer = self._loop.call_later(self._period_s, self._check)
+
+
+class HttpProtocol(HttpToolsProtocol):
+    """One connection. `write_timeout_s` is set by `protocol_class`."""
+
+    write_timeout_s: ClassVar[float] = WRITE_TIMEOUT_S
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._running: RequestResponseCycle | None = None
+        self._watch: WriteWatch | None = None
+        self._upgrading = False
+
+    # --- the connection as answers see it --------------------------------------
+
+    def writable(self) -> bool:
+        """False while bytes wait because the client does not read."""
+        return not self.flow.write_paused
+
+    def abort(self) -> None:
+        """Close at once; what waits to be sent is dropped."""
+        self.transport.abort()
+
+    # --- a client that stops reading --------------------------------------------
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        """Take the new connection."""
+        super().connection_made(transport)
+        self._watch = WriteWatch(transport, self.loop, self.write_timeout_s)
+
+    def pause_writing(self) -> None:
+        """The client reads too slowly: from now on it must at least read something."""
+        super().pause_writing()
+        if self._watch is not None:
+            self._watch.start()
+
+    def resume_writing(self) -> None:
+        """The client reads again."""
+        super().resume_writing()
+        if self._watch is not None and self._busy():
+            self._watch.stop()
+
+    def on_response_complete(self) -> None:
+        """The answer is written: what the transport still holds must go, too."""
+        super().on_response_complete()
+        if self._watch is not None and not self._busy():
+            self._watch.start()
+
+    def _busy(self) -> bool:
+        return self._running is not None and not self._running.response_complete
+
+    # --- a client that goes -------------------------------------------------------
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell the running request, which need not be the last one parsed."""
+        if self._watch is not None:
+            self._watch.stop()
+        running = self._running
+        super().connection_lost(exc)
+        if running is not None and not running.response_complete:
+            running.disconnected = True
+            running.message_event.set()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._running = cycle
+        if self._watch is not None and self.writable():
+            self._watch.stop()
+        super()._start_asgi_task(cycle, app)
+
+    def on_body(self, body: bytes) -> None:
+        """Take a part of a body."""
+        super().on_body(body)
+        self._read_on()
+
+    def _read_on(self) -> None:
+        """Keep reading behind pipelined requests: a paused transport cannot see the client go."""
+        if self.pipeline and len(self.pipeline) <= MAX_PIPELINED:
+            waiting = sum(len(cycle.body) for cycle, _ in self.pipeline)
+            if waiting <= MAX_PIPELINED_BYTES:
+                self.flow.resume_reading()
+
+    # --- an upgrade nobody here knows ---------------------------------------------
+
+    def on_message_begin(self) -> None:
+        """Begin a request; its answer may ask for the connection."""
+        super().on_message_begin()
+        scope = cast("dict[str, Any]", self.scope)
+        scope["extensions"] = {_CONNECTION: self}
+
+    def on_headers_complete(self) -> None:
+        """Start the request, unless it must be read again without its `Upgrade`."""
+        self._upgrading = self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
+        if not self._upgrading:
+            super().on_headers_complete()
+            self._read_on()
+
+    def on_message_complete(self) -> None:
+        """End the request's body."""
+        if not self._upgrading:
+            super().on_message_complete()
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what arrived."""
+        self._unset_keepalive_if_required()
+        rest: bytes | None = data
+        while rest is not None:
+            rest = self._feed(rest)
+
+    def _feed(self, data: bytes) -> bytes | None:
+        """Parse; what must be parsed after that, if anything."""
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserError:
+            self.send_400_response("Invalid HTTP request received.")
+        except httptools.HttpParserUpgrade as upgrade:
+            if self._upgrading:
+                return self._head_without_upgrade() + data[upgrade.args[0] :]
+            self.cycle.keep_alive = False  # CONNECT: what follows is not HTTP.
+        return None
+
+    def _head_without_upgrade(self) -> bytes:
+        """Return the head just parsed, with no upgrade in it, for a fresh parser.
+
+        The parser skips the body of every request that asks for an upgrade. RFC 9110 section
+        7.8 lets a server ignore the wish, and Java's client sends it with every first request.
+        """
+        method, version = self.parser.get_method(), self.parser.get_http_version()
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        lines = [b"%s %s HTTP/%s" % (method, self.url, version.encode())]
+        lines += [b"%s: %s" % header for header in _without_upgrade(self.headers)]
+        return b"\r\n".join(lines) + b"\r\n\r\n"
+
+
+def _without_upgrade(headers: Iterable[tuple[bytes, bytes]]) -> Iterable[tuple[bytes, bytes]]:
+    for name, value in headers:
+        if name == b"connection":
+            tokens = [token.strip() for token in value.split(b",")]
+            kept = [token for token in tokens if token.lower() not in _UPGRADE_HEADERS]
+            yield name, b", ".join(kept)
+        elif name not in _UPGRADE_HEADERS:
+            yield name, value
+
+
+def protocol_class(write_timeout_s: float = WRITE_TIMEOUT_S) -> type[HttpProtocol]:
+    """Return the protocol for uvicorn's `http` setting.
+
+    Args:
+        write_timeout_s: a client that takes none of the waiting bytes for so long is cut.
+    """
+    return type("HttpProtocol", (HttpProtocol,), {"write_timeout_s": write_timeout_s})

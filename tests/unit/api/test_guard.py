@@ -1,0 +1,118 @@
+"""The guard on its own: names as clients spell them, what is counted, what never passes."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from starlette.types import Message, Receive, Scope, Send
+
+from opta_lmx.api.guard import Guard, GuardRules
+from opta_lmx.api.openai.errors import render
+from opta_lmx.core.clock import SystemClock
+from opta_lmx.core.telemetry import NullTelemetry
+
+
+class Counting(NullTelemetry):
+    """Keeps the requests counted."""
+
+    def __init__(self) -> None:
+        self.requests: list[dict[str, str]] = []
+
+    def count(self, name: str, value: float = 1, **labels: str) -> None:
+        if name == "requests_total":
+            self.requests.append(labels)
+
+
+class Inner:
+    """The application behind the guard; answers 200 unless told to break."""
+
+    def __init__(self) -> None:
+        self.scopes: list[Scope] = []
+        self.error: BaseException | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.scopes.append(scope)
+        if self.error is not None:
+            raise self.error
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+
+class Door:
+    """A guard, what is behind it, and what it counted."""
+
+    def __init__(self, *allowed: str) -> None:
+        self.inner = Inner()
+        self.telemetry = Counting()
+        rules = GuardRules(allowed_hosts=frozenset(allowed))
+        self._guard = Guard(self.inner, rules, render, SystemClock(), self.telemetry)
+
+    def ask(self, kind: str = "http", **headers: str) -> list[Message]:
+        """Send one request; all messages of the reply."""
+        sent: list[Message] = []
+        raw = [(name.encode(), text.encode("latin-1")) for name, text in headers.items()]
+        scope: dict[str, Any] = {"type": kind, "method": "GET", "path": "/x", "headers": raw}
+
+        async def receive() -> Message:
+            return {"type": "http.request", "body": b""}
+
+        async def send(message: Message) -> None:
+            sent.append(message)
+
+        asyncio.run(self._guard(scope, receive, send))
+        return sent
+
+    def status(self, **headers: str) -> int:
+        """The status of the reply to one request."""
+        return self.ask(**headers)[0]["status"]
+
+
+@pytest.mark.parametrize("host", ["[::1", "[x]:1", "[", "", "evil.example", "localhost.evil"])
+def test_a_host_that_is_malformed_or_foreign_is_refused(host: str) -> None:
+    start, body = Door().ask(host=host)
+    assert start["status"] == 403
+    assert b'"host_not_allowed"' in body["body"]
+
+
+@pytest.mark.parametrize("origin", ["http://[", "http://[x]", "null", "http://evil.example"])
+def test_an_origin_that_is_malformed_or_foreign_is_refused(origin: str) -> None:
+    start, body = Door().ask(origin=origin)
+    assert start["status"] == 403
+    assert b'"origin_not_allowed"' in body["body"]
+
+
+@given(st.text(st.characters(max_codepoint=255)))
+def test_no_header_breaks_the_guard(text: str) -> None:
+    assert Door().status(host=text) in (200, 403)
+    assert Door().status(origin=text) in (200, 403)
+
+
+@pytest.mark.parametrize(
+    "host", ["LocalHost:1", "localhost.", "[::1]:1", "127.0.0.1.", "BOX.local.:1234", "127.0.0.2"]
+)
+def test_a_name_is_the_same_in_any_spelling(host: str) -> None:
+    door = Door("Box.Local", "127.0.0.2")
+    assert door.status(host=host) == 200
+    assert door.status(origin=f"http://{host}") == 200
+    assert Door("box.local.", "[0::1]").status(host="box.local") == 200
+
+
+def test_a_request_without_a_host_passes() -> None:
+    assert Door().status() == 200
+
+
+@pytest.mark.parametrize("error", [RuntimeError("broken"), asyncio.CancelledError()])
+def test_a_request_that_breaks_is_counted(error: BaseException) -> None:
+    door = Door()
+    door.inner.error = error
+    with pytest.raises(type(error)):
+        door.ask()
+    assert [labels["code"] for labels in door.telemetry.requests] == ["499"]
+
+
+def test_a_websocket_never_passes() -> None:
+    door = Door()
+    assert [message["type"] for message in door.ask("websocket")] == ["websocket.close"]
+    assert door.inner.scopes == []
