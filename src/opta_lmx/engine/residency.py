@@ -117,7 +117,7 @@ class Engine:
     async def close(self) -> None:
         """End every worker; what still runs is told that the server stops."""
         for runtime in list(self._runtimes.values()):
-            await self._forget(runtime, _stopping())
+            await self._forget(runtime, server_stopping())
 
     def _start(self, ref: str) -> ModelRuntime:
         plan = self.resolver.plan(ref)
@@ -161,8 +161,11 @@ def _unloaded(ref: str) -> LmxError:
     return LmxError(ErrorKind.UNAVAILABLE, f"Model '{ref}' was unloaded.", code="model_unloaded")
 
 
-def _stopping() -> LmxError:
-    return LmxError(ErrorKind.UNAVAILABLE, "The server is shutting down.", code="draining")
+def server_stopping() -> LmxError:
+    """What everyone is told once the server has been asked to stop."""
+    return LmxError(
+        ErrorKind.UNAVAILABLE, "The server is shutting down.", code="draining", retry_after=5
+    )
 
 
 def _status(runtime: ModelRuntime) -> ModelStatus:

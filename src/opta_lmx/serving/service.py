@@ -3,10 +3,10 @@
 import msgspec
 
 from opta_lmx.core.clock import Clock
-from opta_lmx.core.errors import ErrorKind, LmxError
+from opta_lmx.core.errors import LmxError
 from opta_lmx.core.telemetry import Telemetry
 from opta_lmx.core.types import GenerationRequest
-from opta_lmx.engine.residency import Engine
+from opta_lmx.engine.residency import Engine, server_stopping
 from opta_lmx.engine.runtime import ModelRuntime
 from opta_lmx.serving.run import ModelRun, RunLimits
 
@@ -42,12 +42,7 @@ class Serving:
                 draining or when the model is out of service.
         """
         if self.draining:
-            raise LmxError(
-                ErrorKind.UNAVAILABLE,
-                "The server is shutting down.",
-                code="draining",
-                retry_after=5,
-            )
+            raise server_stopping()
         runtime = self._engine.runtime(model)
         if runtime.error is not None:
             raise runtime.error.again()

@@ -11,9 +11,9 @@ from opta_lmx import __version__
 from opta_lmx.api.body import read_body
 from opta_lmx.api.streaming import EventStream, StreamWriter
 from opta_lmx.core.clock import Clock
-from opta_lmx.core.errors import ErrorKind, LmxError, invalid
+from opta_lmx.core.errors import invalid
 from opta_lmx.engine.downloads import Download, Downloads
-from opta_lmx.engine.residency import Engine
+from opta_lmx.engine.residency import Engine, server_stopping
 from opta_lmx.serving.service import Serving
 
 _BODY_LIMIT_BYTES = 64 * 1024
@@ -127,12 +127,7 @@ class AdminModels:
     def _refuse_draining(self) -> None:
         """What would outlive the server is not begun any more."""
         if self._serving.draining:
-            raise LmxError(
-                ErrorKind.UNAVAILABLE,
-                "The server is shutting down.",
-                code="draining",
-                retry_after=5,
-            )
+            raise server_stopping()
 
     async def list_downloads(self) -> dict[str, Any]:
         """Downloads of this run of the server."""
