@@ -98,10 +98,16 @@ class Server:
         listener: the bound socket.
         models: loaded before `/readyz` answers 200.
         drain_timeout_s: how long running answers may take to finish after a stop signal.
+        write_timeout_s: a client that takes none of the bytes waiting for it is cut after this.
     """
 
     def __init__(
-        self, app: RunningApp, listener: socket.socket, models: list[str], drain_timeout_s: float
+        self,
+        app: RunningApp,
+        listener: socket.socket,
+        models: list[str],
+        drain_timeout_s: float,
+        write_timeout_s: float = WRITE_TIMEOUT_S,
     ) -> None:
         self._app = app
         self._listener = listener
@@ -109,7 +115,7 @@ class Server:
         self._drain_timeout_s = drain_timeout_s
         self._stop = asyncio.Event()
         self._failure: LmxError | None = None
-        self._uvicorn = _Uvicorn(uvicorn_config(app.asgi))
+        self._uvicorn = _Uvicorn(uvicorn_config(app.asgi, write_timeout_s=write_timeout_s))
 
     async def run(self) -> None:
         """Serve until a stop signal, then end in order. Raises what kept a named model away."""
