@@ -34,6 +34,10 @@ class Serving:
         self._telemetry = telemetry
         self.draining = False
 
+    def is_loaded(self, model: str) -> bool:
+        """True when a call would not have to load the model first."""
+        return self._engine.find(model) is not None
+
     def gate(self, model: str) -> Ticket:
         """First gate, before the messages are even parsed: counts only, no waiting.
 

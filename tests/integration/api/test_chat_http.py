@@ -21,6 +21,7 @@ LONG = "word " * 5000
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     scripts: dict[str, dict[str, Any]] = {
         "m": {},
+        "untouched": {},
         "org/model": {},
         "slow": {"reply": LONG, "step_ms": 5},
         "thinking": {"prefill_ms_per_token": 400, "reply": "done"},
@@ -217,6 +218,13 @@ def test_bad_requests_get_typed_errors(
     if param:
         assert error["param"] == param
     assert server.status("m").get("waiting", 0) == 0
+
+
+def test_an_invalid_request_loads_nothing(server: LiveServer) -> None:
+    assert ask(server, "untouched", temperature=-1).status_code == 400
+    assert server.status("untouched") == {}
+    assert ask(server, "untouched").status_code == 200
+    assert server.status("untouched")["state"] == "ready"
 
 
 @pytest.mark.parametrize(

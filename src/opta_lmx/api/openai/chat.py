@@ -67,6 +67,9 @@ class ChatRoute:
             request, limit=self._limits.body_limit_bytes, timeout_s=self._limits.body_timeout_s
         )
         head = await self._parser.parse(parse.peek, body)
+        if not self._serving.is_loaded(head.model):
+            # An invalid request must not cost the loading of a model.
+            await self._parser.parse(parse.parse_chat, body)
         ticket = self._serving.gate(head.model)
         try:
             call = await self._parser.parse(parse.parse_chat, body)
