@@ -111,8 +111,8 @@ class Engine:
         await self._forget(runtime, _unloaded(runtime.plan.ref))
 
     def status(self) -> list[ModelStatus]:
-        """Every loaded model, oldest first."""
-        return [_status(runtime) for runtime in self._runtimes.values()]
+        """Every loaded model, oldest first. Callable from any thread: it looks at a copy."""
+        return [_status(runtime) for runtime in list(self._runtimes.values())]
 
     async def close(self) -> None:
         """End every worker; what still runs is told that the server stops."""
