@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 from typing import TypeVar
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 
 from opta_lmx.core.errors import ErrorKind, LmxError
 
@@ -64,6 +64,3 @@ class BodyParser:
             return parser(body)
         async with self._turn:
             return await asyncio.to_thread(parser, body)
-
-
-__all__ = ["BodyParser", "ClientDisconnect", "read_body"]

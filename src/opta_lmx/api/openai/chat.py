@@ -18,7 +18,7 @@ from opta_lmx.core.ids import random_id
 from opta_lmx.core.telemetry import Telemetry
 from opta_lmx.core.types import Accepted
 from opta_lmx.serving.run import ModelRun
-from opta_lmx.serving.service import Serving
+from opta_lmx.serving.service import Serving, Ticket
 
 
 class ChatLimits(msgspec.Struct, frozen=True):
@@ -66,16 +66,7 @@ class ChatRoute:
         body = await read_body(
             request, limit=self._limits.body_limit_bytes, timeout_s=self._limits.body_timeout_s
         )
-        head = await self._parser.parse(parse.peek, body)
-        if not self._serving.is_loaded(head.model):
-            # An invalid request must not cost the loading of a model.
-            await self._parser.parse(parse.parse_chat, body)
-        ticket = self._serving.gate(head.model)
-        try:
-            call = await self._parser.parse(parse.parse_chat, body)
-        except (LmxError, asyncio.CancelledError):
-            ticket.give_back()
-            raise
+        ticket, call = await self._admit(body)
         exchange = ChatExchange(
             self._serving.run(ticket, call.request), call, self._limits, self._telemetry
         )
@@ -88,6 +79,22 @@ class ChatRoute:
             clock=self._clock,
             close=exchange.close,
         )
+
+    async def _admit(self, body: bytes) -> tuple[Ticket, parse.ChatCall]:
+        """Pass the first gate, before the messages are parsed if the model is there.
+
+        Otherwise after it: an invalid request must not cost the loading of a model.
+        """
+        model = (await self._parser.parse(parse.peek, body)).model
+        if not self._serving.is_loaded(model):
+            call = await self._parser.parse(parse.parse_chat, body)
+            return self._serving.gate(model), call
+        ticket = self._serving.gate(model)
+        try:
+            return ticket, await self._parser.parse(parse.parse_chat, body)
+        except (LmxError, asyncio.CancelledError):
+            ticket.give_back()
+            raise
 
 
 class ChatExchange:
