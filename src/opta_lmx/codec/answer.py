@@ -1,55 +1,83 @@
-"""Splits a model's answer into text and tool calls: one splitter, streamed or plain.
+"""Splits a model's answer into reasoning, text and tool calls: one splitter, streamed or plain.
 
-Bytes are joined to text, stop strings are cut on that text, and what remains is searched for
-tool calls. So a stop string also counts inside a call, and text after one is never seen.
+Bytes are joined to text; reasoning is told from speech; stop strings are cut on the speech, and
+what remains is searched for tool calls. So a stop string counts in the visible text and inside
+calls, but not inside reasoning nor in the line breaks behind it, and text after one is never
+seen.
 """
-
-from collections.abc import Iterable
 
 import msgspec
 
+from opta_lmx.codec.deltas import (
+    CallArguments,
+    CallStart,
+    Delta,
+    FinishKind,
+    ReasoningDelta,
+    TextDelta,
+)
 from opta_lmx.codec.stops import StopMatcher
-from opta_lmx.codec.tools.dialects import parser_for
-from opta_lmx.codec.tools.protocol import TextOut, ToolOut
+from opta_lmx.codec.tools.dialects import Parser, answer_parser
+from opta_lmx.codec.tools.protocol import (
+    CallBegin,
+    CallEnd,
+    CallText,
+    TextOut,
+    ThoughtOut,
+    ToolOut,
+)
 from opta_lmx.codec.utf8 import Utf8Joiner
 from opta_lmx.core.ids import tool_call_id
-from opta_lmx.core.types import FinishReason, ToolCall
+from opta_lmx.core.types import FinishReason, Speech, Tool
+
+_SLICE = 128
+"""Characters searched for stop strings at once, of which reasoning may make some vain."""
 
 
-class TextDelta(msgspec.Struct, frozen=True, gc=False):
-    """More of the answer's text; never empty."""
+class AnswerStyle(msgspec.Struct, frozen=True):
+    """How an answer is to be read.
 
-    text: str
+    `stop`: strings that end it and are not part of it. `speech`: how the model marks calls and
+    thinking. `tools`: those the request offers; with none, nothing is read as a call.
+    `thinking`: the prompt ended inside a block of reasoning. `raw`: no marks are looked for.
+    """
 
-
-class CallDelta(msgspec.Struct, frozen=True):
-    """One whole tool call; `index` counts the calls of this answer from 0."""
-
-    index: int
-    call: ToolCall
-
-
-Delta = TextDelta | CallDelta
+    stop: tuple[str, ...] = ()
+    speech: Speech = Speech()
+    tools: tuple[Tool, ...] = ()
+    thinking: bool = False
+    raw: bool = False
 
 
 class Answer:
     """One answer as it is generated.
 
     Args:
-        stop: strings that end the answer and are not part of it.
-        dialect: how the model writes tool calls; None where the request has no tools.
+        style: how to read it.
+
+    Attributes:
+        stopped: a stop string was met; `stop_sequence` is which one.
+        thinking: what was fed last belongs to a block of reasoning.
     """
 
-    def __init__(self, stop: tuple[str, ...], dialect: str | None) -> None:
+    def __init__(self, style: AnswerStyle) -> None:
         self._utf8 = Utf8Joiner()
-        self._stops = StopMatcher(stop) if stop else None
-        self._calls = None if dialect is None else _CallSplitter(dialect)
+        self._stops = StopMatcher(style.stop) if style.stop else None
+        self._parser: Parser | None = None
+        if not style.raw and (style.tools or style.speech.reasoning or style.thinking):
+            self._parser = answer_parser(
+                style.speech, style.tools, calls=bool(style.tools), thinking=style.thinking
+            )
+            self._parser.pausing = self._stops is not None
+        self._calls = _Numbering()
         self.stopped = False
+        self.stop_sequence: str | None = None
+        self.thinking = self._parser is not None and self._parser.thinking
 
     @property
     def parse_failures(self) -> int:
-        """Calls that were begun but could not be read, and so became text."""
-        return 0 if self._calls is None else self._calls.parse_failures
+        """Calls that were begun but could not be read."""
+        return 0 if self._parser is None else self._parser.parse_failures
 
     def feed(self, piece: bytes) -> list[Delta]:
         """Take the bytes of the next token; return what the client may see by now.
@@ -59,9 +87,12 @@ class Answer:
         """
         if self.stopped:
             return []
-        return self._take(self._utf8.feed(piece))
+        thinking = self._parser is not None and self._parser.thinking
+        deltas = self._take(self._utf8.feed(piece))
+        self.thinking = thinking or (self._parser is not None and self._parser.thinking)
+        return deltas
 
-    def finish(self, reason: FinishReason) -> tuple[list[Delta], str]:
+    def finish(self, reason: FinishReason) -> tuple[list[Delta], FinishKind]:
         """End the answer; call it once.
 
         Args:
@@ -69,64 +100,91 @@ class Answer:
 
         Returns:
             What was held back, and OpenAI's finish_reason: `tool_calls` whenever there is a
-            call (clients drop calls that come with another reason beside text), else `length`
-            or `stop`.
+            complete call and none that was cut (clients drop calls that come with another
+            reason beside text), else `length` or `stop`.
         """
         deltas: list[Delta] = [] if self.stopped else self._take(self._utf8.finish())
         if self._stops is not None and not self.stopped:
-            deltas += self._split(self._stops.flush())
-        truncated = self.stopped or reason != "stop"
-        if self._calls is not None:
-            deltas += self._calls.finish(truncated=truncated)
-            if self._calls.count:
-                return deltas, "tool_calls"
+            deltas += self._read(self._stops.flush())
+        if self._parser is not None:
+            truncated = self.stopped or reason != "stop"
+            deltas += self._calls.deltas(self._parser.finish(truncated=truncated))
+        deltas += self._calls.rest()
+        if self._calls.complete and not self._calls.open:
+            return deltas, "tool_calls"
         return deltas, "length" if reason == "length" and not self.stopped else "stop"
 
     def _take(self, text: str) -> list[Delta]:
-        if self._stops is not None:
-            text, self.stopped = self._stops.feed(text)
-        return self._split(text)
+        if self._stops is None:
+            return self._read(text)
+        deltas: list[Delta] = []
+        for start in range(0, len(text), _SLICE):
+            self._watched(text[start : start + _SLICE], self._stops, deltas)
+            if self.stopped:
+                break
+        return deltas
 
-    def _split(self, text: str) -> list[Delta]:
+    def _watched(self, text: str, stops: StopMatcher, deltas: list[Delta]) -> None:
+        """Read text, looking for stop strings wherever the model speaks."""
+        parser = self._parser
+        while text and not self.stopped:
+            if parser is not None and parser.hushed:
+                deltas += self._read(text)
+                text = parser.left
+                continue
+            safe, self.stopped = stops.feed(text)
+            deltas += self._read(safe)
+            left = parser.left if parser is not None and safe else ""
+            text = ""
+            if parser is not None and (parser.hushed or left):
+                text = left + stops.held
+                self.stopped = False
+                stops.restart()
+        self.stop_sequence = stops.matched if self.stopped else None
+
+    def _read(self, text: str) -> list[Delta]:
         if not text:
             return []
-        if self._calls is None:
+        if self._parser is None:
             return [TextDelta(text)]
-        return self._calls.feed(text)
+        return self._calls.deltas(self._parser.feed(text))
 
 
-class _CallSplitter:
-    """Numbers the calls, and keeps blank text from standing alone before or after them."""
+class _Numbering:
+    """Numbers the calls, and keeps blank text from standing alone around calls and reasoning."""
 
-    def __init__(self, dialect: str) -> None:
-        self._parser = parser_for(dialect)
+    def __init__(self) -> None:
         self._blank: list[str] | None = []
         self.count = 0
+        self.complete = 0
+        self.open = False
 
-    @property
-    def parse_failures(self) -> int:
-        return self._parser.parse_failures
-
-    def feed(self, text: str) -> list[Delta]:
-        return self._deltas(self._parser.feed(text))
-
-    def finish(self, *, truncated: bool) -> list[Delta]:
-        deltas = self._deltas(self._parser.finish(truncated=truncated))
-        if self._blank and not self.count:
-            deltas.append(TextDelta("".join(self._blank)))
-        return deltas
-
-    def _deltas(self, items: list[ToolOut]) -> list[Delta]:
+    def deltas(self, items: list[ToolOut]) -> list[Delta]:
+        """What a client sees of a parser's output."""
         deltas: list[Delta] = []
         for item in items:
-            if isinstance(item, TextOut):
-                self._text(item.text, deltas)
-            else:
-                call = ToolCall(tool_call_id(), item.name, item.arguments)
-                deltas.append(CallDelta(self.count, call))
-                self.count += 1
-                self._blank = []
+            match item:
+                case TextOut():
+                    self._text(item.text, deltas)
+                case ThoughtOut():
+                    self._blank = [] if self._blank is not None else None
+                    if item.text:
+                        deltas.append(ReasoningDelta(item.text))
+                case CallBegin():
+                    deltas.append(CallStart(self.count, tool_call_id(), item.name))
+                    self.count += 1
+                    self.open = True
+                    self._blank = []
+                case CallText():
+                    deltas.append(CallArguments(self.count - 1, item.text))
+                case CallEnd():
+                    self.complete += 1
+                    self.open = False
         return deltas
+
+    def rest(self) -> list[Delta]:
+        """Blank text that is all there was."""
+        return [TextDelta("".join(self._blank))] if self._blank and not self.count else []
 
     def _text(self, text: str, deltas: list[Delta]) -> None:
         """Hold blank text at the start and after a call until it is known to lead to words."""
@@ -137,15 +195,3 @@ class _CallSplitter:
             text = "".join((*self._blank, text))
             self._blank = None
         deltas.append(TextDelta(text))
-
-
-def collect(deltas: Iterable[Delta]) -> tuple[str, tuple[ToolCall, ...]]:
-    """Return the whole text and all calls, for an answer that is sent in one piece."""
-    texts: list[str] = []
-    calls: list[ToolCall] = []
-    for delta in deltas:
-        if isinstance(delta, TextDelta):
-            texts.append(delta.text)
-        else:
-            calls.append(delta.call)
-    return "".join(texts), tuple(calls)

@@ -3,9 +3,22 @@
 from opta_lmx.core.errors import ErrorKind, LmxError
 
 
+class ContextLengthError(LmxError):
+    """A request does not fit in the window, with the numbers for other dialects' wording.
+
+    `prompt_tokens` is only a lower bound where `exact` is False.
+    """
+
+    def __init__(self, message: str, limit: int, prompt_tokens: int, *, exact: bool) -> None:
+        super().__init__(ErrorKind.CONTEXT_LENGTH_EXCEEDED, message, param="messages")
+        self.limit = limit
+        self.prompt_tokens = prompt_tokens
+        self.exact = exact
+
+
 def context_exceeded(
     limit: int, prompt_tokens: int, completion_tokens: int = 0, *, exact: bool = True
-) -> LmxError:
+) -> ContextLengthError:
     """Build the error for a request that cannot fit in the model's window.
 
     The first two sentences are OpenAI's: OpenClaw recognises an overflow (and compacts its
@@ -24,4 +37,22 @@ def context_exceeded(
         f"({prompt_tokens} in the messages, {completion_tokens} in the completion). "
         "Please reduce the length of the messages or completion."
     )
-    return LmxError(ErrorKind.CONTEXT_LENGTH_EXCEEDED, message, param="messages")
+    return ContextLengthError(message, limit, prompt_tokens, exact=exact)
+
+
+def input_exceeded(limit: int, tokens: int, param: str, *, exact: bool = True) -> LmxError:
+    """Build the error for one input of an embedding or rerank call that is too long.
+
+    Args:
+        limit: tokens the window holds.
+        tokens: those of the input, special ones included.
+        param: the request field that holds it.
+        exact: False when `tokens` is only a lower bound.
+    """
+    message = (
+        f"This model's maximum context length is {limit} tokens. "
+        f"However, you requested {'' if exact else 'at least '}{tokens} tokens "
+        f"({tokens} in '{param}'). "
+        "Please reduce the length of the input."
+    )
+    return LmxError(ErrorKind.CONTEXT_LENGTH_EXCEEDED, message, param=param)

@@ -43,6 +43,7 @@ def _joined(run: list[Message]) -> Message:
     return Message(
         role=first.role,
         content=SEPARATOR.join(message.content for message in run if message.content),
+        reasoning=SEPARATOR.join(message.reasoning for message in run if message.reasoning),
         tool_calls=tuple(call for message in run for call in message.tool_calls),
         name=first.name,
     )

@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 from typing import Any, cast
 
 from opta_lmx.codec.merging import merge_adjacent
-from opta_lmx.core.errors import ErrorKind, LmxError, invalid
+from opta_lmx.core.errors import ErrorKind, LmxError, UnknownFieldError, invalid
 from opta_lmx.core.types import Message, Role, ToolCall
 
 PART_SEPARATOR = "\n"
@@ -25,7 +25,9 @@ _ROLES: dict[str, Role] = {
 _FIELDS: dict[Role, frozenset[str]] = {
     "system": frozenset({"role", "content", "name"}),
     "user": frozenset({"role", "content", "name"}),
-    "assistant": frozenset({"role", "content", "name", "tool_calls"}),
+    "assistant": frozenset(
+        {"role", "content", "name", "tool_calls", "reasoning_content", "reasoning"}
+    ),
     "tool": frozenset({"role", "content", "name", "tool_call_id"}),
 }
 # Fields that clients replay from an earlier answer; empty, they ask for nothing.
@@ -62,12 +64,25 @@ def _message(raw: object, at: str) -> Message:
     return Message(
         role=role,
         content=_content(fields.get("content"), role, f"{at}.content"),
+        reasoning=_reasoning(fields, at) if role == "assistant" else "",
         tool_calls=calls,
         tool_call_id=_text(fields.get("tool_call_id"), f"{at}.tool_call_id")
         if role == "tool"
         else None,
         name=_name(fields.get("name"), f"{at}.name"),
     )
+
+
+def _reasoning(fields: dict[str, Any], at: str) -> str:
+    """The thinking of an earlier turn, under either of the names clients replay it by."""
+    for key in ("reasoning_content", "reasoning"):
+        value = fields.get(key)
+        if value in (None, "", []):
+            continue
+        if not isinstance(value, str):
+            raise invalid(f"'{at}.{key}' must be a string.", param=f"{at}.{key}")
+        return value
+    return ""
 
 
 def _role(value: object, at: str) -> Role:
@@ -161,8 +176,9 @@ def _only(fields: dict[str, Any], known: Collection[str], at: str) -> None:
         if key in known or (key in _EMPTY_ONLY and value in (None, "", [])):
             continue
         where = f"{at}.{key[:64]}"
-        said = "is not supported" if key in _EMPTY_ONLY else "is unknown"
-        raise _unsupported(f"The parameter '{where}' {said}.", where)
+        if key not in _EMPTY_ONLY:
+            raise UnknownFieldError(where)
+        raise _unsupported(f"The parameter '{where}' is not supported.", where)
 
 
 def _unsupported(message: str, param: str) -> LmxError:

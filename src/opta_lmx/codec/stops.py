@@ -58,6 +58,11 @@ class StopMatcher:
 
     Args:
         stops: non-empty strings.
+
+    Attributes:
+        matched: the stop string that was met.
+        held: what the last `feed` did not return: the beginning of a stop string, or the one
+            that matched and all after it.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
@@ -65,7 +70,8 @@ class StopMatcher:
         firsts = "".join(sorted({re.escape(stop[0]) for stop in stops}))
         self._first = re.compile(f"[{firsts}]")
         self._state = 0
-        self._held = ""
+        self.held = ""
+        self.matched: str | None = None
 
     def feed(self, text: str) -> tuple[str, bool]:
         """Return the text that is safe to show, and whether a stop string is now complete.
@@ -74,14 +80,20 @@ class StopMatcher:
         """
         if self._state == 0 and self._first.search(text) is None:
             return text, False
-        whole = self._held + text
+        whole = self.held + text
         end = self._scan(text)
         if end is not None:
-            cut = len(self._held) + end - self._automaton.matched[self._state]
-            return whole[:cut], True
-        safe = len(whole) - self._automaton.depth[self._state]
-        self._held = whole[safe:]
-        return whole[:safe], False
+            end += len(self.held)
+            cut = end - self._automaton.matched[self._state]
+            self.matched = whole[cut:end]
+        else:
+            cut = len(whole) - self._automaton.depth[self._state]
+        self.held = whole[cut:]
+        return whole[:cut], end is not None
+
+    def restart(self) -> None:
+        """Begin anew with the next text, whatever was held or matched."""
+        self.held, self._state, self.matched = "", 0, None
 
     def _scan(self, text: str) -> int | None:
         """Advance over `text`; return the offset just past the first complete stop string."""
@@ -103,5 +115,6 @@ class StopMatcher:
 
     def flush(self) -> str:
         """Return the held text: the end came, so it was no stop string."""
-        held, self._held, self._state = self._held, "", 0
+        held = self.held
+        self.restart()
         return held

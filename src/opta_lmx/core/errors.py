@@ -61,6 +61,24 @@ class LmxError(Exception):
         )
 
 
+class UnknownFieldError(LmxError):
+    """The request holds a field nobody knows; an operator may choose to let such pass.
+
+    Args:
+        param: where it stands, dotted.
+    """
+
+    def __init__(self, param: str) -> None:
+        super().__init__(
+            ErrorKind.UNSUPPORTED_PARAMETER, f"The parameter '{param}' is unknown.", param=param
+        )
+
+
+def unsupported(message: str, param: str) -> LmxError:
+    """Build the error for a known field whose value cannot be honoured."""
+    return LmxError(ErrorKind.UNSUPPORTED_PARAMETER, message, param=param)
+
+
 def invalid(message: str, *, param: str | None = None, code: str | None = None) -> LmxError:
     """Build the commonest error: the request itself is wrong."""
     return LmxError(ErrorKind.INVALID_REQUEST, message, param=param, code=code)

@@ -14,3 +14,13 @@ def random_id(prefix: str = "", length: int = 24) -> str:
 def tool_call_id() -> str:
     """An id that survives OpenClaw's replay, which strips everything but letters and digits."""
     return random_id()
+
+
+def uuid7(now_ms: int) -> str:
+    """A UUID version 7 as 32 hexadecimal digits: ids made later sort later.
+
+    Args:
+        now_ms: UTC milliseconds since the epoch.
+    """
+    stamp = now_ms & (2**48 - 1)
+    return f"{stamp:012x}7{secrets.randbits(12):03x}{0b10 << 62 | secrets.randbits(62):016x}"

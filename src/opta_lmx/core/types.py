@@ -17,27 +17,56 @@ class ToolCall(msgspec.Struct, frozen=True):
 
 
 class Message(msgspec.Struct, frozen=True):
-    """One turn after normalisation: `developer` became `system`, list content became text."""
+    """One turn after normalisation: `developer` became `system`, list content became text.
+
+    `reasoning` is the thinking of an assistant's turn, shown to templates that want it back.
+    """
 
     role: Role
     content: str = ""
+    reasoning: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str | None = None
     name: str | None = None
 
 
 class Tool(msgspec.Struct, frozen=True):
-    """A function the model may call; `parameters` is its JSON Schema."""
+    """A function the model may call; `parameters` is its JSON Schema.
+
+    `strict`: its arguments are held to that schema while they are generated.
+    """
 
     name: str
     description: str = ""
     parameters: dict[str, Any] = {}
+    strict: bool = False
+
+
+class ToolChoice(msgspec.Struct, frozen=True):
+    """Whether tools are called: `auto` as the model likes, `required` at least one, `none`.
+
+    `name` (with `required`) is the one tool that must be called.
+    """
+
+    mode: Literal["none", "auto", "required"] = "auto"
+    name: str | None = None
+
+
+class JsonOutput(msgspec.Struct, frozen=True):
+    """The answer's text is JSON: of this schema, or any object where `schema` is None."""
+
+    schema: dict[str, Any] | bool | None = None
 
 
 class SamplingParams(msgspec.Struct, frozen=True):
     """How the next token is drawn; `None` means "not said", filled by `resolve`.
 
     `temperature` 0 is greedy; `top_k` 0 means no limit; `seed` makes draws repeatable.
+    `frequency_penalty` and `presence_penalty` (-2 to 2, 0: none) are subtracted from the logits
+    of tokens the answer already holds, per occurrence and once; `repetition_penalty` (above 0,
+    1: none) divides positive and multiplies negative logits of tokens in prompt and answer.
+    llama.cpp cannot tell the prompt from the answer for `presence_penalty`, which there spares
+    the prompt's tokens.
     """
 
     temperature: float | None = None
@@ -45,6 +74,9 @@ class SamplingParams(msgspec.Struct, frozen=True):
     top_k: int | None = None
     min_p: float | None = None
     seed: int | None = None
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    repetition_penalty: float | None = None
 
     def resolve(self, *fallbacks: "SamplingParams") -> "SamplingParams":
         """Fill unset fields from `fallbacks`, the first one that says a value winning."""
@@ -56,7 +88,15 @@ class SamplingParams(msgspec.Struct, frozen=True):
         return SamplingParams(**values)
 
 
-DEFAULT_SAMPLING = SamplingParams(temperature=0.7, top_p=1.0, top_k=0, min_p=0.05)
+DEFAULT_SAMPLING = SamplingParams(
+    temperature=0.7,
+    top_p=1.0,
+    top_k=0,
+    min_p=0.05,
+    frequency_penalty=0.0,
+    presence_penalty=0.0,
+    repetition_penalty=1.0,
+)
 """Ours, last in the order request > preset > generation_config > ours.
 
 OpenClaw sends no temperature, and small quantised models ramble at OpenAI's 1.0.
@@ -64,20 +104,26 @@ OpenClaw sends no temperature, and small quantised models ramble at OpenAI's 1.0
 
 
 class Prompt(msgspec.Struct, frozen=True):
-    """What is to be continued: chat `messages` (rendered by the template), or `text`, or `ids`."""
+    """What is to be continued: chat `messages` (rendered by the template), or `text`, or `ids`.
+
+    `suffix` (with `text`): what follows the gap that is to be filled, for models that can.
+    """
 
     messages: tuple[Message, ...] = ()
     tools: tuple[Tool, ...] = ()
     template_kwargs: dict[str, Any] = {}
     text: str | None = None
     ids: tuple[int, ...] | None = None
+    suffix: str | None = None
 
 
 class GenerationRequest(msgspec.Struct, frozen=True):
     """One model call, whatever dialect it came in.
 
-    `max_tokens` None means "as far as the context allows". `top_logprobs` None means no
-    logprobs; 0 means the chosen token's only. `cache_key` groups requests of one session.
+    `n` answers are generated side by side. `max_tokens` None means "as far as the context
+    allows". `top_logprobs` None means no logprobs; 0 means the chosen token's only.
+    `logit_bias` holds (token id, what is added to its logit, -100 to 100). `cache_key` groups
+    requests of one session. `echo`: the prompt's own text is wanted back.
     """
 
     model: str
@@ -88,6 +134,12 @@ class GenerationRequest(msgspec.Struct, frozen=True):
     top_logprobs: int | None = None
     cache_key: str | None = None
     user: str | None = None
+    n: int = 1
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    output: JsonOutput | None = None
+    tool_choice: ToolChoice = ToolChoice()
+    parallel_tool_calls: bool = True
+    echo: bool = False
 
 
 class TopLogprob(msgspec.Struct, frozen=True, array_like=True):
@@ -99,37 +151,55 @@ class TopLogprob(msgspec.Struct, frozen=True, array_like=True):
 
 
 class TokenEvent(msgspec.Struct, frozen=True):
-    """One generated token. `piece` may be an incomplete UTF-8 sequence, or empty."""
+    """One generated token of answer `index`.
+
+    `piece` may be an incomplete UTF-8 sequence, or empty. `finish` is set on an answer's last.
+    Log-probabilities are the model's own: before bias, penalties, grammar and temperature.
+    """
 
     index: int
     id: int
     piece: bytes
     logprob: float | None = None
     top: tuple[TopLogprob, ...] | None = None
+    finish: FinishReason | None = None
 
 
 class Usage(msgspec.Struct, frozen=True):
-    """Exact token counts; `cached_tokens` is the part of the prompt that was not recomputed."""
+    """Exact token counts; `cached_tokens` is the part of the prompt that was not recomputed.
+
+    `reasoning_tokens` is the part of the completion that is thinking, marks included.
+    """
 
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int = 0
+    reasoning_tokens: int = 0
+
+
+class Speech(msgspec.Struct, frozen=True):
+    """How a model writes what is not plain text.
+
+    `tools` names a parser of `codec.tools`; `reasoning` a style of `codec.reasoning`, empty for
+    a model that does not mark its thinking.
+    """
+
+    tools: str = "json"
+    reasoning: str = ""
 
 
 class Accepted(msgspec.Struct, frozen=True):
-    """First event of a call: it passed every gate, and this is what the model made of it."""
+    """A call passed every gate, and this is what the model made of it.
+
+    `thinking`: the prompt ends inside a block of reasoning, so the answer begins in it.
+    `prompt_text` is there where the request asked for `echo`. `fingerprint` names everything
+    besides the request that an answer depends on.
+    """
 
     model: str
     prompt_tokens: int
     max_tokens: int
-    tool_dialect: str
-
-
-class Finished(msgspec.Struct, frozen=True):
-    """Last event of a call."""
-
-    reason: FinishReason
-    usage: Usage
-
-
-ServingEvent = Accepted | TokenEvent | Finished
+    speech: Speech
+    thinking: bool = False
+    prompt_text: str | None = None
+    fingerprint: str = ""

@@ -31,15 +31,22 @@ def test_empty_turns_vanish_beside_others_and_stay_alone() -> None:
 def test_assistant_text_joins_the_calls_after_it() -> None:
     turns = [
         Message("assistant", "so"),
-        Message("assistant", "", (A,)),
-        Message("assistant", "", (B,)),
+        Message("assistant", "", tool_calls=(A,)),
+        Message("assistant", "", tool_calls=(B,)),
     ]
-    assert merge_adjacent(turns) == (Message("assistant", "so", (A, B)),)
+    assert merge_adjacent(turns) == (Message("assistant", "so", tool_calls=(A, B)),)
 
 
 def test_text_after_calls_stays_after_them() -> None:
-    turns = (Message("assistant", "", (A,)), Message("assistant", ""), Message("assistant", "so"))
-    assert merge_adjacent(turns) == (Message("assistant", "", (A,)), Message("assistant", "so"))
+    turns = (
+        Message("assistant", "", tool_calls=(A,)),
+        Message("assistant", ""),
+        Message("assistant", "so"),
+    )
+    assert merge_adjacent(turns) == (
+        Message("assistant", "", tool_calls=(A,)),
+        Message("assistant", "so"),
+    )
 
 
 def test_tool_results_never_merge() -> None:

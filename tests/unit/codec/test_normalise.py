@@ -30,9 +30,9 @@ def text_part(text: str) -> dict[str, str]:
         ({"role": "user", "content": "hi", "name": "ann"}, Message("user", "hi", name="ann")),
         (
             {"role": "assistant", "content": None, "tool_calls": [CALL]},
-            Message("assistant", "", (LOOK,)),
+            Message("assistant", "", tool_calls=(LOOK,)),
         ),
-        ({"role": "assistant", "tool_calls": [CALL]}, Message("assistant", "", (LOOK,))),
+        ({"role": "assistant", "tool_calls": [CALL]}, Message("assistant", "", tool_calls=(LOOK,))),
         (
             {"role": "assistant", "content": [{"type": "refusal", "refusal": "no"}]},
             Message("assistant", "no"),
@@ -61,6 +61,22 @@ def text_part(text: str) -> dict[str, str]:
 )
 def test_one_message(raw: dict[str, Any], turn: Message) -> None:
     assert normalise([raw]) == (turn,)
+
+
+@pytest.mark.parametrize("field", ["reasoning_content", "reasoning"])
+def test_replayed_reasoning_is_kept(field: str) -> None:
+    raw = {"role": "assistant", "content": "so", field: "hm"}
+    assert normalise([raw]) == (Message("assistant", "so", reasoning="hm"),)
+    (merged,) = normalise([raw, raw])
+    assert (merged.content, merged.reasoning) == ("so\n\nso", "hm\n\nhm")
+
+
+@pytest.mark.parametrize("value", [5, ["hm"], {"text": "hm"}])
+@pytest.mark.parametrize("field", ["reasoning_content", "reasoning"])
+def test_reasoning_that_is_no_text_is_refused(field: str, value: object) -> None:
+    with pytest.raises(LmxError) as caught:
+        normalise([{"role": "assistant", "content": "so", field: value}])
+    assert caught.value.param == f"messages.0.{field}"
 
 
 def test_a_tool_turn_as_openclaw_replays_it() -> None:

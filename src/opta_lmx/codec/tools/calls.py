@@ -5,9 +5,15 @@ from typing import Any
 import msgspec
 
 from opta_lmx.codec.tools.mending import mend
-from opta_lmx.codec.tools.protocol import CallOut
 
 _Json = msgspec.Raw | msgspec.UnsetType
+
+
+class WholeCall(msgspec.Struct, frozen=True, gc=False):
+    """A call read as a whole; `arguments` is valid JSON text, as the model wrote it."""
+
+    name: str
+    arguments: str
 
 
 class _Function(msgspec.Struct):
@@ -30,7 +36,7 @@ _any_decoder = msgspec.json.Decoder(Any)
 _BROKEN = (msgspec.MsgspecError, RecursionError, UnicodeError)
 
 
-def read_calls(text: str, *, may_close: bool, bare_name: bool) -> list[CallOut] | None:
+def read_calls(text: str, *, may_close: bool, bare_name: bool) -> list[WholeCall] | None:
     """Read the call or calls in `text`.
 
     Args:
@@ -62,7 +68,7 @@ def _decode(text: str) -> list[_Call] | None:
     return decoded if isinstance(decoded, list) else [decoded]
 
 
-def _call(call: _Call, bare_name: bool) -> CallOut | None:
+def _call(call: _Call, bare_name: bool) -> WholeCall | None:
     function: _Function | None = call
     if isinstance(call.function, msgspec.Raw):
         function = _enclosed(call, call.function)
@@ -73,7 +79,7 @@ def _call(call: _Call, bare_name: bool) -> CallOut | None:
         arguments = function.parameters
     if arguments is msgspec.UNSET and not bare_name:
         return None
-    return CallOut(function.name, _arguments(arguments))
+    return WholeCall(function.name, _arguments(arguments))
 
 
 def _enclosed(call: _Call, function: msgspec.Raw) -> _Function | None:

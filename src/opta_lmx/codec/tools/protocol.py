@@ -1,8 +1,11 @@
 """What a tool-call parser offers: text goes in as it is generated, text and calls come out."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import msgspec
+
+from opta_lmx.core.types import Tool
 
 
 class TextOut(msgspec.Struct, frozen=True, gc=False):
@@ -11,27 +14,51 @@ class TextOut(msgspec.Struct, frozen=True, gc=False):
     text: str
 
 
-class CallOut(msgspec.Struct, frozen=True, gc=False):
-    """One whole call; `arguments` is valid JSON text, as the model wrote it where possible."""
+class ThoughtOut(msgspec.Struct, frozen=True, gc=False):
+    """Reasoning; only parsers that know their model's marks of it give it.
+
+    Empty where a mark of reasoning stands and no thoughts are told: what was blank before it
+    does not belong to the answer.
+    """
+
+    text: str
+
+
+class CallBegin(msgspec.Struct, frozen=True, gc=False):
+    """A call begins: its name is known, and its arguments have begun."""
 
     name: str
-    arguments: str
 
 
-ToolOut = TextOut | CallOut
+class CallText(msgspec.Struct, frozen=True, gc=False):
+    """More of the JSON text of the arguments of the call that is open."""
+
+    text: str
+
+
+class CallEnd(msgspec.Struct, frozen=True, gc=False):
+    """The open call is complete: its arguments are one valid JSON value."""
+
+
+ToolOut = TextOut | ThoughtOut | CallBegin | CallText | CallEnd
 
 
 class ToolParser(Protocol):
     """An incremental parser for one answer.
 
-    Text is returned at once unless it may be the start of a call; a call is returned whole
-    when it is complete. What turns out to be no call is given back as text, unchanged. The
-    concatenated result depends on the text alone, never on how it was split.
+    Text is returned at once unless it may be the start of a call. A call's arguments are
+    returned as they are generated, mended on the way where they are not quite JSON; what was
+    returned is never taken back. What turns out to be no call is given back as text,
+    unchanged. The concatenated result depends on the text alone, never on how it was split.
     """
 
     @property
     def parse_failures(self) -> int:
-        """How many calls were begun but could not be read, and were given back as text."""
+        """How many calls were begun but could not be read.
+
+        Those that broke before their name was known came out as text; later ones were ended
+        with what was sound.
+        """
         ...
 
     def feed(self, text: str) -> list[ToolOut]:
@@ -44,6 +71,17 @@ class ToolParser(Protocol):
         Args:
             truncated: it was cut (length limit, stop string, cancel) rather than ended by the
                 model. A cut call is never completed by guessing: half a command is worse than
-                none.
+                none. It has no `CallEnd`.
         """
         ...
+
+
+Schemas = Sequence[Tool]
+"""The tools a request offers; parsers of untyped values look at their schemas."""
+
+
+class CallOut(msgspec.Struct, frozen=True, gc=False):
+    """TEMPORARY so that the old parsers import until they are replaced: delete with them."""
+
+    name: str
+    arguments: str

@@ -69,7 +69,8 @@ def _plain(message: Message) -> Message:
     if not message.tool_calls:
         return message
     parts = [message.content, *(_call(call) for call in message.tool_calls)]
-    return Message("assistant", "\n".join(part for part in parts if part), name=message.name)
+    content = "\n".join(part for part in parts if part)
+    return msgspec.structs.replace(message, content=content, tool_calls=())
 
 
 def _call(call: ToolCall) -> str:

@@ -3,8 +3,8 @@
 import pytest
 from hypothesis import given
 
-from opta_lmx.codec.tools.json_calls import JsonCallParser
-from opta_lmx.codec.tools.protocol import CallOut, TextOut
+from opta_lmx.codec.tools.dialects import parser_for
+from opta_lmx.codec.tools.protocol import CallBegin, CallEnd, CallText, TextOut
 from tests.unit.codec.splitting import mixture, split_at, splits
 from tests.unit.codec.tools.reading import read
 
@@ -16,7 +16,7 @@ LOOKED = ("look", '{"at": "sky"}')
     ("answer", "text", "calls"),
     [
         (LOOK, "", [LOOKED]),
-        (f"\n {LOOK}\n", "", [LOOKED]),
+        (f"\n {LOOK}\n", "\n", [LOOKED]),
         (f"[{LOOK}, {LOOK}]", "", [LOOKED, LOOKED]),
         (f"{LOOK}; {LOOK}", "", [LOOKED, LOOKED]),
         (f"```json\n{LOOK}\n```", "", [LOOKED]),
@@ -62,7 +62,7 @@ def test_answers_that_are_no_calls_stay_as_they_are(answer: str) -> None:
 
 @pytest.mark.parametrize(
     "answer",
-    ['{"name": oops}', '```json\n{"name": "f", "arguments": {"a": "b', '{"name": "f" "g"}; x'],
+    ['{"name": oops}', '{"name": "f" "g"}; x'],
 )
 def test_broken_calls_are_given_back_and_counted(answer: str) -> None:
     reading = read("json", [answer])
@@ -72,11 +72,11 @@ def test_broken_calls_are_given_back_and_counted(answer: str) -> None:
 def test_a_cut_answer_is_never_completed_by_guessing() -> None:
     reading = read("json", ['{"name":"rm","arguments":{"paths":["/tmp"'], truncated=True)
     assert reading.calls == ()
-    assert reading.failures == 1
+    assert reading.cut == ("rm", '{"paths":["/tmp')
 
 
 def test_json_that_is_no_call_streams_after_its_first_key() -> None:
-    parser = JsonCallParser()
+    parser = parser_for("json")
     assert parser.feed('{"ci') == []
     assert parser.feed('ty":') == [TextOut('{"city":')]
     assert parser.feed(' "Bern"') == [TextOut(' "Bern"')]
@@ -93,9 +93,9 @@ def test_a_mark_may_come_in_pieces(text: str, mark: str) -> None:
 
 
 def test_a_call_is_returned_as_soon_as_its_bracket_closes() -> None:
-    parser = JsonCallParser()
-    assert parser.feed(LOOK[:-1]) == []
-    assert parser.feed("}") == [CallOut(*LOOKED)]
+    parser = parser_for("json")
+    assert parser.feed(LOOK[:-2])[0] == CallBegin("look")
+    assert parser.feed("}") == [CallText('"}'), CallEnd()]
 
 
 fragments = mixture(

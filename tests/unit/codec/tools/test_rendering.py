@@ -2,9 +2,10 @@
 
 import json
 
-from opta_lmx.codec.answer import Answer, collect
+from opta_lmx.codec.answer import Answer, AnswerStyle
+from opta_lmx.codec.deltas import collect
 from opta_lmx.codec.tools.rendering import with_default_tools
-from opta_lmx.core.types import Message, Tool, ToolCall
+from opta_lmx.core.types import Message, Speech, Tool, ToolCall
 
 TOOL = Tool("look", "Look somewhere.", {"type": "object", "properties": {"at": {"type": "string"}}})
 
@@ -13,7 +14,7 @@ def conversation() -> list[Message]:
     return [
         Message("system", "Be brief."),
         Message("user", "What is up?"),
-        Message("assistant", "Let me see.", (ToolCall("c1", "look", '{"at":"sky"}'),)),
+        Message("assistant", "Let me see.", tool_calls=(ToolCall("c1", "look", '{"at":"sky"}'),)),
         Message("tool", "blue", tool_call_id="c1"),
         Message("tool", "wide", tool_call_id="c2"),
         Message("user", "And now?"),
@@ -57,13 +58,13 @@ def test_without_tools_earlier_turns_are_still_rendered() -> None:
 
 def test_a_rendered_call_reads_back_as_the_same_call() -> None:
     calls = (ToolCall("c1", 'a"b', '{"x": [1, 2]}'), ToolCall("c2", "g", "not json"))
-    rendered = with_default_tools([Message("assistant", "So:", calls)], [])[0].content
-    answer = Answer((), "hermes")
+    rendered = with_default_tools([Message("assistant", "So:", tool_calls=calls)], [])[0].content
+    answer = Answer(AnswerStyle(speech=Speech("hermes"), tools=(TOOL,)))
     deltas = answer.feed(rendered.encode())
     rest, _ = answer.finish("stop")
-    text, read = collect([*deltas, *rest])
-    assert text == "So:\n"
-    assert [(call.name, call.arguments) for call in read] == [
+    collected = collect([*deltas, *rest])
+    assert collected.text == "So:\n"
+    assert [(call.name, call.arguments) for call in collected.calls] == [
         ('a"b', '{"x": [1, 2]}'),
         ("g", '"not json"'),
     ]

@@ -1,0 +1,152 @@
+"""The text of an answer as it arrives, read by coroutines that yield when they need more.
+
+A parser written this way reads like one for a whole text, and cannot depend on how the text
+was split as long as it decides nothing before it has seen what the decision rests on.
+"""
+
+import re
+from collections.abc import Generator, Iterable
+from functools import lru_cache
+from typing import TypeVar
+
+T = TypeVar("T")
+Reads = Generator[None, None, T]
+"""A coroutine that yields whenever it needs more text, and returns a `T`."""
+
+
+class Source:
+    """Text that has arrived and is not yet consumed: `text[at:]`.
+
+    Attributes:
+        base: how many characters came before `text`.
+        ended: no more will come. `truncated`: because the answer was cut.
+        raw: what was consumed since a beginning that is still in doubt; None: nothing is.
+        literal: marks count inside strings too, because a string was never closed.
+        last: the character consumed last; empty behind a call's arguments.
+    """
+
+    __slots__ = ("at", "base", "ended", "last", "literal", "raw", "text", "truncated")
+
+    def __init__(self) -> None:
+        self.text = ""
+        self.at = 0
+        self.base = 0
+        self.ended = False
+        self.truncated = False
+        self.literal = False
+        self.raw: list[str] | None = None
+        self.last = ""
+
+    def add(self, text: str) -> None:
+        """Append what was generated."""
+        self.text = self.text[self.at :] + text
+        self.base += self.at
+        self.at = 0
+
+    def end(self, *, truncated: bool) -> None:
+        """Nothing more will come."""
+        self.ended = True
+        self.truncated = truncated
+
+    def take(self, to: int) -> str:
+        """Consume up to the index `to` and return that text."""
+        text = self.text[self.at : to]
+        if text:
+            self.last = text[-1]
+            self.at = to
+            if self.raw is not None:
+                self.raw.append(text)
+        return text
+
+    def back(self, to: int, text: str) -> None:
+        """Return to the place `to` (counted from the answer's first character), unread.
+
+        Args:
+            to: the place.
+            text: what was consumed from there on, in case it is gone.
+        """
+        if to >= self.base:
+            self.at = to - self.base
+        else:
+            self.text = text + self.text[self.at :]
+            self.base, self.at = to, 0
+
+    def more(self) -> Reads[bool]:
+        """Wait until there is more text than now; False when there never will be."""
+        size = len(self.text) - self.at
+        while not self.ended:
+            yield
+            if len(self.text) - self.at > size:
+                return True
+        return False
+
+    def peek(self) -> Reads[str]:
+        """Return the next character without consuming it; empty at the end."""
+        if self.at >= len(self.text):
+            yield from self.more()
+        return self.text[self.at : self.at + 1]
+
+    def follows(self, marks: "Marks") -> Reads[str]:
+        """Return which mark stands here, without consuming it; empty when none does."""
+        while True:
+            found = marks.whole.match(self.text, self.at)
+            if found is not None:
+                return found.group()
+            if marks.cut(self.text, self.at) != len(self.text) - self.at:
+                return ""
+            if not (yield from self.more()):
+                return ""
+
+    def accept(self, marks: "Marks") -> Reads[str]:
+        """Consume one of the marks if it stands here, and return it."""
+        mark = yield from self.follows(marks)
+        if mark:
+            self.take(self.at + len(mark))
+        return mark
+
+    def blank(self, limit: int = 1 << 30) -> Reads[str]:
+        """Consume white space, at most `limit` characters, and return it."""
+        parts: list[str] = []
+        while limit > 0:
+            found = _BLANK.match(self.text, self.at, self.at + limit)
+            if found is not None:
+                parts.append(self.take(found.end()))
+                limit -= len(parts[-1])
+            if self.at < len(self.text) or not (yield from self.more()):
+                break
+        return "".join(parts)
+
+
+_BLANK = re.compile(r"\s+")
+
+
+class Marks:
+    """Literal marks to look for; where several match, the longest counts."""
+
+    def __init__(self, marks: Iterable[str]) -> None:
+        """Use `marks_of`, which keeps what it compiled."""
+        self.all = tuple(sorted({mark for mark in marks if mark}, key=len, reverse=True))
+        never = r"(?!)"
+        self.whole = re.compile("|".join(map(re.escape, self.all)) or never)
+        nested = (_beginnings(mark) for mark in self.all if len(mark) > 1)
+        self._cut = re.compile(f"(?:{'|'.join(nested) or never})\\Z")
+        self._longest = max((len(mark) for mark in self.all), default=1)
+
+    def cut(self, text: str, start: int) -> int:
+        """Return how many characters at the end of `text[start:]` may be the start of a mark."""
+        found = self._cut.search(text, max(start, len(text) - self._longest + 1))
+        return 0 if found is None else len(text) - found.start()
+
+
+@lru_cache(maxsize=256)
+def marks_of(*marks: str) -> Marks:
+    """Return the compiled marks."""
+    return Marks(marks)
+
+
+def _beginnings(mark: str) -> str:
+    """A pattern of every proper beginning of `mark`."""
+    pattern = ""
+    for char in reversed(mark[1:-1]):
+        pattern = f"(?:{re.escape(char)}{pattern})?"
+    return re.escape(mark[0]) + pattern

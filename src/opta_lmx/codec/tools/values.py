@@ -1,0 +1,127 @@
+"""Values that a dialect writes as bare text: the tool's JSON Schema says what they are."""
+
+import contextlib
+import json
+from collections.abc import Iterable
+from typing import Any, cast
+
+from opta_lmx.codec.tools.json_text import ValueReader
+from opta_lmx.codec.tools.source import Source, marks_of
+from opta_lmx.codec.tools.strings import Ends
+
+_MAX_DEPTH = 16
+_NO_ENDS = Ends(marks_of())
+_ALL = frozenset(("string", "number", "integer", "boolean", "null", "object", "array"))
+_PYTHON = {"True": "true", "False": "false", "None": "null"}
+
+
+def accepted_types(parameters: dict[str, Any], name: str) -> frozenset[str]:
+    """Return the JSON types the schema allows for member `name`; empty when it does not say."""
+    properties = parameters.get("properties")
+    if not isinstance(properties, dict):
+        return frozenset()
+    schema = cast("dict[str, Any]", properties).get(name)
+    return _types(schema, parameters, _MAX_DEPTH)
+
+
+def value_json(text: str, types: frozenset[str]) -> str:
+    """Return JSON text for a bare value.
+
+    A value that may be a string is one, unless it reads as another type the schema allows;
+    where the schema says nothing, it is whatever it reads as.
+    """
+    read = _read(text.strip(), types)
+    if read is not None:
+        kind = _kind(read[1])
+        if not types or kind in types or (kind == "integer" and "number" in types):
+            return read[0]
+        if "string" not in types:
+            return read[0]
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _read(text: str, types: frozenset[str]) -> tuple[str, Any] | None:
+    """The value as JSON text and decoded; None for what is no JSON but a text."""
+    text = _PYTHON.get(text, text)
+    if types and text.lower() in ("true", "false", "null") and "string" not in types:
+        text = text.lower()
+    value = _decoded(text)
+    if value is not None:
+        return value
+    if text[:1] in ("{", "[") and text:
+        return _decoded(_mended(text))
+    return None
+
+
+def _mended(text: str) -> str:
+    """The object or list in `text` as JSON; empty when it is beyond mending."""
+    source, parts = Source(), list[str]()
+    source.add(text)
+    source.end(truncated=False)
+    reads = ValueReader(source, parts.append, _NO_ENDS).read()
+    with contextlib.suppress(StopIteration):
+        next(reads)
+        return ""
+    sound = source.at == len(source.text)
+    return "".join(parts) if sound else ""
+
+
+def _decoded(text: str) -> tuple[str, Any] | None:
+    try:
+        return text, json.loads(text, parse_constant=_refuse)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _refuse(word: str) -> None:
+    raise ValueError(word)
+
+
+def _kind(value: object) -> str:
+    if value is None:
+        return "null"
+    for kind, name in ((bool, "boolean"), (int, "integer"), (float, "number"), (str, "string")):
+        if isinstance(value, kind):
+            return name
+    return "array" if isinstance(value, list) else "object"
+
+
+def _types(schema: object, root: dict[str, Any], depth: int) -> frozenset[str]:
+    if not isinstance(schema, dict) or depth == 0:
+        return frozenset()
+    said = cast("dict[str, Any]", schema)
+    kind = said.get("type")
+    if isinstance(kind, str):
+        return frozenset((kind,))
+    if isinstance(kind, list):
+        return frozenset(k for k in cast("list[object]", kind) if isinstance(k, str))
+    if "const" in said:
+        return frozenset((_kind(said["const"]),))
+    if isinstance(said.get("enum"), list):
+        return frozenset(_kind(value) for value in said["enum"])
+    return _joined(said, root, depth - 1)
+
+
+def _joined(said: dict[str, Any], root: dict[str, Any], depth: int) -> frozenset[str]:
+    if isinstance(said.get("$ref"), str):
+        return _types(_target(said["$ref"], root), root, depth)
+    for word in ("anyOf", "oneOf"):
+        if isinstance(said.get(word), list):
+            choices = [_types(choice, root, depth) for choice in said[word]]
+            return frozenset[str]().union(*choices) if all(choices) else frozenset()
+    for choice in cast("Iterable[object]", said.get("allOf") or ()):
+        if found := _types(choice, root, depth):
+            return found
+    return frozenset()
+
+
+def _target(reference: str, root: dict[str, Any]) -> object:
+    """What a reference inside the same schema points at."""
+    if not reference.startswith("#/"):
+        return None
+    at: object = root
+    for part in reference[2:].split("/"):
+        if not isinstance(at, dict):
+            return None
+        at = cast("dict[str, object]", at).get(part.replace("~1", "/").replace("~0", "~"))
+    return at
