@@ -1,7 +1,8 @@
 """The frame protocol between the front and one worker: msgpack structs behind a 4-byte length.
 
-Front to worker: `Load` (first and once), `Prepare`, `Submit`, `Cancel`, `Tune`.
-Worker to front: `Ready`, `Preparing`, `Prepared`, `Announce`, `Step`, `Released`, `Fault`, `Log`.
+Front to worker: `Load` (first and once), `Prepare`, `Submit`, `Embed`, `Cancel`, `Tune`.
+Worker to front: `Ready`, `Preparing`, `Prepared`, `Announce`, `Step`, `Embedded`, `Released`,
+`Fault`, `Log`.
 Closing the socket ends the worker.
 """
 
@@ -11,46 +12,73 @@ from typing import Any, Literal
 
 import msgspec
 
-from opta_lmx.core.types import FinishReason, Prompt, SamplingParams, TopLogprob
+from opta_lmx.core.types import FinishReason, Prompt, SamplingParams, Speech, TopLogprob
 
 MAX_FRAME_BYTES = 256 * 1024 * 1024
 _HEADER = struct.Struct("<I")
+
+ModelKind = Literal["chat", "embedding", "rerank"]
 
 
 class Load(msgspec.Struct, tag=True, frozen=True):
     """What to load. `path` is the GGUF file or the MLX folder; unused by `sim`.
 
+    `kind` is what the model is for: `chat` continues text, `embedding` makes vectors, `rerank`
+    scores a document against a query.
     `context` is the tokens one request may use (0: as the model says); `slots` the rows that
-    run at once; `threads` 0 means the engine's default; `options` are the adapter's own,
-    checked by it.
+    run at once; `threads` 0 means the engine's default; `speech`, where given, replaces what
+    the template tells of the model's ways; `options` are the adapter's own, checked by it.
     """
 
     model: str
     backend: Literal["mlx", "gguf", "sim"]
+    kind: ModelKind = "chat"
     path: str = ""
     context: int = 0
     slots: int = 8
     threads: int = 0
     template: str | None = None
+    speech: Speech | None = None
     runtime_dir: str = ""
     options: dict[str, Any] = {}
 
 
 class Prepare(msgspec.Struct, tag=True, frozen=True):
-    """Render and tokenize a prompt."""
+    """Render and tokenize a prompt; `echo` asks for its text too."""
 
     id: int
     prompt: Prompt
+    echo: bool = False
 
 
 class Submit(msgspec.Struct, tag=True, frozen=True):
-    """Start generating. Sampling is fully resolved: no engine default applies."""
+    """Start generating. Sampling is fully resolved: no engine default applies.
+
+    `grammar` (llguidance's Lark) holds the whole answer, from its first token on; it was
+    checked before. `logit_bias` is (token id, addend) for tokens of the vocabulary.
+    """
 
     id: int
     ids: tuple[int, ...]
     sampling: SamplingParams
     max_tokens: int
     top_logprobs: int | None = None
+    grammar: str | None = None
+    logit_bias: tuple[tuple[int, float], ...] = ()
+
+
+class Embed(msgspec.Struct, tag=True, frozen=True):
+    """Make one vector of each input, or (a `rerank` model) one score.
+
+    An input is a text, token ids taken as they are, or for `rerank` a document, which `query`
+    is asked of. `cut_to` bounds the tokens of each input (never the query's) by cutting its end
+    off, and whatever is beyond the window with it; None makes an input that is too long an error.
+    """
+
+    id: int
+    inputs: tuple[str | tuple[int, ...], ...]
+    cut_to: int | None = None
+    query: str | None = None
 
 
 class Cancel(msgspec.Struct, tag=True, frozen=True):
@@ -70,19 +98,29 @@ class Ready(msgspec.Struct, tag=True, frozen=True):
     """The model is loaded: what it can hold and how it speaks.
 
     `context` is the usable window in tokens; `kv_bytes` the bytes available for caches (0:
-    unknown); `weights_bytes` what the weights take; `tool_dialect` names a codec parser;
-    `template_source` is `model`, `config` or `default`; `sampling` the model's own defaults.
+    unknown); `weights_bytes` what the weights take; `speech` how the model writes calls and
+    thinking; `template_source` is `model`, `config` or `default`; `sampling` the model's own
+    defaults; `engine` name and version of what computes; `dimensions` the width of an
+    embedding model's vectors, `shorter` the widths they were trained to be cut to; `lacks`
+    names request features the engine cannot do (`grammar`, `logprobs`, `logit_bias`,
+    `penalties`), `repeatable` says that a seeded answer is the same alone and in a full batch;
+    token ids are below `vocabulary` (0: unknown).
     """
 
     context: int
     slots: int
     kv_bytes: int = 0
     weights_bytes: int = 0
-    tool_dialect: str = "json"
+    speech: Speech = Speech()
     template_source: str = "model"
     supports_tools: bool = False
     sampling: SamplingParams = SamplingParams()
     engine: str = ""
+    dimensions: int = 0
+    shorter: tuple[int, ...] = ()
+    lacks: tuple[str, ...] = ()
+    repeatable: bool = False
+    vocabulary: int = 0
 
 
 class Preparing(msgspec.Struct, tag=True, frozen=True):
@@ -95,13 +133,18 @@ class Prepared(msgspec.Struct, tag=True, frozen=True):
     """The exact prompt tokens; `cuts` are offsets at which turns start; or an `error` text.
 
     `at_least` is set instead for a prompt so long that counting it exactly is not worth it.
+    `thinking`: the prompt ends inside a block of reasoning that the answer continues.
+    `text` is the prompt's text where asked for. `param` is the request field of an `error`.
     """
 
     id: int
     ids: tuple[int, ...] = ()
     cuts: tuple[int, ...] = ()
     at_least: int = 0
+    thinking: bool = False
+    text: str | None = None
     error: str | None = None
+    param: str = "messages"
 
 
 class Announce(msgspec.Struct, tag=True, frozen=True):
@@ -144,6 +187,23 @@ class Step(msgspec.Struct, tag=True, frozen=True):
     kv_bytes: int = 0
 
 
+class Embedded(msgspec.Struct, tag=True, frozen=True):
+    """The vectors of one `Embed`: each little-endian 32-bit floats (one for a score).
+
+    `tokens` counts each input's tokens. Or nothing was made, because of the input at place
+    `at`: `needs` is its length in tokens where that is beyond the window (at least, unless
+    `exact`), else `error` says why. `Released` follows.
+    """
+
+    id: int
+    vectors: tuple[bytes, ...] = ()
+    tokens: tuple[int, ...] = ()
+    at: int | None = None
+    needs: int = 0
+    exact: bool = True
+    error: str = ""
+
+
 class Released(msgspec.Struct, tag=True, frozen=True):
     """The slot of this request is free again, whatever ended it."""
 
@@ -169,8 +229,8 @@ class Log(msgspec.Struct, tag=True, frozen=True):
     fields: dict[str, Any] = {}
 
 
-ToWorker = Load | Prepare | Submit | Cancel | Tune
-ToFront = Ready | Preparing | Prepared | Announce | Step | Released | Fault | Log
+ToWorker = Load | Prepare | Submit | Embed | Cancel | Tune
+ToFront = Ready | Preparing | Prepared | Announce | Step | Embedded | Released | Fault | Log
 
 _encoder = msgspec.msgpack.Encoder()
 to_worker_decoder: msgspec.msgpack.Decoder[ToWorker] = msgspec.msgpack.Decoder(ToWorker)

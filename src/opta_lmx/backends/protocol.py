@@ -1,11 +1,11 @@
 """What an adapter must offer the worker program. Two shapes exist: see `Engine` and `Texts`."""
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import msgspec
 
-from opta_lmx.backends.frames import Cancel, Load, Ready, Step, Submit, ToFront, Tune
+from opta_lmx.backends.frames import Cancel, Embed, Load, Ready, Step, Submit, ToFront, Tune
 from opta_lmx.core.types import Prompt
 
 Emit = Callable[[ToFront], None]
@@ -13,7 +13,14 @@ Emit = Callable[[ToFront], None]
 
 
 class TextError(Exception):
-    """The prompt cannot be rendered or tokenized; the message is shown to the caller."""
+    """The prompt cannot be rendered or tokenized; the message is shown to the caller.
+
+    `param` is the request field at fault, where it is another than the prompt itself.
+    """
+
+    def __init__(self, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
 
 
 class LoadError(Exception):
@@ -25,17 +32,23 @@ class LoadError(Exception):
 
 
 class PreparedPrompt(msgspec.Struct, frozen=True):
-    """Token ids of the prompt and the offsets at which its turns start."""
+    """Token ids of the prompt and the offsets at which its turns start.
+
+    `text` is the prompt's text, where it was asked for. `thinking`: it ends inside a block of
+    reasoning, which the answer continues.
+    """
 
     ids: tuple[int, ...]
     cuts: tuple[int, ...] = ()
+    text: str | None = None
+    thinking: bool = False
 
 
 class Texts(Protocol):
     """Templates and tokenizer of one model; called on the worker's text thread only."""
 
-    def prepare(self, prompt: Prompt) -> PreparedPrompt:
-        """Render and tokenize. Raises TextError."""
+    def prepare(self, prompt: Prompt, *, echo: bool = False) -> PreparedPrompt:
+        """Render and tokenize; `echo` asks for the prompt's text too. Raises TextError."""
         ...
 
 
@@ -74,4 +87,13 @@ class Engine(Protocol):
     @property
     def busy(self) -> bool:
         """True while any request is unfinished, so `step` should be called again."""
+        ...
+
+
+@runtime_checkable
+class Embedder(Protocol):
+    """An `Engine` of kind `embedding` or `rerank` has this beside the rest."""
+
+    def embed(self, request: Embed) -> None:
+        """Take a request; there is a free slot for it. `Embedded` and `Released` follow."""
         ...

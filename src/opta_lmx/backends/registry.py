@@ -6,6 +6,9 @@ from collections.abc import Callable
 from importlib import import_module, util
 from typing import cast
 
+from opta_lmx.backends.embedding.encoder import OpenEncoder
+from opta_lmx.backends.embedding.engine import VectorEngine
+from opta_lmx.backends.frames import ModelKind
 from opta_lmx.backends.protocol import Engine, LoadError
 from opta_lmx.core.errors import ErrorKind, LmxError
 
@@ -13,6 +16,11 @@ _FACTORIES = {
     "mlx": "opta_lmx.backends.mlx.engine",
     "gguf": "opta_lmx.backends.gguf.engine",
     "sim": "opta_lmx.backends.sim.engine",
+}
+_ENCODERS = {
+    "mlx": "opta_lmx.backends.mlx.embedding.encoder",
+    "gguf": "opta_lmx.backends.gguf.embedding.encoder",
+    "sim": "opta_lmx.backends.sim.embedding",
 }
 _NEEDS = {"mlx": ("mlx", "mlx_lm"), "gguf": ("xllamacpp",), "sim": ()}
 
@@ -42,12 +50,14 @@ def has_accelerator() -> bool:
     return shutil.which("nvidia-smi") is not None
 
 
-def create_engine(backend: str) -> Engine:
+def create_engine(backend: str, kind: ModelKind = "chat") -> Engine:
     """Import an adapter and make its engine; for the worker process only."""
     try:
-        module = import_module(_FACTORIES[backend])
+        module = import_module((_FACTORIES if kind == "chat" else _ENCODERS)[backend])
     except ImportError as error:
         raise LoadError(
             f"The {backend} backend cannot be imported: {error}", "missing_extra"
         ) from None
-    return cast("Callable[[], Engine]", module.create)()
+    if kind == "chat":
+        return cast("Callable[[], Engine]", module.create)()
+    return VectorEngine(cast("OpenEncoder", module.open_encoder))

@@ -18,6 +18,7 @@ from typing import NoReturn
 
 from opta_lmx.backends.frames import (
     Cancel,
+    Embed,
     Fault,
     FrameBuffer,
     Load,
@@ -33,7 +34,14 @@ from opta_lmx.backends.frames import (
     encode,
     to_worker_decoder,
 )
-from opta_lmx.backends.protocol import Engine, LoadError, TextError, Texts
+from opta_lmx.backends.protocol import (
+    Embedder,
+    Engine,
+    LoadError,
+    PreparedPrompt,
+    TextError,
+    Texts,
+)
 from opta_lmx.backends.registry import create_engine
 from opta_lmx.core.types import Prompt
 
@@ -106,7 +114,8 @@ class TextQueue:
 
 def prompt_length(prompt: Prompt) -> int:
     """Characters of a prompt before its template adds to them; 0 for one given as tokens."""
-    return len(prompt.text or "") + sum(len(message.content) for message in prompt.messages)
+    given = len(prompt.text or "") + len(prompt.suffix or "")
+    return given + sum(len(message.content) for message in prompt.messages)
 
 
 class Worker:
@@ -125,7 +134,7 @@ class Worker:
         if not isinstance(first, Load):
             _leave(_LOAD_FAILED_EXIT)
         try:
-            engine = create_engine(first.backend)
+            engine = create_engine(first.backend, first.kind)
             ready, texts = engine.load(first, self._out.emit)
         except LoadError as error:
             self._fail(str(error), error.code, _LOAD_FAILED_EXIT)
@@ -159,12 +168,21 @@ class Worker:
             match command:
                 case Submit():
                     engine.submit(command)
+                case Embed():
+                    self._embed(engine, command)
                 case Cancel():
                     engine.cancel(command)
                 case Tune():
                     engine.tune(command)
                 case _:
                     pass
+
+    def _embed(self, engine: Engine, request: Embed) -> None:
+        if isinstance(engine, Embedder):
+            engine.embed(request)
+            return
+        self._out.emit(Fault("this model makes text, not vectors", "bad_request", request.id))
+        self._out.emit(Released(request.id))
 
     def _read(self) -> None:
         buffer = FrameBuffer()
@@ -188,13 +206,14 @@ class Worker:
                 continue
             self._out.emit(Preparing(request.id))
             try:
-                prompt = texts.prepare(request.prompt)
-                answer = Prepared(request.id, prompt.ids, prompt.cuts)
+                answer = _prepared(request.id, texts.prepare(request.prompt, echo=request.echo))
             except TextError as error:
-                answer = Prepared(request.id, error=str(error))
+                param = error.param or _param_of(request.prompt)
+                answer = Prepared(request.id, error=str(error), param=param)
             except Exception as error:  # noqa: BLE001  (boundary: model-supplied templates can raise anything)
                 traceback.print_exc()
-                answer = Prepared(request.id, error=f"{type(error).__name__}: {error}")
+                words = f"{type(error).__name__}: {error}"
+                answer = Prepared(request.id, error=words, param=_param_of(request.prompt))
             self._out.emit(answer)
 
     def _fail(self, message: str, code: str, status: int) -> NoReturn:
@@ -203,6 +222,15 @@ class Worker:
             self._out.emit(Fault(message, code))
         finally:
             _leave(status)
+
+
+def _prepared(request: int, prompt: PreparedPrompt) -> Prepared:
+    return Prepared(request, prompt.ids, prompt.cuts, thinking=prompt.thinking, text=prompt.text)
+
+
+def _param_of(prompt: Prompt) -> str:
+    """The request field that a prompt comes from."""
+    return "messages" if prompt.text is None and prompt.ids is None else "prompt"
 
 
 def _leave(status: int) -> NoReturn:

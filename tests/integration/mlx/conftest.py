@@ -58,8 +58,10 @@ class Driver:
         max_tokens: int = 24,
         sampling: SamplingParams = GREEDY,
         top: int | None = None,
+        **more: object,
     ) -> None:
-        self._command("submit", Submit(request, ids, sampling, max_tokens, top))
+        """`more`: `grammar` and `logit_bias` as in `Submit`."""
+        self._command("submit", Submit(request, ids, sampling, max_tokens, top, **more))  # type: ignore[arg-type]
 
     def cancel(self, request: int) -> None:
         self._command("cancel", Cancel(request))

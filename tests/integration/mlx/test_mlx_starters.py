@@ -120,7 +120,7 @@ def test_the_next_token_is_that_of_llama_cpp(mlx: Driver, llama_cpp: GgufChild) 
 def test_the_folder_says_what_the_gguf_says(name: str, mlx: Driver, llama_cpp: GgufChild) -> None:
     context = {"starter": 8192, "starter-long": 32768}[name]
     assert mlx.ready.context == context
-    assert mlx.ready.tool_dialect == llama_cpp.ready().tool_dialect
+    assert mlx.ready.speech == llama_cpp.ready().speech
     assert mlx.ready.template_source == llama_cpp.ready().template_source
     chat = Prompt(messages=(Message("user", "What is the capital of France?"),))
     assert mlx.prepare(chat) == llama_cpp.prepare(chat).ids

@@ -5,12 +5,14 @@ from collections.abc import Iterator
 import msgspec
 
 from opta_lmx.backends.frames import Submit, TokenOut
+from opta_lmx.backends.gguf.following import GrammarFollower
 from opta_lmx.backends.gguf.vocabulary import Vocabulary
 from opta_lmx.core.types import FinishReason, TopLogprob
 
 UNKNOWN_ID = -1
 """Id of a token that llama.cpp held back and whose bytes do not say which it was."""
 
+_BROKE_OUT = "llama.cpp could not hold the answer to its grammar"
 _FINISH: dict[str, FinishReason] = {"eos": "stop", "word": "stop", "limit": "length"}
 
 
@@ -74,14 +76,28 @@ class CompletionReader:
 
     The last token carries the reason of the end, which llama.cpp tells only afterwards, so a
     token that may be the last (it has no text, or reaches a limit) is held until the next event.
+
+    Args:
+        request: whose stream it is.
+        context: the window in tokens.
+        words: tells which tokens llama.cpp held back.
+        follower: sees to it that the answer keeps to the request's grammar. llama.cpp drops a
+            grammar that it cannot read, or that grows too complex, without a word.
     """
 
-    def __init__(self, request: Submit, context: int, words: Vocabulary) -> None:
+    def __init__(
+        self,
+        request: Submit,
+        context: int,
+        words: Vocabulary,
+        follower: GrammarFollower | None = None,
+    ) -> None:
         self.finished = False
         self._id = request.id
         self._top = request.top_logprobs
         self._limit = min(max(1, request.max_tokens), context - len(request.ids) - 1)
         self._words = words
+        self._follower = follower
         self._seen = 0
         self._held: list[TokenOut] = []
 
@@ -110,6 +126,8 @@ class CompletionReader:
         self._seen = event.tokens_predicted
         chosen = event.completion_probabilities[-1] if event.completion_probabilities else None
         text = bytes(chosen.bytes) if chosen else event.content.encode()
+        if self._follower is not None and not self._follower.take(text):
+            raise EngineAnswerError(_BROKE_OUT)
         last = event.tokens[-1]
         ids = self._words.held(text, count - 1, last) or [UNKNOWN_ID] * (count - 1)
         for token in ids:
@@ -133,6 +151,8 @@ class CompletionReader:
         finish = _FINISH.get(event.stop_type or "")
         if finish is None:
             raise EngineAnswerError(f"llama.cpp ended the answer for '{event.stop_type}'")
+        if self._follower is not None and finish == "stop" and not self._follower.complete:
+            raise EngineAnswerError(_BROKE_OUT)
         # Tokens that ended inside a character were never sent, only counted.
         lost = max(0, event.tokens_predicted - self._seen)
         self._held += [TokenOut(self._id, UNKNOWN_ID, b"")] * lost

@@ -22,11 +22,14 @@ from opta_lmx.backends.frames import (
     Tune,
 )
 from opta_lmx.backends.gguf.completion import CompletionReader, EngineAnswerError, Progress
+from opta_lmx.backends.gguf.following import GrammarFollower
 from opta_lmx.backends.gguf.model import OpenModel, open_model
 from opta_lmx.backends.gguf.sampling import completion_body
 from opta_lmx.backends.gguf.slots import SlotTable
 from opta_lmx.backends.gguf.streams import Happening, Job, Streams
 from opta_lmx.backends.protocol import Emit, Engine, Texts
+from opta_lmx.backends.refusal import bias_refusal
+from opta_lmx.codec.constraints import resolve
 from opta_lmx.core.clock import Clock, SystemClock
 
 _WAIT_S = 0.005
@@ -63,6 +66,7 @@ class GgufEngine:
         self._clock = clock or SystemClock()
         self._arrivals: queue.SimpleQueue[list[Happening]] = queue.SimpleQueue()
         self._rows: dict[int, _Row] = {}
+        self._followers: dict[int, GrammarFollower] = {}
         self._steps = 0
         self._since = 0.0
         self._prefill_ms = _FIRST_GUESS_MS
@@ -81,7 +85,17 @@ class GgufEngine:
         return len(self._slots) > 0
 
     def submit(self, request: Submit) -> None:
-        """Take a request; it starts at once unless shared cache room is short."""
+        """Take a request, or refuse it; it starts at once unless shared cache room is short."""
+        reason = bias_refusal(request, self._model.vocabulary)
+        if request.grammar and not reason:
+            follower = GrammarFollower(request.grammar)
+            self._followers[request.id] = follower
+            reason = follower.error
+        if reason:
+            self._followers.pop(request.id, None)
+            self._emit(Fault(reason, "bad_request", request.id))
+            self._emit(Released(request.id))
+            return
         if not self.busy:
             self._since = self._clock.monotonic()
         self._slots.add(request)
@@ -90,6 +104,7 @@ class GgufEngine:
     def cancel(self, request: Cancel) -> None:
         """Stop a request; `Released` follows when llama.cpp calls its slot idle."""
         if self._slots.withdraw(request.id):
+            self._followers.pop(request.id, None)
             self._emit(Released(request.id))
         elif row := self._rows.get(request.id):
             row.cancelled = True
@@ -174,8 +189,11 @@ class GgufEngine:
                 slot,
                 cache_prompt=model.options.cache_prompt,
                 markers=model.words.markers,
+                grammar=resolve(request.grammar or "", model.words.controls.get),
+                banned=model.words.misread if request.grammar else (),
             )
-            reader = CompletionReader(request, model.ready.context, model.words)
+            follower = self._followers.pop(request.id, None)
+            reader = CompletionReader(request, model.ready.context, model.words, follower)
             self._rows[request.id] = _Row(len(request.ids))
             uncached = len(request.ids) - cached
             self._emit(Announce("prefill", uncached * self._prefill_ms / 1000))

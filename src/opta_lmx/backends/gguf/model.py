@@ -1,7 +1,7 @@
 """Opens one GGUF model: checks its header, plans, starts llama.cpp and builds its `Texts`."""
 
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import msgspec
 
@@ -11,10 +11,16 @@ from opta_lmx.backends.gguf.machine import this_machine
 from opta_lmx.backends.gguf.plan import GgufOptions, Plan, make_plan
 from opta_lmx.backends.gguf.server import gpu_memory, start_server
 from opta_lmx.backends.gguf.tokenizer import LlamaTokenizer
-from opta_lmx.backends.gguf.vocabulary import Vocabulary, read_vocabulary
+from opta_lmx.backends.gguf.vocabulary import (
+    Vocabulary,
+    follows_grammars,
+    read_vocabulary,
+)
 from opta_lmx.backends.protocol import LoadError, Texts
+from opta_lmx.backends.text.infill import MARK_TEXTS, find_infill
 from opta_lmx.backends.text.template import ChatTemplate
 from opta_lmx.backends.text.texts import TemplateTexts
+from opta_lmx.codec.tools.dialects import markers_of
 from opta_lmx.core.errors import LmxError
 from opta_lmx.models.description import ModelInfo
 from opta_lmx.models.gguf_header import read_gguf_header
@@ -23,12 +29,17 @@ from opta_lmx.models.gguf_info import read_gguf_info
 _TOKENS = "tokenizer.ggml.tokens"
 _TYPES = "tokenizer.ggml.token_type"
 _KIND = "tokenizer.ggml.model"
+_SPACE_PREFIX = "tokenizer.ggml.add_space_prefix"
 
 
 class OpenModel(msgspec.Struct, frozen=True):
-    """A model being served: `socket` is llama.cpp's; `words` its incomplete pieces."""
+    """A model being served.
+
+    `socket` is llama.cpp's; `words` its incomplete pieces; `vocabulary` the number of tokens.
+    """
 
     socket: str
+    vocabulary: int
     plan: Plan
     options: GgufOptions
     words: Vocabulary
@@ -45,7 +56,7 @@ def open_model(spec: Load) -> OpenModel:
     try:
         options = msgspec.convert(spec.options, GgufOptions)
         info = read_gguf_info(Path(spec.path))
-        tokens, words = _read_words(Path(spec.path))
+        tokens, words, marks, lacks = _read_words(Path(spec.path))
     except msgspec.ValidationError as error:
         raise LoadError(f"the options of the gguf backend are wrong: {error}") from error
     except LmxError as error:
@@ -57,28 +68,44 @@ def open_model(spec: Load) -> OpenModel:
     props: dict[str, Any] = call(socket, "/props")
     bos, eos = str(props["bos_token"]), str(props["eos_token"])
     template = _template(spec, info, bos, eos, tokens)
+    words.keep(markers_of(template.speech))
     ready = Ready(
         context=min(plan.context, int(props["default_generation_settings"]["n_ctx"])),
         slots=plan.slots,
         kv_bytes=plan.cells * plan.cell_bytes,
         weights_bytes=info.weights_bytes,
-        tool_dialect=template.tool_dialect,
+        speech=template.speech,
         template_source=template.source_kind,
         supports_tools=template.supports_tools,
         sampling=info.sampling,
         engine=engine,
+        vocabulary=info.vocabulary,
+        lacks=lacks,
     )
-    texts = TemplateTexts(template, LlamaTokenizer(socket, info.vocabulary, bos, eos))
-    return OpenModel(socket, plan, options, words, ready, texts)
+    tokenizer = LlamaTokenizer(socket, info.vocabulary, bos, eos)
+    texts = TemplateTexts(template, tokenizer, find_infill(marks.get))
+    return OpenModel(socket, info.vocabulary, plan, options, words, ready, texts)
 
 
-def _read_words(path: Path) -> tuple[frozenset[str], Vocabulary]:
-    """The vocabulary's texts, and what the stream reader needs of them."""
+class _Words(NamedTuple):
+    """The vocabulary's texts, what the stream reader needs of them, and marks for infilling."""
+
+    texts: frozenset[str]
+    reader: Vocabulary
+    marks: dict[str, int]
+    lacks: tuple[str, ...]
+
+
+def _read_words(path: Path) -> _Words:
     metadata = read_gguf_header(path, keep=(_TOKENS, _TYPES)).metadata
     tokens = cast("list[str]", metadata.get(_TOKENS, []))
     types = cast("list[int]", metadata.get(_TYPES, []))
-    words = read_vocabulary(str(metadata.get(_KIND, "")), tokens, types)
-    return frozenset(token for token in tokens if token.startswith("<")), words
+    kind = str(metadata.get(_KIND, ""))
+    words = read_vocabulary(kind, tokens, types)
+    space_prefix = cast("bool | None", metadata.get(_SPACE_PREFIX))
+    marks = {text: token for token, text in enumerate(tokens) if text in MARK_TEXTS}
+    lacks = () if follows_grammars(kind, space_prefix) else ("grammar",)
+    return _Words(frozenset(text for text in tokens if text.startswith("<")), words, marks, lacks)
 
 
 def _template(
@@ -91,6 +118,7 @@ def _template(
             eos_token=eos,
             source_kind="config" if spec.template else "model",
             has_token=tokens.__contains__,
+            speech=spec.speech,
         )
     except ValueError as error:
         raise LoadError(str(error)) from error

@@ -6,6 +6,8 @@ cache of its own; otherwise all slots share one cache and requests wait until th
 is free, so that one request may still use the whole window.
 """
 
+from typing import Literal
+
 import msgspec
 
 from opta_lmx.backends.frames import Load
@@ -51,6 +53,8 @@ class Plan(msgspec.Struct, frozen=True):
     `context` is the window of one request; `cells` the tokens all caches hold together;
     `shared` whether they form one cache; `cell_bytes` what one token takes in them;
     `checkpoints` the restore points of each slot, which together take a quarter of the budget.
+    `pooling` is empty for a model that makes text; others start the server for vectors: `own`
+    leaves their making to the file, `mean` and `rank` prescribe it.
     """
 
     context: int
@@ -61,6 +65,7 @@ class Plan(msgspec.Struct, frozen=True):
     threads: int
     cell_bytes: int
     checkpoints: int
+    pooling: Literal["", "own", "mean", "rank"] = ""
 
 
 def make_plan(info: ModelInfo, spec: Load, options: GgufOptions, machine: Machine) -> Plan:

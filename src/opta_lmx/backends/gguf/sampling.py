@@ -1,5 +1,6 @@
 """Builds the body of `/completion`: every choice spelled out, so no engine default applies."""
 
+from collections import Counter, defaultdict
 from typing import Any
 
 from opta_lmx.backends.frames import Submit
@@ -29,16 +30,27 @@ _NEUTRAL: dict[str, Any] = {
 
 
 def completion_body(
-    request: Submit, slot: int, *, cache_prompt: bool, markers: tuple[str, ...] = ()
+    request: Submit,
+    slot: int,
+    *,
+    cache_prompt: bool,
+    markers: tuple[str, ...] = (),
+    grammar: str = "",
+    banned: tuple[int, ...] = (),
 ) -> dict[str, Any]:
     """Return the JSON body that starts `request` on `slot`.
 
     `cache_prompt` says whether what the slot already holds of this prompt may be reused;
-    `markers` are control tokens whose text must appear in the answer, such as tool-call tags.
+    `markers` are control tokens whose text must appear in the answer, such as tool-call tags;
+    `grammar` is the request's, written for this vocabulary; `banned` are tokens never drawn.
     """
+    penalties = _penalties(request)
     return {
         **_NEUTRAL,
         **_sampling(request.sampling),
+        **penalties,
+        "logit_bias": [*penalties["logit_bias"], *([token, False] for token in banned)],
+        "grammar": grammar,
         "prompt": list(request.ids),
         "id_slot": slot,
         "n_predict": request.max_tokens,
@@ -53,16 +65,46 @@ def completion_body(
 
 
 def _sampling(params: SamplingParams) -> dict[str, Any]:
-    """The order is top_k, top_p, min_p, then temperature; samplers left out do not run."""
+    """The order is penalties, top_k, top_p, min_p, temperature; samplers left out do not run."""
     seed = _RANDOM_SEED if params.seed is None else params.seed % _RANDOM_SEED
     temperature = _or(params.temperature, 1.0)
+    narrowing = ["top_k", "top_p", "min_p"] if temperature else []
     return {
-        "samplers": ["top_k", "top_p", "min_p", "temperature"] if temperature else ["temperature"],
+        "samplers": ["penalties", *narrowing, "temperature"],
         "temperature": temperature,
         "top_k": _or(params.top_k, 0),
         "top_p": _or(params.top_p, 1.0),
         "min_p": _or(params.min_p, 0.0),
         "seed": seed,
+    }
+
+
+def _penalties(request: Submit) -> dict[str, Any]:
+    """Penalties and biases.
+
+    llama.cpp counts the prompt's tokens like the answer's. What frequency and presence take off
+    a token for being in the prompt is given back as a bias; of presence that is all there is,
+    so it never reaches a token that the prompt holds too.
+    """
+    params = request.sampling
+    frequency = _or(params.frequency_penalty, 0.0)
+    presence = _or(params.presence_penalty, 0.0)
+    repetition = _or(params.repetition_penalty, 1.0)
+    biases: defaultdict[int, float] = defaultdict(float)
+    for token, bias in request.logit_bias:
+        biases[token] += bias
+    if not frequency and not presence and repetition == 1.0:
+        return {"logit_bias": list(biases.items())}
+    if frequency or presence:
+        for token, count in Counter(request.ids).items():
+            # The repetition penalty divides it again, as the logits of likely tokens are positive.
+            biases[token] += repetition * (frequency * count + presence)
+    return {
+        "logit_bias": list(biases.items()),
+        "repeat_last_n": len(request.ids) + request.max_tokens,
+        "repeat_penalty": repetition,
+        "frequency_penalty": frequency,
+        "presence_penalty": presence,
     }
 
 

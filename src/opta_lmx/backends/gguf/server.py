@@ -87,6 +87,10 @@ def _params(xllamacpp: Any, model: str, socket: str, plan: Plan, options: GgufOp
     params.ctx_shift = params.fit_params = params.ui = False
     params.use_jinja = params.enable_chat_template = False
     params.verbosity = _ERRORS_ONLY
+    params.embedding = bool(plan.pooling)
+    if plan.pooling in ("mean", "rank"):
+        kinds = xllamacpp.llama_pooling_type
+        params.pooling_type = getattr(kinds, f"LLAMA_POOLING_TYPE_{plan.pooling.upper()}")
     return params
 
 

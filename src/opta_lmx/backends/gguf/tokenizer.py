@@ -1,5 +1,6 @@
 """The model's own tokenizer, asked over llama.cpp's socket."""
 
+from collections.abc import Sequence
 from http.client import HTTPException
 from typing import Any
 
@@ -24,8 +25,18 @@ class LlamaTokenizer:
             TextError: llama.cpp cannot tokenize it.
         """
         payload = {"content": text, "add_special": add_special, "parse_special": True}
+        return self._call("/tokenize", payload)["tokens"]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of tokens, special ones written out.
+
+        Raises:
+            TextError: llama.cpp cannot tell it.
+        """
+        return self._call("/detokenize", {"tokens": [*ids]})["content"]
+
+    def _call(self, route: str, payload: dict[str, Any]) -> dict[str, Any]:
         try:
-            answer: dict[str, Any] = call(self._path, "/tokenize", payload)
+            return call(self._path, route, payload)
         except (EngineAnswerError, OSError, HTTPException, UnicodeError) as error:
             raise TextError(f"the text cannot be tokenized: {error}") from error
-        return answer["tokens"]

@@ -9,21 +9,38 @@ from collections.abc import Iterable, Sequence
 
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _CONTROL = 3
+_MISREAD = re.compile("[ \u0120\u2581](?:[?!.,']|n't)")
+"""Text that llama.cpp tidies where it shows a token to its grammars: the space goes.
+
+The space is spelled as one, as byte-level vocabularies do, or as SentencePiece does.
+"""
 _MAX_HELD = 16
-_MARKERS = ("<tool_call>", "</tool_call>", "<think>", "</think>")
 
 
 class Vocabulary:
     """Fragments of characters, by id and by bytes.
 
-    `markers` are the control tokens among the tags that parsers of answers look for.
+    `controls` holds the ids of all control tokens by text; `markers` are those whose text is
+    part of an answer (see `keep`); `misread` are tokens whose text llama.cpp's grammars take
+    for another.
     """
 
-    def __init__(self, fragments: dict[int, bytes], markers: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        fragments: dict[int, bytes],
+        controls: dict[str, int] | None = None,
+        misread: tuple[int, ...] = (),
+    ) -> None:
+        self.controls = controls or {}
+        self.misread = misread
         self._pieces = fragments
         self._ids = {piece: token for token, piece in fragments.items()}
         self._longest = max(map(len, self._ids), default=0)
-        self.markers = markers
+        self.markers: tuple[str, ...] = ()
+
+    def keep(self, marks: Iterable[str]) -> None:
+        """Make control tokens that are one of these texts part of answers."""
+        self.markers = tuple(mark for mark in marks if mark in self.controls)
 
     def held(self, text: bytes, count: int, last: int) -> list[int] | None:
         """Return ids of the `count` tokens held back before token `last`, all making `text`.
@@ -57,8 +74,23 @@ def read_vocabulary(kind: str, tokens: Sequence[str], types: Sequence[int]) -> V
         types: kind of each token (3 is a control token); may be empty.
     """
     pieces = _letter_fragments(tokens) if kind == "gpt2" else _byte_tokens(tokens)
-    controls = {text for text, kind_ in zip(tokens, types, strict=False) if kind_ == _CONTROL}
-    return Vocabulary(dict(pieces), tuple(mark for mark in _MARKERS if mark in controls))
+    kinds = zip(tokens, types, strict=False)
+    controls = {text: token for token, (text, kind_) in enumerate(kinds) if kind_ == _CONTROL}
+    misread = tuple(token for token, text in enumerate(tokens) if _MISREAD.search(text))
+    return Vocabulary(dict(pieces), controls, misread)
+
+
+def follows_grammars(kind: str, space_prefix: bool | None) -> bool:
+    """Whether llama.cpp can hold this vocabulary to a grammar.
+
+    It reads each token's text without the space that the tokenizer drops at the start of a
+    text, so where it drops one, grammars and answers differ by spaces.
+
+    Args:
+        kind: `tokenizer.ggml.model`.
+        space_prefix: `tokenizer.ggml.add_space_prefix`; None where the file does not say.
+    """
+    return kind != "llama" or space_prefix is False
 
 
 def _byte_tokens(tokens: Iterable[str]) -> Iterable[tuple[int, bytes]]:

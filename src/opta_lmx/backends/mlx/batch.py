@@ -7,12 +7,10 @@ set between steps: `prefill_step_size`, the chunk each prompt in progress gets, 
 # pyright: reportUnknownMemberType=false
 # (mlx-lm is untyped)
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import mlx.core as mx
-import msgspec
 from mlx_lm.generate import BatchGenerator  # pyright: ignore[reportMissingTypeStubs]
 
 from opta_lmx.backends.frames import (
@@ -24,34 +22,31 @@ from opta_lmx.backends.frames import (
     Submit,
     TokenOut,
 )
+from opta_lmx.backends.mlx.grammar import Compiled, Follower, Grammars
 from opta_lmx.backends.mlx.logprobs import Answer, Asked, LogprobReader
 from opta_lmx.backends.mlx.pacing import MAX_CHUNK, Pace, admit, chunk
+from opta_lmx.backends.mlx.processing import Processor, is_needed
 from opta_lmx.backends.mlx.sampling import Samplers
 from opta_lmx.backends.protocol import Emit
+from opta_lmx.backends.refusal import Limits, refusal
 from opta_lmx.backends.text.tokenizer import HfTokenizer
 from opta_lmx.core.clock import SystemClock
 
 _ANNOUNCE_S = 0.2
 """Steps predicted to last longer are announced to the watchdog."""
+_GRAMMAR_WAIT_S = 0.005
 _KV_EVERY = 64
 """Steps between counts of the caches' bytes while the rows stay the same."""
-
-
-class Limits(msgspec.Struct, frozen=True):
-    """What requests may ask: token ids below `vocabulary`, `context` tokens, `slots` at once."""
-
-    vocabulary: int
-    context: int
-    slots: int
 
 
 class _Row:
     """One request in the generator. `left` counts prompt tokens still to be prefilled."""
 
-    __slots__ = ("emitted", "left", "request", "uid")
+    __slots__ = ("emitted", "left", "processor", "request", "uid")
 
-    def __init__(self, request: Submit, uid: int) -> None:
+    def __init__(self, request: Submit, uid: int, processor: Processor | None) -> None:
         self.request = request
+        self.processor = processor
         self.uid = uid
         self.left = len(request.ids) - 1
         self.emitted = False
@@ -85,6 +80,9 @@ class Batch:
             prefill_batch_size=limits.slots,
             prefill_step_size=MAX_CHUNK,
         )
+        self._grammars = Grammars(tokenizer, limits.vocabulary)
+        self._compiling: dict[int, Submit] = {}
+        self._matchers: dict[int, Any] = {}
         self._waiting: list[Submit] = []
         self._rows: dict[int, _Row] = {}
         self._uids: dict[int, int] = {}
@@ -95,13 +93,18 @@ class Batch:
     @property
     def busy(self) -> bool:
         """True while any request is unfinished."""
-        return bool(self._waiting or self._rows)
+        return bool(self._waiting or self._rows or self._compiling)
 
     def submit(self, request: Submit) -> None:
         """Take a request, or refuse it with a `Fault` and release its slot."""
-        if reason := self._refusal(request):
-            self.emit(Fault(reason, "bad_request", request.id))
-            self.emit(Released(request.id))
+        reason = refusal(request, self.limits)
+        if not reason and self._is_known(request.id):
+            reason = f"request {request.id} is already running"
+        if reason:
+            self._refuse(request.id, reason)
+        elif request.grammar:
+            self._compiling[request.id] = request
+            self._grammars.ask(request.id, request.grammar)
         else:
             self._waiting.append(request)
 
@@ -113,16 +116,21 @@ class Batch:
             with mx.stream(self._generator.stream):
                 self._generator.remove([uid])
             self._kv_stale = True
-        else:
+        elif self._compiling.pop(request, None) is None:
             waiting = [other for other in self._waiting if other.id != request]
             if len(waiting) == len(self._waiting):
                 return
             self._waiting = waiting
+            self._matchers.pop(request, None)
         self.emit(Released(request))
 
     def step(self) -> Step | None:
         """One decode step of every running row, and one chunk of prompt; None when idle."""
-        if not self.busy:
+        if self._compiling:
+            idle = not (self._waiting or self._rows)
+            for made in self._grammars.take(_GRAMMAR_WAIT_S if idle else 0.0):
+                self._take_grammar(made)
+        if not (self._waiting or self._rows):
             return None
         decoding = any(row.left == 0 for row in self._rows.values())
         started, planned = self._plan(decoding)
@@ -135,6 +143,38 @@ class Batch:
         tokens = self._tokens(responses)
         rows = len(responses)
         return Step(self._steps, ms, tokens, started, prefill, rows, self._count_kv())
+
+    # --- requests
+
+    def _is_known(self, request: int) -> bool:
+        return (
+            request in self._uids
+            or request in self._compiling
+            or any(other.id == request for other in self._waiting)
+        )
+
+    def _refuse(self, request: int, reason: str) -> None:
+        self.emit(Fault(reason, "bad_request", request))
+        self.emit(Released(request))
+
+    def _take_grammar(self, made: Compiled) -> None:
+        """Let a request go on whose grammar is compiled; it may be gone by now."""
+        request = self._compiling.pop(made.request, None)
+        if request is None:
+            return
+        if made.error:
+            self._refuse(request.id, f"the grammar cannot be used: {made.error}")
+            return
+        self._matchers[request.id] = made.matcher
+        self._waiting.append(request)
+
+    def _processor(self, request: Submit) -> Processor | None:
+        if not is_needed(request):
+            return None
+        size, matcher = self.limits.vocabulary, self._matchers.pop(request.id, None)
+        ends = [token for token in self._tokenizer.eos_ids if token < size]
+        follower = None if matcher is None else Follower(matcher, size, ends)
+        return Processor(request, size, follower)
 
     # --- prompts
 
@@ -164,13 +204,15 @@ class Batch:
         starting = [self._waiting[index] for index in chosen]
         for index in reversed(chosen):
             del self._waiting[index]
+        processors = [self._processor(request) for request in starting]
         uids = self._generator.insert(
             [list(request.ids) for request in starting],
             max_tokens=[self._room(request) for request in starting],
             samplers=[self._samplers.get(request.sampling) for request in starting],
+            logits_processors=[[each] if each else [] for each in processors],
         )
-        for request, uid in zip(starting, uids, strict=True):
-            self._rows[uid] = _Row(request, uid)
+        for request, uid, processor in zip(starting, uids, processors, strict=True):
+            self._rows[uid] = _Row(request, uid, processor)
             self._uids[request.id] = uid
         self._kv_stale = True
         return tuple(Started(request.id, 0) for request in starting)
@@ -196,6 +238,10 @@ class Batch:
         for response in responses:
             row = self._rows[response.uid]
             token, finish = response.token, response.finish_reason
+            if finish is not None and row.processor and row.processor.failed:
+                self.emit(Fault(row.processor.failed, "step_failed", row.request.id))
+                self._end(row)
+                continue
             if finish == "stop":
                 piece = b""
             elif row.emitted:
@@ -217,9 +263,11 @@ class Batch:
         """Answers by uid, for the rows that asked for log-probabilities."""
         asked: dict[int, Asked] = {}
         for response in responses:
-            top = self._rows[response.uid].request.top_logprobs
+            row = self._rows[response.uid]
+            top = row.request.top_logprobs
             if top is not None:
-                asked[response.uid] = Asked(response.logprobs, response.token, top)
+                own = response.logprobs if row.processor is None else row.processor.logprobs()
+                asked[response.uid] = Asked(own, response.token, top)
         if not asked:
             return {}
         return dict(zip(asked, self._logprobs.read(list(asked.values())), strict=True))
@@ -236,21 +284,3 @@ class Batch:
             self._kv_bytes = int(self._generator.prompt_cache_nbytes)
             self._kv_stale = False
         return self._kv_bytes
-
-    def _refusal(self, request: Submit) -> str:
-        """Why a request cannot run; empty when it can."""
-        limits, ids, sampling = self.limits, request.ids, request.sampling
-        if not ids:
-            return "the prompt is empty"
-        if len(ids) >= limits.context:
-            return f"the prompt of {len(ids)} tokens leaves no room in {limits.context}"
-        if min(ids) < 0 or max(ids) >= limits.vocabulary:
-            return f"a token id is outside the vocabulary of {limits.vocabulary}"
-        if request.max_tokens < 1:
-            return "max_tokens must be at least 1"
-        numbers = (sampling.temperature, sampling.top_p, sampling.min_p)
-        if not all(number is None or (math.isfinite(number) and number >= 0) for number in numbers):
-            return "a sampling parameter is not a finite number of at least 0"
-        if request.id in self._uids or any(other.id == request.id for other in self._waiting):
-            return f"request {request.id} is already running"
-        return ""

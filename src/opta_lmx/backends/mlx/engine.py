@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 from opta_lmx.backends.frames import Announce, Cancel, Load, Ready, Step, Submit, Tune
 from opta_lmx.backends.mlx.pacing import Pace
 from opta_lmx.backends.protocol import Emit, Engine, LoadError, Texts
+from opta_lmx.backends.text.infill import find_infill
 from opta_lmx.backends.text.template import ChatTemplate
 from opta_lmx.backends.text.texts import TemplateTexts
+from opta_lmx.codec.tools.dialects import markers_of
 from opta_lmx.core.clock import SystemClock
 from opta_lmx.core.types import SamplingParams
 
@@ -48,6 +50,7 @@ class MlxEngine:
         emit(Announce("load", _load_s(path)))
         loaded = loader.load(path, options)
         template = _template(spec, loaded)
+        loaded.tokenizer.keep(markers_of(template.speech))
         emit(Announce("warm-up", _WARM_UP_S))
         try:
             self._batch = _make_batch(spec, loaded)
@@ -59,7 +62,8 @@ class MlxEngine:
         # What loading left behind lives as long as the process: not worth scanning again.
         gc.collect()
         gc.freeze()
-        return ready, TemplateTexts(template, loaded.tokenizer)
+        infill = find_infill(loaded.tokenizer.token_id)
+        return ready, TemplateTexts(template, loaded.tokenizer, infill)
 
     def submit(self, request: Submit) -> None:
         """Take a request; it starts with the next step that has room for its prompt."""
@@ -103,13 +107,15 @@ def _template(spec: Load, loaded: "LoadedModel") -> ChatTemplate:
             eos_token=tokenizer.eos_token,
             source_kind="model" if spec.template is None else "config",
             has_token=tokenizer.has_token,
+            speech=spec.speech,
         )
     except ValueError as error:
         raise LoadError(str(error)) from error
 
 
 def _make_batch(spec: Load, loaded: "LoadedModel") -> "Batch":
-    from opta_lmx.backends.mlx.batch import Batch, Limits
+    from opta_lmx.backends.mlx.batch import Batch
+    from opta_lmx.backends.refusal import Limits
 
     limits = Limits(
         vocabulary=loaded.folder.vocabulary or loaded.tokenizer.vocab_size,
@@ -120,7 +126,10 @@ def _make_batch(spec: Load, loaded: "LoadedModel") -> "Batch":
 
 
 def _ready(
-    batch: "Batch", loaded: "LoadedModel", template: ChatTemplate, options: "MlxOptions"
+    batch: "Batch",
+    loaded: "LoadedModel",
+    template: ChatTemplate,
+    options: "MlxOptions",
 ) -> Ready:
     from opta_lmx.backends.mlx import loader, memory
 
@@ -132,11 +141,13 @@ def _ready(
         slots=limits.slots,
         kv_bytes=min(wanted, allowed) if allowed else wanted,
         weights_bytes=loaded.weights_bytes,
-        tool_dialect=template.tool_dialect,
+        speech=template.speech,
         template_source=template.source_kind,
         supports_tools=template.supports_tools,
         sampling=loaded.folder.sampling,
         engine=loader.engine_name(),
+        vocabulary=limits.vocabulary,
+        repeatable=loader.is_repeatable(loaded.model),
     )
 
 

@@ -81,6 +81,17 @@ def engine_name() -> str:
     return f"mlx {version('mlx')}, mlx-lm {version('mlx-lm')}, {device}"
 
 
+def is_repeatable(model: Any) -> bool:
+    """Whether a row comes out the same alone and among others.
+
+    On a CPU in float32 it does. A GPU chooses its kernels by the width of the batch, and their
+    roundings differ.
+    """
+    leaves = cast("list[tuple[str, Any]]", tree_flatten(model.parameters()))
+    plain = all(array.dtype == mx.float32 for _, array in leaves)
+    return plain and mx.default_device().type == mx.DeviceType.cpu
+
+
 def _dtype(options: MlxOptions) -> Any:
     """The dtype to cast to, or None to leave the weights as they are."""
     if options.dtype != "auto":

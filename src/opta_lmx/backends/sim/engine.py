@@ -1,12 +1,15 @@
 """The simulated engine: every byte of the prompt is a token, and answers are scripted.
 
-Options (`Load.options`): `reply` (text, one token a word), `echo_sampling` (the reply is the
-sampling as JSON), `step_ms`, `prefill_ms_per_token`, `load_ms`, `prepare_ms`, and faults:
-`die_at_step`, `hang_at_step`, `raise_at_step`, `fail_load`, `hang_template`. Zero or absent turns
-a fault off.
+Options (`Load.options`): `reply` (text, one token a word), `exact` (every blank of the reply is
+kept, and none added at its end), `echo_sampling` (the reply is the sampling as JSON),
+`echo_submit` (the reply is the whole `Submit` as JSON), `thinking` (prompts end inside a block of
+reasoning), `lacks` (features the engine denies), `infill` (a `suffix` is taken), `step_ms`,
+`prefill_ms_per_token`, `load_ms`, `prepare_ms`, and faults: `die_at_step`, `hang_at_step`,
+`raise_at_step`, `fail_load`, `hang_template`. Zero or absent turns a fault off.
 """
 
 import os
+import re
 from collections.abc import Callable
 
 import msgspec
@@ -24,7 +27,7 @@ from opta_lmx.backends.frames import (
 )
 from opta_lmx.backends.protocol import Emit, Engine, LoadError, PreparedPrompt, TextError, Texts
 from opta_lmx.core.clock import block_for
-from opta_lmx.core.types import Prompt, TopLogprob
+from opta_lmx.core.types import Prompt, Speech, TopLogprob
 
 _FOREVER_S = 3600.0
 
@@ -43,7 +46,13 @@ class SimOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     fail_load: str = ""
     hang_template: bool = False
     tool_dialect: str = "hermes"
+    reasoning: str = ""
     echo_sampling: bool = False
+    echo_submit: bool = False
+    exact: bool = False
+    thinking: bool = False
+    lacks: tuple[str, ...] = ()
+    infill: bool = False
 
 
 class SimTexts:
@@ -52,19 +61,26 @@ class SimTexts:
     def __init__(self, options: SimOptions) -> None:
         self._options = options
 
-    def prepare(self, prompt: Prompt) -> PreparedPrompt:
+    def prepare(self, prompt: Prompt, *, echo: bool = False) -> PreparedPrompt:
         """Render and tokenize."""
         if self._options.hang_template:
             block_for(_FOREVER_S)
         block_for(self._options.prepare_ms / 1000)
         if prompt.ids is not None:
-            return PreparedPrompt(prompt.ids)
+            shown = bytes(token % 256 for token in prompt.ids).decode("utf-8", "replace")
+            return self._made(prompt.ids, shown if echo else None)
         text = prompt.text
         if text is None:
             text = "".join(f"{m.role}: {m.content}\n" for m in prompt.messages)
+        if prompt.suffix is not None and not self._options.infill:
+            raise TextError("this model cannot fill in between a prompt and a suffix", "suffix")
         if not text:
             raise TextError("The prompt is empty.")
-        return PreparedPrompt(tuple(text.encode()))
+        ids = (text + (prompt.suffix or "")).encode()
+        return self._made(tuple(ids), text if echo else None)
+
+    def _made(self, ids: tuple[int, ...], text: str | None) -> PreparedPrompt:
+        return PreparedPrompt(ids, text=text, thinking=self._options.thinking)
 
 
 class _Row:
@@ -96,9 +112,10 @@ class SimEngine:
         ready = Ready(
             context=spec.context or 4096,
             slots=spec.slots,
-            tool_dialect=self._options.tool_dialect,
+            speech=Speech(self._options.tool_dialect, self._options.reasoning),
             supports_tools=True,
             engine="sim",
+            lacks=self._options.lacks,
         )
         return ready, SimTexts(self._options)
 
@@ -107,7 +124,11 @@ class SimEngine:
         reply = self._options.reply
         if self._options.echo_sampling:
             reply = msgspec.json.encode(request.sampling).decode()
+        if self._options.echo_submit:
+            reply = msgspec.json.encode(request).decode()
         words = [word + " " for word in reply.split()]
+        if self._options.exact or self._options.echo_submit:
+            words = re.findall(r"\S+\s*|\s+", reply)
         self._rows[request.id] = _Row(request, words)
 
     def cancel(self, request: Cancel) -> None:

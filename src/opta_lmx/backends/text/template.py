@@ -9,8 +9,8 @@ from opta_lmx.backends.protocol import TextError
 from opta_lmx.backends.text.defaults import default_template
 from opta_lmx.backends.text.environment import TemplateRefusedError, build_environment
 from opta_lmx.backends.text.turns import fold_after_tools, merge_turns, message_dicts, tool_dicts
-from opta_lmx.codec.tools.dialects import dialect_for_template
-from opta_lmx.core.types import Message, Tool
+from opta_lmx.codec.tools.dialects import speech_for_template
+from opta_lmx.core.types import Message, Speech, Tool
 
 SourceKind = Literal["model", "config", "default"]
 
@@ -35,14 +35,16 @@ class ChatTemplate:
     """Turns a conversation into the text the model was trained to continue.
 
     `source_kind` says where the template came from; `supports_tools` whether it renders tool
-    definitions itself; `tool_dialect` how this model is expected to write tool calls.
+    definitions itself; `speech` how this model is expected to write calls and reasoning.
     """
 
-    def __init__(self, source: str, kind: SourceKind, bos_token: str, eos_token: str) -> None:
+    def __init__(
+        self, source: str, kind: SourceKind, bos_token: str, eos_token: str, speech: Speech
+    ) -> None:
         """Use `from_source`."""
         self.source_kind: SourceKind = kind
+        self.speech = speech
         self._template, self.supports_tools = _compile(source)
-        self.tool_dialect = dialect_for_template(source)
         self._specials = {"bos_token": bos_token, "eos_token": eos_token}
 
     @classmethod
@@ -54,18 +56,21 @@ class ChatTemplate:
         eos_token: str,
         source_kind: SourceKind = "model",
         has_token: Callable[[str], bool] = lambda _: False,
+        speech: Speech | None = None,
     ) -> "ChatTemplate":
         """Compile `source`, or the documented default when it is None.
 
         `bos_token` and `eos_token` are texts the template may write; `has_token` says whether
-        the vocabulary holds a text as one token, and so chooses the default.
+        the vocabulary holds a text as one token, and so chooses the default. `speech`, where
+        given, stands for what the template tells of the model's ways.
 
         Raises:
             ValueError: the template is no valid Jinja; the message says where.
         """
         if source is None:
             source, source_kind = default_template(has_token), "default"
-        return cls(source, source_kind, bos_token, eos_token)
+        said = speech or speech_for_template(source, has_token)
+        return cls(source, source_kind, bos_token, eos_token, said)
 
     def render(
         self,

@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from opta_lmx.backends.protocol import PreparedPrompt, TextError
+from opta_lmx.backends.text.infill import Infill
 from opta_lmx.backends.text.template import ChatTemplate
+from opta_lmx.codec.reasoning import ends_thinking
 from opta_lmx.codec.tools.rendering import with_default_tools
 from opta_lmx.core.types import Message, Prompt
 
@@ -35,29 +37,58 @@ class Tokenizer(Protocol):
         """
         ...
 
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of tokens, special ones written out. Raises TextError."""
+        ...
+
 
 class TemplateTexts:
-    """The `Texts` of a model whose prompts are made by a template and a tokenizer."""
+    """The `Texts` of a model whose prompts are made by a template and a tokenizer.
 
-    def __init__(self, template: ChatTemplate, tokenizer: Tokenizer) -> None:
+    Args:
+        template: renders conversations.
+        tokenizer: the model's own.
+        infill: fills gaps, for models that can.
+    """
+
+    def __init__(
+        self, template: ChatTemplate, tokenizer: Tokenizer, infill: Infill | None = None
+    ) -> None:
         self._template = template
         self._tokenizer = tokenizer
+        self._infill = infill
 
-    def prepare(self, prompt: Prompt) -> PreparedPrompt:
+    def prepare(self, prompt: Prompt, *, echo: bool = False) -> PreparedPrompt:
         """Render and tokenize a prompt.
+
+        `echo` asks for its text too: the caller's own, the rendered one, or what its token
+        ids stand for.
 
         Raises:
             TextError: the template or tokenizer refuses it, or it comes out empty.
         """
+        text = prompt.text
         if prompt.ids is not None:
             ids = self._checked(prompt.ids)
-        elif prompt.text is not None:
-            ids = self._encode(prompt.text)
+        elif text is not None:
+            ids = self._encode(text) if prompt.suffix is None else self._fill(text, prompt.suffix)
         else:
-            ids = self._encode(self._render(prompt))
+            text = self._render(prompt)
+            ids = self._encode(text)
         if not ids:
             raise TextError("the prompt is empty")
-        return PreparedPrompt(ids=tuple(ids))
+        if echo and text is None:
+            text = self._tokenizer.decode(ids)
+        thinking = prompt.ids is None and prompt.text is None and self._thinks(text)
+        return PreparedPrompt(ids=tuple(ids), text=text if echo else None, thinking=thinking)
+
+    def _thinks(self, rendered: str | None) -> bool:
+        return rendered is not None and ends_thinking(rendered, self._template.speech.reasoning)
+
+    def _fill(self, before: str, after: str) -> list[int]:
+        if self._infill is None:
+            raise TextError("this model cannot fill in between a prompt and a suffix", "suffix")
+        return self._infill.encode(self._tokenizer, before, after)
 
     def _render(self, prompt: Prompt) -> str:
         if not prompt.messages:

@@ -6,7 +6,7 @@ one; joining UTF-8 across pieces is the codec's work. Loaded by the `tokenizers`
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # (the `tokenizers` stubs leave many parameters bare)
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,9 +15,6 @@ from tokenizers import Tokenizer
 from opta_lmx.backends.protocol import LoadError, TextError
 from opta_lmx.backends.text.files import read_object
 from opta_lmx.backends.text.pieces import PieceDecoder
-
-SPOKEN_SPECIALS = frozenset({"<tool_call>", "</tool_call>", "<think>", "</think>"})
-"""Tokens that some vocabularies flag as special but that are part of the answer's text."""
 
 
 class HfTokenizer:
@@ -42,9 +39,7 @@ class HfTokenizer:
         self.vocab_size: int = tokenizer.get_vocab_size(with_added_tokens=True)
         self._decoder = PieceDecoder.from_state(tokenizer.decoder)
         added: dict[int, Any] = tokenizer.get_added_tokens_decoder()
-        self._silent = {
-            i for i, t in added.items() if t.special and t.content not in SPOKEN_SPECIALS
-        }
+        self._silent = {i: str(t.content) for i, t in added.items() if t.special}
         self._pieces: dict[int, bytes] = {}
 
     @classmethod
@@ -67,6 +62,19 @@ class HfTokenizer:
             return self._tokenizer.encode_batch_fast([text], add_special_tokens=add_special)[0].ids
         except (UnicodeEncodeError, TypeError) as error:
             raise TextError("the text holds characters that are not valid Unicode") from error
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of tokens, special ones written out."""
+        return self._tokenizer.decode([*ids], skip_special_tokens=False)
+
+    def token_id(self, text: str) -> int | None:
+        """The id of `text` where the vocabulary holds it as one token."""
+        return self._tokenizer.token_to_id(text)
+
+    def keep(self, marks: Collection[str]) -> None:
+        """Make tokens that are one of these texts part of answers, though they are special."""
+        self._silent = {i: text for i, text in self._silent.items() if text not in marks}
+        self._pieces.clear()
 
     def has_token(self, text: str) -> bool:
         """Whether the vocabulary holds `text` as one token."""

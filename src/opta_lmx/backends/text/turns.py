@@ -79,6 +79,11 @@ def fold_after_tools(messages: Sequence[Message]) -> list[Message]:
 def _message_dict(message: Message, names: dict[str, str]) -> dict[str, Any]:
     turn: dict[str, Any] = {"role": message.role, "content": message.content}
     name = message.name
+    if message.reasoning:
+        turn["reasoning_content"] = message.reasoning
+        if not (message.content and message.tool_calls):
+            # Harmony's templates read it by this name, and refuse it beside text and calls.
+            turn["thinking"] = message.reasoning
     if message.tool_calls:
         turn["tool_calls"] = [_call_dict(call) for call in message.tool_calls]
     if message.tool_call_id is not None:

@@ -108,7 +108,7 @@ def test_arguments_serve_templates_that_treat_them_as_text() -> None:
 
 
 def test_dialect_and_tool_support_are_read_from_the_source() -> None:
-    assert make(TOOLED).tool_dialect == "hermes"
+    assert make(TOOLED).speech.tools == "hermes"
     assert not make(NO_SYSTEM).supports_tools
     assert make("{% if not tools is defined %}{% set tools = none %}{% endif %}").supports_tools
 

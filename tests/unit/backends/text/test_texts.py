@@ -44,6 +44,15 @@ def test_chat_has_one_bos_when_the_template_does_not() -> None:
     assert prepared.ids == (BOS, ord("a") + 2)
 
 
+def test_a_prompt_that_ends_inside_reasoning_says_so() -> None:
+    source = "{{ messages[-1].content }}{% if think %}<think>{% endif %}\n"
+    texts = make(source)
+    turn = (Message("user", "a"),)
+    assert texts.prepare(Prompt(messages=turn, template_kwargs={"think": True})).thinking
+    assert not texts.prepare(Prompt(messages=turn)).thinking
+    assert not texts.prepare(Prompt(text="a<think>\n")).thinking
+
+
 @pytest.mark.parametrize("text", ["a", "<s>a"])
 def test_raw_text_has_one_bos(text: str) -> None:
     assert make().prepare(Prompt(text=text)).ids == (BOS, ord("a") + 2)

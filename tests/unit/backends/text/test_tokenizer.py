@@ -90,6 +90,8 @@ def test_control_tokens_are_silent_and_spoken_ones_are_not() -> None:
     plain.add_special_tokens([AddedToken("<tool_call>", special=True)])
     plain.add_tokens([AddedToken("two words", special=False)])
     hf = HfTokenizer(plain, {})
+    assert (hf.piece(1), hf.piece(2)) == (b"", b"two words")
+    hf.keep(["<tool_call>"])
     assert (hf.piece(1), hf.piece(2)) == (b"<tool_call>", b"two words")
 
 

@@ -23,6 +23,16 @@ def test_plain_turn_has_only_role_and_content() -> None:
     assert message_dicts([Message("user", "hi")]) == [{"role": "user", "content": "hi"}]
 
 
+def test_reasoning_is_shown_under_the_names_templates_read() -> None:
+    (turn,) = message_dicts([Message("assistant", "so", reasoning="hm")])
+    assert (turn["reasoning_content"], turn["thinking"]) == ("hm", "hm")
+    call = ToolCall("c1", "look", "{}")
+    # Harmony's template refuses thoughts beside words and calls.
+    (turn,) = message_dicts([Message("assistant", "so", reasoning="hm", tool_calls=(call,))])
+    assert turn["reasoning_content"] == "hm"
+    assert "thinking" not in turn
+
+
 def test_tool_turns_carry_parsed_arguments_and_the_calls_name() -> None:
     turns = message_dicts(
         [

@@ -1,0 +1,1 @@
+"""What every backend's embedding and rerank models share: reading, batching, answering."""

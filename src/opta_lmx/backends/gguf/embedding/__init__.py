@@ -1,0 +1,1 @@
+"""Vectors and rerank scores by llama.cpp."""

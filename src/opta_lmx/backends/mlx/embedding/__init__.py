@@ -1,0 +1,1 @@
+"""Encoders of the BERT family on MLX: sentence vectors and rerank scores."""
