@@ -18,6 +18,7 @@ from pydantic_core import PydanticCustomError
 Backend = Literal["auto", "mlx", "gguf"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["auto", "text", "json"]
+UnknownFields = Literal["refuse", "warn"]
 
 _MAX_DAY_S = 86_400.0
 
@@ -33,6 +34,7 @@ def _usable_key(key: SecretStr) -> SecretStr:
 
 
 Secret = Annotated[SecretStr, AfterValidator(_usable_key)]
+Name = Annotated[str, Field(min_length=1, max_length=512)]
 Seconds = Annotated[float, Field(gt=0, le=_MAX_DAY_S)]
 FilePath = Annotated[Path, Field(strict=False)]
 
@@ -133,6 +135,10 @@ class ModelsSettings(Section):
         default=True, description="Whether models may be fetched at all."
     )
     hub_token: Secret | None = Field(default=None, description="Access token for gated hub models.")
+    aliases: dict[Name, Name] = Field(
+        default={},
+        description="Other names for models: each for a stored model, or `NAME:mlx`, `NAME:gguf`.",
+    )
 
     def root(self, home: Path) -> Path:
         """The store's folder; a relative `dir` is taken from `home`."""
@@ -147,6 +153,8 @@ class ModelOverride(Section):
     slots: int | None = Field(default=None, ge=1, le=1024)
     threads: int | None = Field(default=None, ge=0, le=1024)
     template: FilePath | None = None
+    tool_dialect: Name | None = None
+    reasoning: str | None = Field(default=None, max_length=64)
     options: dict[str, Any] = {}
 
 
@@ -209,11 +217,12 @@ class EngineSettings(Section):
     )
     overrides: dict[str, ModelOverride] = Field(
         default={},
-        description="Per model: backend, context, slots, threads, template, options.",
+        description="Per model: backend, context, slots, threads, template, options; "
+        "tool_dialect and reasoning replace what its template tells.",
     )
 
     def for_model(self, name: str) -> ModelOverride:
-        """The settings of one model, with every unset field but `template` filled in."""
+        """The settings of one model; what the section itself holds is filled in."""
         own = self.overrides.get(name, ModelOverride())
         return ModelOverride(
             backend=own.backend or self.backend,
@@ -221,6 +230,8 @@ class EngineSettings(Section):
             slots=own.slots or self.slots,
             threads=self.threads if own.threads is None else own.threads,
             template=own.template,
+            tool_dialect=own.tool_dialect,
+            reasoning=own.reasoning,
             options=own.options,
         )
 
@@ -238,10 +249,52 @@ class QueueSettings(Section):
         default={}, description="The same bound for single models, by name."
     )
     queue_deadline_s: Seconds = Field(default=600.0, description="Longest time a request may wait.")
+    load_wait_s: float = Field(
+        default=120.0,
+        ge=0,
+        le=_MAX_DAY_S,
+        description="Longest estimated load a request waits for; beyond: 503 with Retry-After.",
+    )
 
     def bound(self, model: str) -> int:
         """How many requests may wait for `model`."""
         return self.per_model.get(model, self.max_waiting)
+
+
+class ProtocolSettings(Section):
+    """How strictly requests are read, whatever dialect they are in."""
+
+    unknown_fields: UnknownFields = Field(
+        default="refuse",
+        description="`refuse` answers 400; `warn` ignores them and names them in a header.",
+    )
+    max_choices: int = Field(
+        default=16, ge=1, le=128, description="Most answers one request may ask for (`n`)."
+    )
+
+
+class ResponsesSettings(Section):
+    """What `/v1/responses` keeps for `previous_response_id` and later reading."""
+
+    ttl_s: float = Field(
+        default=30 * _MAX_DAY_S,
+        ge=60,
+        le=3650 * _MAX_DAY_S,
+        description="How long a stored response is kept.",
+    )
+    max_bytes: int = Field(
+        default=1024**3,
+        ge=1024**2,
+        description="Most that stored responses take; the oldest go first.",
+    )
+
+
+class WebsocketSettings(Section):
+    """What one WebSocket connection may do."""
+
+    max_requests_per_socket: int = Field(
+        default=8, ge=1, le=1024, description="Requests one connection may have under way."
+    )
 
 
 class LoggingSettings(Section):
@@ -260,6 +313,9 @@ class Settings(Section):
     models: ModelsSettings = ModelsSettings()
     engine: EngineSettings = EngineSettings()
     queue: QueueSettings = QueueSettings()
+    protocol: ProtocolSettings = ProtocolSettings()
+    responses: ResponsesSettings = ResponsesSettings()
+    websocket: WebsocketSettings = WebsocketSettings()
     logging: LoggingSettings = LoggingSettings()
 
 

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+from opta_lmx.core.clock import Clock, SystemClock
 from opta_lmx.core.errors import ErrorKind, LmxError
 from opta_lmx.core.ids import random_id
 from opta_lmx.core.telemetry import Telemetry
@@ -23,10 +24,12 @@ _CLOSE_TIMEOUT_S = 3.0
 
 
 class Download:
-    """One download and how far it has got."""
+    """One download and how far it has got; times are UTC in ms since the epoch."""
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, started_ms: int) -> None:
         self.id = random_id("dl-")
+        self.started_ms = started_ms
+        self.ended_ms: int | None = None
         self.model = model
         self.status = "running"
         self.progress: Progress | None = None
@@ -63,9 +66,10 @@ class Downloads:
     neither keep the process alive nor take a thread from anybody else.
     """
 
-    def __init__(self, pull: Pull, telemetry: Telemetry) -> None:
+    def __init__(self, pull: Pull, telemetry: Telemetry, clock: Clock | None = None) -> None:
         self._pull = pull
         self._telemetry = telemetry
+        self._clock = clock or SystemClock()
         self._jobs: dict[str, Download] = {}
         self._waiting: deque[Download] = deque()
         self._threads: set[Download] = set()
@@ -86,7 +90,7 @@ class Downloads:
                 code="too_many_downloads",
                 retry_after=60,
             )
-        job = Download(model)
+        job = Download(model, self._clock.now_ms())
         self._jobs[job.id] = job
         self._waiting.append(job)
         self._fill()
@@ -189,6 +193,7 @@ class Downloads:
         if job.status != "running":
             return
         job.status, job.error = status, error
+        job.ended_ms = self._clock.now_ms()
         self._telemetry.log("info", "download ended", model=job.model, status=status)
         job.changed_now()
         self._forget_old()

@@ -3,8 +3,12 @@
 import hashlib
 import os
 import stat
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
+
+import msgspec
 
 from opta_lmx.backends import registry
 from opta_lmx.backends.frames import Load
@@ -13,19 +17,16 @@ from opta_lmx.config.settings import EngineSettings, ModelOverride
 from opta_lmx.core.errors import ErrorKind, LmxError, invalid
 from opta_lmx.engine.conversion import convert
 from opta_lmx.engine.runtime import Plan
+from opta_lmx.engine.speaking import Abilities, abilities_of, check_overrides, speech_of
+from opta_lmx.models.catalogue import not_found
+from opta_lmx.models.index import ModelIndex
+from opta_lmx.models.matching import Known, Reference, resolve
 from opta_lmx.models.store import ModelEntry, ModelStore
 
 BackendName = Literal["mlx", "gguf"]
+_MAX_RESOLVED = 1_000
 _LONGEST_RUNTIME_DIR = 56
 """Characters; what lies below must fit a UNIX socket address (104 bytes on macOS)."""
-
-
-def split_ref(ref: str) -> tuple[str, str | None]:
-    """Split `NAME[:BACKEND]` into the model's name and the backend asked for, if any."""
-    name, _, backend = ref.rpartition(":")
-    if name and backend in ("mlx", "gguf"):
-        return name, backend
-    return ref, None
 
 
 class Planner:
@@ -35,35 +36,88 @@ class Planner:
         store: models on disk.
         settings: the engine section.
         home: state folder; runtime sockets and worker logs live below it.
+        aliases: other names for models.
+
+    Raises:
+        LmxError: INVALID_REQUEST `invalid_config`; an override that nothing can follow.
     """
 
-    def __init__(self, store: ModelStore, settings: EngineSettings, home: Path) -> None:
+    def __init__(
+        self,
+        store: ModelStore,
+        settings: EngineSettings,
+        home: Path,
+        aliases: Mapping[str, str] | None = None,
+    ) -> None:
+        check_overrides(settings)
         self.store = store
         self._settings = settings
         self._home = home
+        self._aliases = dict(aliases or {})
+        self._index = ModelIndex(store)
+        self._resolved: tuple[int, dict[str, Reference | LmxError]] = (-1, {})
+
+    def reference(self, ref: str) -> Reference:
+        """Which stored model a client means.
+
+        Costs no reading of files unless the store has changed.
+
+        Raises:
+            LmxError: MODEL_NOT_FOUND, with code `model_ambiguous` where several are meant.
+        """
+        known = self._index.known()
+        version, resolved = self._resolved
+        if version != self._index.version or len(resolved) > _MAX_RESOLVED:
+            version, resolved = self._resolved = self._index.version, {}
+        found = resolved.get(ref)
+        if found is None:
+            found = resolved[ref] = _resolved(ref, known, self._aliases)
+        if isinstance(found, LmxError):
+            raise found.again()
+        return found
+
+    @property
+    def aliases(self) -> tuple[str, ...]:
+        """The configured other names, sorted."""
+        return tuple(sorted(self._aliases))
 
     def canonical(self, ref: str) -> str:
         """The id under which `ref` is served: the bare name for a model's default backend."""
-        name, asked = split_ref(ref)
-        return self.id_of(self.store.get(name), asked)
+        wanted = self.reference(ref)
+        known = self._index.known()
+        found = next((one for one in known if one.name == wanted.name), None)
+        if found is None:
+            raise not_found(ref)
+        return self.id_of(found, wanted.backend)
 
-    def id_of(self, entry: ModelEntry, backend: str | None) -> str:
+    def id_of(self, model: ModelEntry | Known, backend: str | None) -> str:
         """The id of a model on a backend (None: its default one)."""
-        if backend is None or backend == self.default_backend(entry):
-            return entry.name
-        return f"{entry.name}:{backend}"
+        if backend is None or backend == self.default_backend(model):
+            return model.name
+        return f"{model.name}:{backend}"
 
-    def default_backend(self, entry: ModelEntry) -> BackendName:
+    def default_backend(self, model: ModelEntry | Known) -> BackendName:
         """The backend that runs a model where none is asked for."""
-        choice = self._settings.for_model(entry.name).backend
-        if choice == "mlx" or entry.format == "mlx":
+        choice = self._settings.for_model(model.name).backend
+        if model.format == "mlx":
             return "mlx"
-        if choice == "gguf":
-            return "gguf"
+        if model.kind != "chat":
+            return "gguf"  # only models that make text are converted
+        if choice == "mlx":
+            return "mlx"
+        return "gguf" if choice == "gguf" else self._preferred
+
+    @cached_property
+    def _preferred(self) -> BackendName:
+        """The better engine of this machine for a GGUF file."""
         if registry.missing_modules("mlx"):
             return "gguf"
         alone = bool(registry.missing_modules("gguf"))
         return "mlx" if alone or registry.has_accelerator() else "gguf"
+
+    def abilities(self, entry: ModelEntry) -> Abilities:
+        """What may be promised of a model before it is loaded."""
+        return abilities_of(entry.info, self._settings.for_model(entry.name))
 
     def window_of(self, entry: ModelEntry) -> int:
         """Tokens a request to this model may use, as far as known before it is loaded."""
@@ -71,14 +125,23 @@ class Planner:
         own = entry.info.context_length
         return min(configured, own) if configured and own else configured or own
 
-    def plan(self, ref: str) -> Plan:
-        """How to run `ref`. Raises MODEL_NOT_FOUND, `missing_extra`, `backend_mismatch`."""
-        name, asked = split_ref(ref)
-        entry = self.store.get(name)
+    def plan(self, ref: str, context: int | None = None) -> Plan:
+        """How to run `ref`, with a window of `context` tokens if given (at most its own).
+
+        Raises:
+            LmxError: MODEL_NOT_FOUND; INVALID_REQUEST `missing_extra`, `backend_mismatch`;
+                CONFLICT `model_broken`.
+        """
+        wanted = self.reference(ref)
+        entry = self.store.get(wanted.name)
         override = self._settings.for_model(entry.name)
-        backend = self._backend(entry, asked)
+        backend = self._backend(entry, wanted.backend)
         registry.require(backend)
         load = self._load(entry, backend, override)
+        window = self._window(entry, context)
+        if window:
+            load = msgspec.structs.replace(load, context=window)
+        converts = backend == "mlx" and entry.format == "gguf" and not entry.converted
 
         async def prepare() -> Load:
             if backend == "mlx" and entry.format == "gguf":
@@ -101,20 +164,32 @@ class Planner:
             sampling=entry.info.sampling,
             environment=environment,
             log_file=self._home / "logs" / f"worker-{entry.path.stem}-{file_name}.log",
+            kind=entry.kind,
+            context=window,
+            weights_bytes=entry.info.weights_bytes,
+            convert_bytes=entry.info.weights_bytes if converts else 0,
         )
+
+    def _window(self, entry: ModelEntry, context: int | None) -> int:
+        """The window asked for, within the model's; 0 where none was asked for."""
+        most = self.window_of(entry)
+        return min(context, most) if context and most else context or 0
 
     def _load(self, entry: ModelEntry, backend: BackendName, override: ModelOverride) -> Load:
         path = entry.path
         if backend == "mlx" and entry.format == "gguf":
             path = self.store.conversion_dir(entry.name)
+        template = _read_template(override)
         return Load(
             model=entry.name,
             backend=backend,
+            kind=entry.info.kind,
             path=str(path),
             context=override.context or 0,
             slots=override.slots or self._settings.slots,
             threads=override.threads or 0,
-            template=_read_template(override),
+            template=template,
+            speech=speech_of(override, template or entry.info.chat_template),
             runtime_dir=str(runtime_dir(self._home)),
             options=dict(override.options),
         )
@@ -125,6 +200,12 @@ class Planner:
         if asked == "gguf" and entry.format != "gguf":
             raise invalid(
                 f"Model '{entry.name}' is not a GGUF file, so llama.cpp cannot run it.",
+                param="backend",
+                code="backend_mismatch",
+            )
+        if asked == "mlx" and entry.format == "gguf" and entry.kind != "chat":
+            raise invalid(
+                f"Model '{entry.name}' is a GGUF file that makes no text; MLX cannot run it.",
                 param="backend",
                 code="backend_mismatch",
             )
@@ -181,6 +262,14 @@ def _unusable(path: Path, reason: str) -> LmxError:
         f"The folder {path} for sockets cannot be used: {reason}.",
         code="bad_state",
     )
+
+
+def _resolved(ref: str, known: Sequence[Known], aliases: Mapping[str, str]) -> Reference | LmxError:
+    """What is found, or why nothing is: a request asks several times, and clients again."""
+    try:
+        return resolve(ref, known, aliases)
+    except LmxError as error:
+        return error.with_traceback(None)
 
 
 def _read_template(override: ModelOverride) -> str | None:

@@ -38,7 +38,9 @@ class WorkerProcess:
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()
         self.link.close()
-        await asyncio.wait_for(self._process.wait(), _KILL_WAIT_S)
+        # Not `asyncio.wait_for`: before Python 3.12 it can lose a cancellation.
+        async with asyncio.timeout(_KILL_WAIT_S):
+            await self._process.wait()
 
 
 def resident_bytes(pid: int) -> int | None:

@@ -4,18 +4,27 @@ import asyncio
 import contextlib
 import contextvars
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Protocol
 
 import msgspec
 
+from opta_lmx.backends.frames import Load, ModelKind, Ready
 from opta_lmx.core.clock import Clock
-from opta_lmx.core.errors import ErrorKind, LmxError
+from opta_lmx.core.errors import ErrorKind, LmxError, invalid
 from opta_lmx.core.telemetry import Telemetry
+from opta_lmx.engine.load_times import LoadBook
 from opta_lmx.engine.process import resident_bytes
 from opta_lmx.engine.runtime import ModelRuntime, ModelState, Plan, RuntimeLimits
+from opta_lmx.engine.settle import settle
 from opta_lmx.scheduling.line import WaitingLine
 from opta_lmx.scheduling.retry import RestartPolicy, ServiceRate
+
+_MADE_FOR: dict[ModelKind, str] = {
+    "chat": "makes text",
+    "embedding": "makes vectors",
+    "rerank": "scores documents",
+}
 
 
 class Resolver(Protocol):
@@ -25,8 +34,8 @@ class Resolver(Protocol):
         """The id under which a reference is served. Raises MODEL_NOT_FOUND."""
         ...
 
-    def plan(self, ref: str) -> Plan:
-        """How to run it."""
+    def plan(self, ref: str, context: int | None = None) -> Plan:
+        """How to run it, with a window of `context` tokens if given (at most its own)."""
         ...
 
 
@@ -37,10 +46,11 @@ class EngineOptions(msgspec.Struct, frozen=True):
     max_waiting: Callable[[str], int]
     restart_policy: Callable[[], RestartPolicy]
     load_on_demand: bool = True
+    loads: LoadBook = msgspec.field(default_factory=LoadBook)
 
 
 class ModelStatus(msgspec.Struct, frozen=True):
-    """One loaded model for operators."""
+    """One loaded model for operators; `load_s` is what its last load took, in seconds."""
 
     id: str
     backend: str
@@ -55,6 +65,7 @@ class ModelStatus(msgspec.Struct, frozen=True):
     pid: int | None
     rss_bytes: int | None
     error: str | None
+    load_s: float
 
 
 class Engine:
@@ -65,14 +76,20 @@ class Engine:
     ) -> None:
         self.resolver = resolver
         self._options = options
-        self._ports = (clock, telemetry)
+        self._ports = (clock, telemetry, options.loads)
         self._runtimes: dict[str, ModelRuntime] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
-    def runtime(self, ref: str) -> ModelRuntime:
-        """The model's runtime, loading it if allowed. Raises MODEL_NOT_FOUND."""
+    def runtime(self, ref: str, kinds: Collection[ModelKind] = ("chat",)) -> ModelRuntime:
+        """The model's runtime, loading it if allowed.
+
+        Raises:
+            LmxError: MODEL_NOT_FOUND; INVALID_REQUEST for a model that is not of these kinds,
+                which is then not loaded.
+        """
         runtime = self.find(ref)
         if runtime is not None:
+            check_kind(runtime.plan, kinds)
             return runtime
         if not self._options.load_on_demand:
             self.resolver.canonical(ref)
@@ -82,7 +99,9 @@ class Engine:
                 code="model_not_loaded",
                 param="model",
             )
-        return self._start(ref)
+        plan = self.resolver.plan(ref)
+        check_kind(plan, kinds)
+        return self._start(plan)
 
     def find(self, ref: str) -> ModelRuntime | None:
         """The runtime of a loaded model, by its id or any reference to it; never loads."""
@@ -92,11 +111,37 @@ class Engine:
                 runtime = self._runtimes.get(self.resolver.canonical(ref))
         return runtime
 
-    async def load(self, ref: str) -> ModelRuntime:
-        """Load a model, or join the loading under way; return when it serves."""
-        runtime = self.find(ref) or self._start(ref)
-        await runtime.until_ready()
+    async def load(self, ref: str, context: int | None = None) -> ModelRuntime:
+        """Load a model, or join the loading under way; return when it serves.
+
+        Args:
+            ref: any reference to the model.
+            context: the window wanted, in tokens. A model that is loaded with less is loaded
+                anew unless it has requests; more than the model's own is never given.
+
+        Raises:
+            LmxError: MODEL_NOT_FOUND; CONFLICT `model_busy`; what kept it from loading.
+        """
+        runtime = self.find(ref) or self._start(self.resolver.plan(ref, context))
+        runtime, ready = await self._serving(runtime)
+        if context is None or ready.context >= context:
+            return runtime
+        plan = self.resolver.plan(runtime.plan.ref, context)
+        # What was asked for before and not given in full would not be given now either.
+        if max(ready.context, runtime.plan.context) < plan.context:
+            runtime, _ = await self._serving(self._replace(runtime, plan, ready.context))
         return runtime
+
+    async def _serving(self, runtime: ModelRuntime) -> tuple[ModelRuntime, Ready]:
+        """Wait until a model serves; if it was loaded anew meanwhile, that one."""
+        while True:
+            try:
+                return runtime, await runtime.until_ready()
+            except LmxError:
+                successor = self._runtimes.get(runtime.plan.ref, runtime)
+                if successor is runtime or runtime.state is not ModelState.UNLOADED:
+                    raise
+                runtime = successor
 
     async def unload(self, ref: str) -> None:
         """End the model's worker; running requests get a typed error. Raises if not loaded."""
@@ -119,8 +164,26 @@ class Engine:
         for runtime in list(self._runtimes.values()):
             await self._forget(runtime, server_stopping())
 
-    def _start(self, ref: str) -> ModelRuntime:
-        plan = self.resolver.plan(ref)
+    def _replace(self, runtime: ModelRuntime, plan: Plan, loaded_context: int) -> ModelRuntime:
+        """Load an idle model anew; requests that come meanwhile wait for the new one."""
+        if runtime.line.running or runtime.line.waiting:
+            raise LmxError(
+                ErrorKind.CONFLICT,
+                f"Model '{plan.ref}' is loaded with a context of {loaded_context} tokens and has "
+                f"requests; it can be loaded with {plan.context} when they have ended.",
+                code="model_busy",
+                param="context_length",
+            )
+        leaving = self._retire(runtime, _unloaded(plan.ref))
+
+        async def prepare() -> Load:
+            if leaving is not None:
+                await settle(asyncio.wait([leaving]))
+            return await plan.prepare()
+
+        return self._start(msgspec.structs.replace(plan, prepare=prepare))
+
+    def _start(self, plan: Plan) -> ModelRuntime:
         line = WaitingLine(self._options.max_waiting(plan.ref), ServiceRate())
         runtime = ModelRuntime(
             plan, line, self._options.restart_policy(), self._options.limits, self._ports
@@ -149,12 +212,27 @@ class Engine:
         del self._runtimes[ref]
         return self._tasks.pop(ref, None)
 
-    async def _forget(self, runtime: ModelRuntime, reason: LmxError) -> None:
+    def _retire(self, runtime: ModelRuntime, reason: LmxError) -> asyncio.Task[None] | None:
+        """Begin to end a runtime; the task that does it."""
         task = self._drop(runtime)
         runtime.retire(reason)
         if task is not None:
             task.cancel()
+        return task
+
+    async def _forget(self, runtime: ModelRuntime, reason: LmxError) -> None:
+        task = self._retire(runtime, reason)
+        if task is not None:
             await asyncio.wait([task])
+
+
+def check_kind(plan: Plan, kinds: Collection[ModelKind]) -> None:
+    """Raise INVALID_REQUEST `model_not_…` unless the model is of one of the kinds."""
+    if plan.kind in kinds:
+        return
+    name = next(iter(kinds))
+    message = f"Model '{plan.ref}' {_MADE_FOR[plan.kind]} and cannot be used here."
+    raise invalid(message, param="model", code=f"model_not_{name}")
 
 
 def _unloaded(ref: str) -> LmxError:
@@ -185,4 +263,5 @@ def _status(runtime: ModelRuntime) -> ModelStatus:
         pid=pid,
         rss_bytes=None if pid is None else resident_bytes(pid),
         error=None if runtime.error is None else runtime.error.message,
+        load_s=runtime.load_s,
     )

@@ -7,16 +7,28 @@ from pathlib import Path
 
 import msgspec
 
-from opta_lmx.backends.frames import Load, Prepared, Ready, Submit, Tune
+from opta_lmx.backends.frames import (
+    Embed,
+    Embedded,
+    Load,
+    ModelKind,
+    Prepare,
+    Prepared,
+    Ready,
+    Submit,
+    Tune,
+)
 from opta_lmx.core.clock import Clock
 from opta_lmx.core.errors import ErrorKind, LmxError
 from opta_lmx.core.telemetry import Telemetry
 from opta_lmx.core.types import Prompt, SamplingParams
+from opta_lmx.engine.load_times import LoadBook
 from opta_lmx.engine.settle import settle
 from opta_lmx.engine.stream import TokenStream
 from opta_lmx.engine.turns import Turns
 from opta_lmx.engine.worker import WatchdogLimits, WorkerHandle, worker_died
 from opta_lmx.scheduling.line import WaitingLine
+from opta_lmx.scheduling.loading import ColdStart, LoadWork
 from opta_lmx.scheduling.retry import RestartPolicy
 
 _WATCH_S = 0.25
@@ -35,19 +47,25 @@ class ModelState(StrEnum):
 
 
 class RuntimeLimits(msgspec.Struct, frozen=True):
-    """Times a model is held to, in seconds (`stall_target_ms` in ms)."""
+    """Times a model is held to, in seconds (`stall_target_ms` in ms).
+
+    `load_wait_s` is how long requests may wait for a model that is not ready.
+    """
 
     load_timeout_s: float
     prepare_timeout_s: float
     stall_target_ms: int
     watchdog: WatchdogLimits
+    load_wait_s: float = 120.0
 
 
 class Plan(msgspec.Struct, frozen=True):
     """How to run one model: what to load and the worker's environment.
 
     `prepare` does what must be done first (a conversion) and returns the final `Load`;
-    `sampling` are the defaults the model's record on disk asks for.
+    `sampling` are the defaults the model's record on disk asks for; `kind` is what it is for;
+    `context` is the window that was asked for (0: as configured); `weights_bytes` and
+    `convert_bytes` are the work.
     """
 
     ref: str
@@ -57,6 +75,15 @@ class Plan(msgspec.Struct, frozen=True):
     environment: Mapping[str, str]
     log_file: Path
     sampling: SamplingParams = SamplingParams()
+    kind: ModelKind = "chat"
+    context: int = 0
+    weights_bytes: int = 0
+    convert_bytes: int = 0
+
+    @property
+    def work(self) -> LoadWork:
+        """What loading it means."""
+        return LoadWork(self.ref, self.weights_bytes, self.convert_bytes)
 
 
 class ModelRuntime:
@@ -67,7 +94,7 @@ class ModelRuntime:
         line: who waits for it.
         policy: when to restart.
         limits: how long things may take.
-        ports: clock and telemetry.
+        ports: clock, telemetry, and the times that loads have taken.
     """
 
     def __init__(
@@ -76,13 +103,13 @@ class ModelRuntime:
         line: WaitingLine,
         policy: RestartPolicy,
         limits: RuntimeLimits,
-        ports: tuple[Clock, Telemetry],
+        ports: tuple[Clock, Telemetry, LoadBook],
     ) -> None:
         self.plan = plan
         self.line = line
         self._policy = policy
         self._limits = limits
-        self._clock, self._telemetry = ports
+        self._clock, self._telemetry, self._book = ports
         self.state = ModelState.LOADING
         self.error: LmxError | None = None
         self.restarts = 0
@@ -92,6 +119,9 @@ class ModelRuntime:
         self._usable = asyncio.Event()
         self._crashed = asyncio.Event()
         self._quarantine: LmxError | None = None
+        self._cold = ColdStart(self._clock)
+        self._cold.expect(self._conversion_s() + self._load_s())
+        self.load_s = 0.0
         line.set_slots(plan.slots)
 
     # --- life -----------------------------------------------------------------
@@ -107,6 +137,7 @@ class ModelRuntime:
                     return
                 self.restarts += 1
                 self._telemetry.count("engine_restarts_total", model=self.plan.ref)
+                self._cold.expect(delay + self._load_s())
                 await self._clock.sleep(delay)
         except LmxError as error:
             self._end(ModelState.FAILED, error)
@@ -116,7 +147,7 @@ class ModelRuntime:
     async def _live_once(self) -> bool:
         """Run one worker until it dies; True when it should be started again."""
         self._crashed.clear()
-        load = await self.plan.prepare()
+        load = await self._prepared()
         worker = self.worker = WorkerHandle(
             load, self._clock, self._telemetry, self._turns.released, self._on_death
         )
@@ -134,6 +165,7 @@ class ModelRuntime:
         self._usable.set()
         self._turns.resume()
         self._telemetry.log("info", "model ready", model=self.plan.ref, engine=self.ready.engine)
+        await settle(self._book.loaded(self.plan.work, self.load_s))
         reason = await self._watch(worker)
         await self._stop_worker()
         self._log_end(worker, reason)
@@ -141,6 +173,21 @@ class ModelRuntime:
             self._end(ModelState.QUARANTINED, self._quarantine)
             return False
         return True
+
+    async def _prepared(self) -> Load:
+        """What must be done before, a conversion above all, with its time noted."""
+        began = self._clock.monotonic()
+        load = await self.plan.prepare()
+        if self.ready is None and self.plan.convert_bytes:
+            self._book.converted(self.plan.work, self._clock.monotonic() - began)
+        self._cold.expect(self._load_s())
+        return load
+
+    def _conversion_s(self) -> float:
+        return self._book.times.conversion_s(self.plan.work)
+
+    def _load_s(self) -> float:
+        return self._book.times.load_s(self.plan.work)
 
     async def _start(self, worker: WorkerHandle) -> Ready:
         began = self._clock.monotonic()
@@ -159,8 +206,8 @@ class ModelRuntime:
                 f"The worker of model '{self.plan.ref}' cannot start: {error}",
                 code="load_failed",
             ) from None
-        took = self._clock.monotonic() - began
-        self._telemetry.observe("model_load_seconds", took, model=self.plan.ref)
+        self.load_s = self._clock.monotonic() - began
+        self._telemetry.observe("model_load_seconds", self.load_s, model=self.plan.ref)
         return ready
 
     async def _watch(self, worker: WorkerHandle) -> str:
@@ -179,6 +226,7 @@ class ModelRuntime:
         if self.state is ModelState.READY:
             self._usable.clear()
             self.state = ModelState.RESTARTING
+            self._cold.expect(self._load_s())
         self._turns.suspend(self._reason or worker_died(self.plan.ref))
         self._crashed.set()
 
@@ -236,6 +284,16 @@ class ModelRuntime:
 
     # --- use ------------------------------------------------------------------
 
+    def admit_cold(self) -> None:
+        """Let a request wait for a model that is loading or restarting, if it is soon there.
+
+        Raises:
+            LmxError: UNAVAILABLE `model_loading` with what is left of the estimate, when that
+                is more than `RuntimeLimits.load_wait_s`.
+        """
+        if self.state in (ModelState.LOADING, ModelState.RESTARTING):
+            self._cold.admit(self.plan.ref, self._limits.load_wait_s)
+
     async def until_ready(self) -> Ready:
         """Wait until requests can be prepared. Raises what put the model out of service."""
         await self._usable.wait()
@@ -244,11 +302,15 @@ class ModelRuntime:
         assert self.ready is not None
         return self.ready
 
-    async def prepare(self, ticket: int, prompt: Prompt) -> Prepared:
-        """Render and tokenize; a template that never ends quarantines the model."""
+    async def prepare(self, ticket: int, prompt: Prompt, *, echo: bool = False) -> Prepared:
+        """Render and tokenize; a template that never ends quarantines the model.
+
+        `echo` asks for the prompt's text as well.
+        """
         worker = self._living()
+        request = Prepare(ticket, prompt, echo)
         try:
-            return await worker.prepare(ticket, prompt, self._limits.prepare_timeout_s)
+            return await worker.prepare(request, self._limits.prepare_timeout_s)
         except TimeoutError:
             self._quarantine = LmxError(
                 ErrorKind.UNAVAILABLE,
@@ -263,6 +325,10 @@ class ModelRuntime:
     async def turn(self, ticket: int) -> None:
         """Wait in line until a slot is granted to this ticket. Raises what ended the wait."""
         await self._turns.wait(ticket)
+
+    async def embed(self, request: Embed) -> Embedded:
+        """Make vectors or scores on the slot granted to `request.id`. Raises what prevents it."""
+        return await self._living().embed(request)
 
     def submit(self, request: Submit) -> TokenStream:
         """Start generating on the slot granted to `request.id`."""

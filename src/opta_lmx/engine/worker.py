@@ -9,6 +9,8 @@ import msgspec
 from opta_lmx.backends.frames import (
     Announce,
     Cancel,
+    Embed,
+    Embedded,
     Fault,
     Load,
     Log,
@@ -23,9 +25,8 @@ from opta_lmx.backends.frames import (
     Tune,
 )
 from opta_lmx.core.clock import Clock
-from opta_lmx.core.errors import ErrorKind, LmxError, invalid
+from opta_lmx.core.errors import ErrorKind, LmxError, invalid, unsupported
 from opta_lmx.core.telemetry import Telemetry
-from opta_lmx.core.types import Prompt
 from opta_lmx.engine.process import WorkerProcess, start_worker
 from opta_lmx.engine.stream import TokenStream
 
@@ -88,6 +89,7 @@ class WorkerHandle:
         self._process: WorkerProcess | None = None
         self._ready: asyncio.Future[Ready] = asyncio.get_running_loop().create_future()
         self._streams: dict[int, TokenStream] = {}
+        self._embedding: dict[int, asyncio.Future[Embedded]] = {}
         self._preparing: dict[int, Preparation] = {}
         self._last_sign = clock.monotonic()
         self._predicted_s = 0.0
@@ -122,17 +124,18 @@ class WorkerHandle:
         """True when the worker itself said that the model cannot be loaded."""
         return self._fatal is not None and self._fatal.code != "step_failed"
 
-    async def prepare(self, ticket: int, prompt: Prompt, limit_s: float) -> Prepared:
+    async def prepare(self, request: Prepare, limit_s: float) -> Prepared:
         """Render and tokenize in the worker.
 
         Raises:
             LmxError: INVALID_REQUEST when it cannot be done; what ended the worker.
             TimeoutError: it was begun and did not end within `limit_s`.
         """
+        ticket = request.id
         work = self._preparing[ticket] = Preparation()
-        if not self._streams:
+        if not self._computing:
             self._last_sign = self._clock.monotonic()
-        self._send(Prepare(ticket, prompt))
+        self._send(request)
         try:
             await work.begun
             async with asyncio.timeout(limit_s):
@@ -143,12 +146,25 @@ class WorkerHandle:
         finally:
             self._preparing.pop(ticket, None)
         if prepared.error is not None:
-            raise invalid(prepared.error, param="messages", code="invalid_prompt")
+            raise _refused(prepared.error, prepared.param)
         return prepared
+
+    async def embed(self, request: Embed) -> Embedded:
+        """Hand inputs to the engine; the slot is held until `Released`.
+
+        Raises:
+            LmxError: what the engine said of them, or what ended the worker.
+        """
+        if not self._computing:
+            self._last_sign = self._clock.monotonic()
+        self._send(request)
+        done: asyncio.Future[Embedded] = asyncio.get_running_loop().create_future()
+        self._embedding[request.id] = done
+        return await done
 
     def submit(self, request: Submit) -> TokenStream:
         """Hand a request to the engine; its slot is held until `Released`."""
-        if not self._streams:
+        if not self._computing:
             self._last_sign = self._clock.monotonic()
         stream = self._streams[request.id] = TokenStream()
         self._send(request)
@@ -165,14 +181,19 @@ class WorkerHandle:
 
     def overdue(self, limits: WatchdogLimits) -> bool:
         """True when there is work but the worker has been silent for too long."""
-        if not (self._streams or self._preparing) or self.dead:
+        if not (self._computing or self._preparing) or self.dead:
             return False
         allowed = max(limits.floor_s, limits.factor * self._predicted_s)
         return self._clock.monotonic() - self._last_sign > allowed
 
     def step_age_s(self) -> float:
         """Seconds since the engine's last sign of life while requests run, else 0."""
-        return self._clock.monotonic() - self._last_sign if self._streams else 0.0
+        return self._clock.monotonic() - self._last_sign if self._computing else 0.0
+
+    @property
+    def _computing(self) -> bool:
+        """True while the engine holds any request."""
+        return bool(self._streams or self._embedding)
 
     async def kill(self, reason: LmxError | None = None) -> None:
         """End the process; every waiter gets `reason`, or that the worker died."""
@@ -181,7 +202,7 @@ class WorkerHandle:
             await self._process.kill()
         self._lost()
 
-    def _send(self, frame: Prepare | Submit | Tune) -> None:
+    def _send(self, frame: Prepare | Submit | Embed | Tune) -> None:
         if self.dead or self._process is None:
             raise worker_died(self.load.model)
         self._process.link.send(frame)
@@ -192,7 +213,10 @@ class WorkerHandle:
                 self._take_step(frame)
             case Released():
                 self._streams.pop(frame.id, None)
+                self._embedding.pop(frame.id, None)
                 self._on_released(frame.id)
+            case Embedded():
+                self._take_vectors(frame)
             case Preparing():
                 self._begin(frame.id)
             case Prepared():
@@ -232,6 +256,12 @@ class WorkerHandle:
             if stream is not None:
                 stream.push(token)
 
+    def _take_vectors(self, frame: Embedded) -> None:
+        self._last_sign = self._clock.monotonic()
+        done = self._embedding.get(frame.id)
+        if done is not None and not done.done():
+            done.set_result(frame)
+
     def _take_fault(self, fault: Fault) -> None:
         if fault.id is None:
             self._fatal = fault
@@ -243,10 +273,13 @@ class WorkerHandle:
                 reason=fault.message,
             )
             return
-        stream = self._streams.get(fault.id)
+        kind = ErrorKind.INVALID_REQUEST if fault.code == "bad_request" else ErrorKind.INTERNAL
+        error = LmxError(kind, fault.message, code=fault.code)
+        stream, done = self._streams.get(fault.id), self._embedding.get(fault.id)
         if stream is not None:
-            kind = ErrorKind.INVALID_REQUEST if fault.code == "bad_request" else ErrorKind.INTERNAL
-            stream.fail(LmxError(kind, fault.message, code=fault.code))
+            stream.fail(error)
+        if done is not None and not done.done():
+            done.set_exception(error)
 
     def _lost(self) -> None:
         if self.dead:
@@ -258,9 +291,13 @@ class WorkerHandle:
         reason = self._reason or worker_died(self.load.model)
         for stream in self._streams.values():
             stream.fail(reason.again())
+        for done in self._embedding.values():
+            if not done.done():
+                done.set_exception(reason.again())
         for work in self._preparing.values():
             work.fail(reason)
         self._streams.clear()
+        self._embedding.clear()
         self._on_death()
 
     def _load_error(self) -> LmxError:
@@ -278,3 +315,10 @@ class WorkerHandle:
             code=fault.code,
             param="model",
         )
+
+
+def _refused(reason: str, param: str) -> LmxError:
+    """A prompt that cannot be made: a suffix is beyond the model, anything else is wrong."""
+    if param == "suffix":
+        return unsupported(reason, param)
+    return invalid(reason, param=param, code="invalid_prompt")

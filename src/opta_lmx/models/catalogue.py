@@ -34,6 +34,11 @@ def model_folders(root: Path) -> Iterator[tuple[str, Path]]:
             yield f"{top.name}/{inner.name}", inner
 
 
+def groups(root: Path) -> list[Path]:
+    """The folders that are no model but may hold some (`org/`), empty ones included."""
+    return [top for top in _folders(root) if not _is_model(top)] if root.exists() else []
+
+
 def describe(name: str, folder: Path) -> ModelEntry:
     """The entry of one folder; whatever is wrong with it becomes its `broken` reason."""
     if not valid_name(name):

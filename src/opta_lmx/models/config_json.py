@@ -28,6 +28,8 @@ _CONTEXT_KEYS = (
     "n_positions",
     "n_ctx",
 )
+_POOLING = "1_Pooling_config.json"
+"""`1_Pooling/config.json` as the store keeps it."""
 _LAYER_KEYS = ("num_hidden_layers", "n_layers", "n_layer", "num_layers")
 _HEAD_KEYS = ("num_attention_heads", "n_heads", "n_head", "num_heads")
 _SLIDING_PERIOD = {"cohere2": 4, "gemma3": 6, "gemma3_text": 6, "gemma4_text": 5, "gpt_oss": 2}
@@ -52,6 +54,7 @@ class FolderConfig(msgspec.Struct, frozen=True):
     chat_template: str | None
     sampling: SamplingParams
     embedding: bool
+    rerank: bool
 
 
 def refuse_remote_code(config: dict[str, Any], name: str) -> None:
@@ -82,21 +85,24 @@ def read_folder_config(folder: Path) -> FolderConfig:
     fields = _Fields(outer)
     layers = fields.integer(*_LAYER_KEYS, limit=MAX_LAYERS)
     names = fields.strings("architectures")
-    embedding = _makes_vectors(folder, names)
+    rerank = bool(names) and names[0].endswith("ForSequenceClassification")
+    embedding = not rerank and _makes_vectors(folder, names)
+    context = fields.integer(*_CONTEXT_KEYS)
     bits, quantisation = _quantisation(fields)
     return FolderConfig(
         architecture=names[0] if names else fields.text("model_type"),
         model_type=fields.text("model_type"),
-        context_length=fields.integer(*_CONTEXT_KEYS),
+        context_length=_foreseen(folder, context) if embedding else context,
         layers=layers,
         vocabulary=fields.integer("vocab_size", "padded_vocab_size"),
-        kv=() if embedding else grouped(_kv_layers(fields, layers)),
+        kv=() if embedding or rerank else grouped(_kv_layers(fields, layers)),
         dtype=fields.text("dtype") or fields.text("torch_dtype"),
         bits=bits,
         quantisation=quantisation,
         chat_template=read_template(folder, tokenizer),
         sampling=sampling_from(read_object(folder / "generation_config.json", MAX_CONFIG_BYTES)),
         embedding=embedding,
+        rerank=rerank,
     )
 
 
@@ -213,10 +219,18 @@ def _layer_kinds(fields: _Fields, layers: int) -> list[str]:
 
 def _makes_vectors(folder: Path, architectures: list[str]) -> bool:
     """Sentence-transformers folders say so by a file; encoders by their class."""
-    if (folder / "modules.json").is_file() or (folder / "1_Pooling").is_dir():
+    if any((folder / name).exists() for name in ("modules.json", "1_Pooling", _POOLING)):
         return True
     name = architectures[0] if architectures else ""
-    return name.endswith("Model") and "LM" not in name
+    return name.endswith("Model") and "LM" not in name.removeprefix("XLM")
+
+
+def _foreseen(folder: Path, context: int) -> int:
+    """The longest input an encoder's makers foresaw, which may be less than it could take."""
+    length: object = read_object(folder / "sentence_bert_config.json").get("max_seq_length")
+    if isinstance(length, bool) or not isinstance(length, int) or length < 1:
+        return context
+    return min(context or length, length)
 
 
 def _quantisation(fields: _Fields) -> tuple[int, str]:

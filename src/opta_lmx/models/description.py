@@ -9,6 +9,9 @@ from opta_lmx.core.types import SamplingParams
 Format = Literal["gguf", "mlx"]
 """`gguf`: one file (or its numbered parts); `mlx`: a folder of safetensors with config.json."""
 
+ModelKind = Literal["chat", "embedding", "rerank"]
+"""What a model is for: to continue text, to make vectors, to score documents."""
+
 MAX_TEMPLATE_BYTES = 1 << 20
 MAX_LAYERS = 4096
 
@@ -42,6 +45,7 @@ class ModelInfo(msgspec.Struct, frozen=True):
         chat_template: the model's own Jinja text, if it has one.
         sampling: the model's own defaults.
         embedding: the model makes vectors, not text.
+        rerank: the model scores how well a document answers a query.
     """
 
     format: Format
@@ -57,6 +61,14 @@ class ModelInfo(msgspec.Struct, frozen=True):
     chat_template: str | None = None
     sampling: SamplingParams = SamplingParams()
     embedding: bool = False
+    rerank: bool = False
+
+    @property
+    def kind(self) -> ModelKind:
+        """What the model is for."""
+        if self.rerank:
+            return "rerank"
+        return "embedding" if self.embedding else "chat"
 
 
 def grouped(layers: list[KvGroup]) -> tuple[KvGroup, ...]:

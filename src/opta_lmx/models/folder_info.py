@@ -56,6 +56,7 @@ def read_folder_info(folder: Path) -> ModelInfo:
         chat_template=config.chat_template,
         sampling=config.sampling,
         embedding=config.embedding,
+        rerank=config.rerank,
     )
 
 

@@ -37,7 +37,7 @@ and llama.cpp's own model loaders hold it. An architecture missing here counts a
 which errs on the side of more memory."""
 
 _DEFAULT_WINDOW = {"llama4": 8192}
-_EMBEDDERS = frozenset(
+ENCODERS = frozenset(
     {
         "bert",
         "eurobert",
@@ -52,6 +52,9 @@ _EMBEDDERS = frozenset(
         "t5encoder",
     }
 )
+"""Architectures without a cache: every token sees every other, and none is generated."""
+
+_POOLING_NONE, _POOLING_RANK = 0, 4
 
 
 def gguf_parts(path: Path) -> list[Path]:
@@ -92,7 +95,10 @@ def read_gguf_info(path: Path) -> ModelInfo:
     if not tensors:
         raise bad_gguf("it holds no weights")
     words = first.array_lengths.get("tokenizer.ggml.tokens", 0)
-    embedding = keys.architecture in _EMBEDDERS or keys.has("pooling_type")
+    rerank = _scores(keys, {tensor.name for tensor in tensors})
+    embedding = not rerank and (
+        keys.architecture in ENCODERS or keys.integer("pooling_type") != _POOLING_NONE
+    )
     return ModelInfo(
         format="gguf",
         architecture=keys.architecture,
@@ -103,11 +109,19 @@ def read_gguf_info(path: Path) -> ModelInfo:
         weights_bytes=sum(tensor.nbytes for tensor in tensors),
         layers=layers,
         vocabulary=words or keys.integer("vocab_size"),
-        kv=() if embedding else grouped(_kv_layers(keys, layers)),
+        kv=() if embedding or rerank else grouped(_kv_layers(keys, layers)),
         chat_template=_template(first.metadata),
         sampling=_sampling(first.metadata),
         embedding=embedding,
+        rerank=rerank,
     )
+
+
+def _scores(keys: "_Keys", tensors: set[str]) -> bool:
+    """Rerankers say so by their pooling; older files only by the head they carry."""
+    if keys.has("pooling_type"):
+        return keys.integer("pooling_type") == _POOLING_RANK
+    return keys.architecture in ENCODERS and "cls.output.weight" in tensors
 
 
 class _Keys:

