@@ -1,0 +1,1 @@
+"""Tables on disk: one engine factory, one writer thread, forward-only migrations."""
