@@ -1,27 +1,53 @@
 """What a client may ask for: models on disk joined with those that are loaded."""
 
 import asyncio
+from typing import Literal
 
 import msgspec
 
-from opta_lmx.engine.planner import Planner, split_ref
+from opta_lmx.core.errors import LmxError
+from opta_lmx.engine.planner import Planner
 from opta_lmx.engine.residency import Engine, ModelStatus
+from opta_lmx.models.names import split_ref
 from opta_lmx.models.store import ModelEntry
 
 _Loaded = dict[str, ModelStatus]
 
 
 class ServedModel(msgspec.Struct, frozen=True):
-    """One model as clients see it; `context_length` is the usable window in tokens."""
+    """One model as clients see it.
+
+    Attributes:
+        id: what to ask for; also the id of the loaded instance.
+        name: the stored model, the same for all backends it runs on.
+        context_length: the usable window in tokens, as loaded or as it would be.
+        max_context_length: the largest window it can be loaded with; 0: unknown.
+        kind: what it is for.
+        tools: its template was made for tool calls (without, a default rendering teaches them).
+        reasoning: the choices a caller has of how much it thinks, the usual one first.
+        parameters: weights, counted before quantisation.
+        source: where it came from, as in `Manifest`.
+        load_s: what loading took, in seconds.
+    """
 
     id: str
+    name: str
     created_s: int
     context_length: int
+    max_context_length: int
     state: str
     backend: str
-    format: str
+    format: Literal["gguf", "mlx"]
     quantisation: str
     architecture: str
+    kind: Literal["chat", "embedding", "rerank"]
+    tools: bool
+    reasoning: tuple[str, ...]
+    aliases: tuple[str, ...]
+    size_bytes: int
+    parameters: int
+    source: str
+    load_s: float
 
 
 class Catalogue:
@@ -57,9 +83,9 @@ class Catalogue:
         return models
 
     def _one(self, ref: str, loaded: _Loaded) -> ServedModel:
-        name, asked = split_ref(ref)
-        entry = self._planner.store.get(name)
-        model_id = self._planner.id_of(entry, asked)
+        wanted = self._planner.reference(ref)
+        entry = self._planner.store.get(wanted.name)
+        model_id = self._planner.id_of(entry, wanted.backend)
         return self._join(model_id, entry, loaded.get(model_id))
 
     def _join(self, model_id: str, entry: ModelEntry, status: ModelStatus | None) -> ServedModel:
@@ -67,13 +93,35 @@ class Catalogue:
         asked = split_ref(model_id)[1]
         backend = status.backend if status else asked or self._planner.default_backend(entry)
         window = status.context_length if status else 0
+        most = self._planner.window_of(entry)
+        abilities = self._planner.abilities(entry)
         return ServedModel(
             id=model_id,
+            name=entry.name,
             created_s=entry.created_ms // 1000,
-            context_length=window or self._planner.window_of(entry),
+            context_length=window or most,
+            max_context_length=max(window, most),
             state=status.state if status else "available",
             backend=backend,
             format=entry.format,
             quantisation=entry.info.quantisation,
             architecture=entry.info.architecture,
+            kind=entry.info.kind,
+            tools=abilities.tools,
+            reasoning=abilities.reasoning,
+            aliases=self._aliases(model_id),
+            size_bytes=entry.size_bytes,
+            parameters=entry.info.parameters,
+            source=entry.source,
+            load_s=status.load_s if status else 0.0,
         )
+
+    def _aliases(self, model_id: str) -> tuple[str, ...]:
+        """Configured names that lead to this very model and backend."""
+        return tuple(alias for alias in self._planner.aliases if self._leads(alias, model_id))
+
+    def _leads(self, alias: str, model_id: str) -> bool:
+        try:
+            return self._planner.canonical(alias) == model_id
+        except LmxError:
+            return False  # its target is not in the store

@@ -1,17 +1,15 @@
 """One model call from prepared prompt to last token, accounted for however it ends."""
 
-import asyncio
-import contextlib
-from collections.abc import AsyncGenerator
 from types import TracebackType
 from typing import Self
 
 import msgspec
 
 from opta_lmx.backends.frames import Prepared, Ready, Submit, TokenOut
+from opta_lmx.codec.constraints import answer_grammar
 from opta_lmx.codec.limits import context_exceeded
 from opta_lmx.core.clock import Clock
-from opta_lmx.core.errors import ErrorKind, LmxError
+from opta_lmx.core.pauses import TakesLong, no_long_pauses
 from opta_lmx.core.telemetry import Telemetry
 from opta_lmx.core.types import (
     DEFAULT_SAMPLING,
@@ -23,6 +21,11 @@ from opta_lmx.core.types import (
 )
 from opta_lmx.engine.runtime import ModelRuntime
 from opta_lmx.engine.stream import TokenStream
+from opta_lmx.serving.features import check_features, fingerprint
+from opta_lmx.serving.patience import Patience
+
+_SEED_STRIDE = 0x9E3779B97F4A7C15
+_SEED_RANGE = 1 << 63
 
 
 class RunLimits(msgspec.Struct, frozen=True):
@@ -30,6 +33,18 @@ class RunLimits(msgspec.Struct, frozen=True):
 
     queue_deadline_s: float
     default_max_tokens: int | None = None
+
+
+class Timing(msgspec.Struct, frozen=True):
+    """What one answer has taken so far, in seconds.
+
+    `load_s`: until the model served; `prompt_s`: from the slot to the first token; `answer_s`:
+    from there to the newest.
+    """
+
+    load_s: float = 0.0
+    prompt_s: float = 0.0
+    answer_s: float = 0.0
 
 
 class ModelRun:
@@ -56,13 +71,17 @@ class ModelRun:
         self._request = request
         self._limits = limits
         self._clock, self._telemetry = ports
-        self._opened_at = self._clock.monotonic()
+        self._patience = Patience(limits.queue_deadline_s, runtime.line, self._clock)
+        self._opened_at = self._patience.began_at
         self.created_s = self._clock.now_ms() // 1000
+        self._ready_at = self._dispatched_at = self._last_token_at = self._opened_at
         self._first_token_at: float | None = None
-        self._submission: Submit | None = None
+        self.submission: Submit | None = None
         self._stream: TokenStream | None = None
         self._completion_tokens = 0
         self._closed = False
+        self._index = 0
+        self.stopped = False
         self.prompt_tokens = 0
         self.finish_reason: FinishReason | None = None
 
@@ -72,17 +91,49 @@ class ModelRun:
         Raises:
             LmxError: the prompt cannot be rendered or does not fit, or the model is gone.
         """
-        async with self._patience():
-            ready = await self._runtime.until_ready()
-            prepared = await self._runtime.prepare(self._ticket, self._request.prompt)
-        self._submission = self._resolve(ready, prepared)
+        ready, prepared = await self._prepare()
+        submission = self._resolve(ready, prepared)
+        grammar = await self._grammar(ready, prepared)
+        self.submission = msgspec.structs.replace(submission, grammar=grammar)
         self.prompt_tokens = len(prepared.ids)
         return Accepted(
-            self._runtime.plan.ref,
-            self.prompt_tokens,
-            self._submission.max_tokens,
-            ready.tool_dialect,
+            model=self._runtime.plan.ref,
+            prompt_tokens=self.prompt_tokens,
+            max_tokens=self.submission.max_tokens,
+            speech=ready.speech,
+            thinking=prepared.thinking,
+            prompt_text=prepared.text,
+            fingerprint=fingerprint(self._runtime.plan, ready),
         )
+
+    async def measure(self) -> int:
+        """Tokens of the prompt, whether they fit or not. Raises what `open` raises besides."""
+        ready, prepared = await self._prepare()
+        if prepared.at_least:
+            raise context_exceeded(ready.context, prepared.at_least, exact=False)
+        return len(prepared.ids)
+
+    async def _prepare(self) -> tuple[Ready, Prepared]:
+        async with self._patience.waiting():
+            ready = await self._runtime.until_ready()
+            self._ready_at = self._clock.monotonic()
+            prepared = await self._runtime.prepare(
+                self._ticket, self._request.prompt, echo=self._request.echo
+            )
+        return ready, prepared
+
+    def follow(self, leader: "ModelRun", index: int) -> None:
+        """Take over what `leader.open` found out: the same request's answer number `index`."""
+        assert leader.submission is not None
+        sampling = leader.submission.sampling
+        if sampling.seed is not None:
+            seed = (sampling.seed + index * _SEED_STRIDE) % _SEED_RANGE
+            sampling = msgspec.structs.replace(sampling, seed=seed)
+        self.submission = msgspec.structs.replace(
+            leader.submission, id=self._ticket, sampling=sampling
+        )
+        self.prompt_tokens = leader.prompt_tokens
+        self._index = index
 
     def _resolve(self, ready: Ready, prepared: Prepared) -> Submit:
         """Fix every parameter; an answer limit beyond the window ends there with `length`."""
@@ -93,54 +144,53 @@ class ModelRun:
         if room < 1:
             raise context_exceeded(ready.context, len(prepared.ids), wanted or 1)
         defaults = (self._runtime.plan.sampling, ready.sampling, DEFAULT_SAMPLING)
+        check_features(self._request, ready)
         return Submit(
             id=self._ticket,
             ids=prepared.ids,
             sampling=self._request.sampling.resolve(*defaults),
             max_tokens=min(room, wanted or room),
             top_logprobs=self._request.top_logprobs,
+            logit_bias=self._request.logit_bias,
         )
+
+    async def _grammar(self, ready: Ready, prepared: Prepared) -> str | None:
+        arguments = (self._request, ready.speech, prepared.thinking)
+        try:
+            with no_long_pauses():
+                return answer_grammar(*arguments)
+        except TakesLong:  # its schemas were judged, but so long ago that they are forgotten
+            return await asyncio.to_thread(answer_grammar, *arguments)
 
     def __aiter__(self) -> "ModelRun":
         return self
 
     async def __anext__(self) -> TokenEvent:
         """Next token; the first call waits in line. Raises the typed error that ended the call."""
-        if self.finish_reason is not None:
+        if self.finish_reason is not None or self.stopped:
             raise StopAsyncIteration
         stream = self._stream or await self._dispatch()
         token = await stream.__anext__()
         self._take(token)
-        return TokenEvent(0, token.id, token.piece, token.logprob, token.top)
+        return TokenEvent(
+            self._index, token.id, token.piece, token.logprob, token.top, token.finish
+        )
 
     async def _dispatch(self) -> TokenStream:
-        assert self._submission is not None
-        async with self._patience():
+        assert self.submission is not None
+        async with self._patience.waiting():
             await self._runtime.turn(self._ticket)
-        waited = self._clock.monotonic() - self._opened_at
-        self._telemetry.observe("queue_time_seconds", waited, model=self._runtime.plan.ref)
-        self._stream = self._runtime.submit(self._submission)
+        self._dispatched_at = self._clock.monotonic()
+        waited_s = self._dispatched_at - self._opened_at
+        self._telemetry.observe("queue_time_seconds", waited_s, model=self._runtime.plan.ref)
+        self._stream = self._runtime.submit(self.submission)
         return self._stream
-
-    @contextlib.asynccontextmanager
-    async def _patience(self) -> AsyncGenerator[None]:
-        """Bound all waiting of the call, from its arrival on, by one deadline."""
-        waited_s = self._clock.monotonic() - self._opened_at
-        try:
-            async with asyncio.timeout(self._limits.queue_deadline_s - waited_s):
-                yield
-        except TimeoutError:
-            raise LmxError(
-                ErrorKind.UNAVAILABLE,
-                "The request waited too long for its turn.",
-                code="queue_timeout",
-                retry_after=self._runtime.line.retry_after(),
-            ) from None
 
     def _take(self, token: TokenOut) -> None:
         self._completion_tokens += 1
+        self._last_token_at = self._clock.monotonic()
         if self._first_token_at is None:
-            self._first_token_at = self._clock.monotonic()
+            self._first_token_at = self._last_token_at
             self._telemetry.observe(
                 "time_to_first_token_seconds",
                 self._first_token_at - self._opened_at,
@@ -154,6 +204,15 @@ class ModelRun:
         """Exact counts of what was delivered so far."""
         cached = 0 if self._stream is None else self._stream.cached_tokens
         return Usage(self.prompt_tokens, self._completion_tokens, cached)
+
+    @property
+    def timing(self) -> Timing:
+        """What the answer has taken so far."""
+        first = self._first_token_at
+        load_s = self._ready_at - self._opened_at
+        if first is None:
+            return Timing(load_s)
+        return Timing(load_s, first - self._dispatched_at, self._last_token_at - first)
 
     async def __aenter__(self) -> Self:
         return self

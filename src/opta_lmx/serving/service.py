@@ -1,25 +1,31 @@
 """`Serving`: the door every route and agent step goes through to reach a model."""
 
+from collections.abc import Collection
+
 import msgspec
 
+from opta_lmx.backends.frames import ModelKind
 from opta_lmx.core.clock import Clock
-from opta_lmx.core.errors import LmxError
+from opta_lmx.core.errors import LmxError, invalid
 from opta_lmx.core.telemetry import Telemetry
 from opta_lmx.core.types import GenerationRequest
 from opta_lmx.engine.residency import Engine, server_stopping
 from opta_lmx.engine.runtime import ModelRuntime
+from opta_lmx.serving.answering import Answering
+from opta_lmx.serving.group import RunGroup
 from opta_lmx.serving.run import ModelRun, RunLimits
 
 
 class Ticket(msgspec.Struct, frozen=True):
-    """A place in a model's line, taken at the first gate."""
+    """Places in a model's line, taken at the first gate: one for each answer."""
 
     runtime: ModelRuntime
-    number: int
+    numbers: tuple[int, ...]
 
     def give_back(self) -> None:
         """Leave the line without having run."""
-        self.runtime.leave(self.number, submitted=False)
+        for number in self.numbers:
+            self.runtime.leave(number, submitted=False)
 
 
 class Serving:
@@ -38,30 +44,70 @@ class Serving:
         """True when a call would not have to load the model first."""
         return self._engine.find(model) is not None
 
-    def gate(self, model: str) -> Ticket:
+    def gate(
+        self,
+        model: str,
+        answers: int = 1,
+        kinds: Collection[ModelKind] = ("chat",),
+        param: str = "n",
+    ) -> Ticket:
         """First gate, before the messages are even parsed: counts only, no waiting.
 
+        Args:
+            model: reference to it.
+            answers: how many are wanted side by side.
+            kinds: what the model may be made for.
+            param: the request field that asks for so many answers.
+
         Raises:
-            LmxError: MODEL_NOT_FOUND; RATE_LIMITED when the line is full; UNAVAILABLE while
-                draining or when the model is out of service.
+            LmxError: MODEL_NOT_FOUND; INVALID_REQUEST for a model of another kind;
+                RATE_LIMITED when the line is full; UNAVAILABLE while
+                draining, when the model is out of service, or when it is still being loaded and
+                will be for longer than a request may wait.
         """
         if self.draining:
             raise server_stopping()
-        runtime = self._engine.runtime(model)
+        runtime = self._engine.runtime(model, kinds)
         if runtime.error is not None:
             raise runtime.error.again()
+        line = runtime.line
+        most = line.slots + line.max_waiting
+        if answers > most:
+            raise invalid(
+                f"This call asks for {answers} answers, more than the {most} that this model's "
+                "line holds.",
+                param=param,
+            )
         try:
-            return Ticket(runtime, runtime.line.enter())
+            runtime.admit_cold()
+            return Ticket(runtime, line.enter_many(answers))
         except LmxError as error:
             self._telemetry.count("admission_rejections_total", reason=error.code)
             raise
 
-    def run(self, ticket: Ticket, request: GenerationRequest) -> ModelRun:
-        """The call itself; nothing happens before `ModelRun.open`. Close it in any case."""
-        return ModelRun(
-            ticket.runtime,
-            ticket.number,
-            request,
-            self._limits,
-            (self._clock, self._telemetry),
-        )
+    def run(self, ticket: Ticket, request: GenerationRequest) -> Answering:
+        """The call itself; nothing happens before `open`. Close it in any case.
+
+        The request is answered as many times as the ticket has places.
+        """
+        ports = (self._clock, self._telemetry)
+        runs = [
+            ModelRun(ticket.runtime, number, request, self._limits, ports)
+            for number in ticket.numbers
+        ]
+        return Answering(RunGroup(runs), request, self._telemetry)
+
+    async def count(self, ticket: Ticket, request: GenerationRequest) -> int:
+        """Tokens of the request's prompt, as the model's own template and tokenizer make them.
+
+        Waits while the model loads; the ticket is given back in any case.
+
+        Raises:
+            LmxError: the prompt cannot be rendered, or is so long that it was not even counted.
+        """
+        ports = (self._clock, self._telemetry)
+        run = ModelRun(ticket.runtime, ticket.numbers[0], request, self._limits, ports)
+        try:
+            return await run.measure()
+        finally:
+            ticket.give_back()

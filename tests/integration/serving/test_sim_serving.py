@@ -39,12 +39,15 @@ class Stack:
         self.resolver = SimResolver(folder, scripts, slots)
         clock, telemetry = SystemClock(), NullTelemetry()
         self.engine = Engine(self.resolver, engine_options(**options), clock, telemetry)
-        limits = RunLimits(deadline_s)
-        self.serving = Serving(self.engine, limits, clock, telemetry)
+        self._limits = RunLimits(deadline_s)
+        self._ports = (clock, telemetry)
+        self.serving = Serving(self.engine, self._limits, clock, telemetry)
 
     def call(self, model: str, text: str = "hello", **fields: Any) -> ModelRun:
+        """One run, read token by token."""
+        request = GenerationRequest(model, Prompt(text=text), **fields)
         ticket = self.serving.gate(model)
-        return self.serving.run(ticket, GenerationRequest(model, Prompt(text=text), **fields))
+        return ModelRun(ticket.runtime, ticket.numbers[0], request, self._limits, self._ports)
 
     async def text(self, model: str, **fields: Any) -> str:
         async with self.call(model, **fields) as run:
@@ -90,7 +93,9 @@ def test_sampling_is_request_then_model_then_ours(tmp_path: Path) -> None:
         stack.resolver.sampling = SamplingParams(temperature=0.2, top_p=0.9)
         asked = SamplingParams(top_p=0.5, seed=3)
         sampling = json.loads(await stack.text("a", sampling=asked))
-        assert sampling == {"temperature": 0.2, "top_p": 0.5, "top_k": 0, "min_p": 0.05, "seed": 3}
+        chosen = {"temperature": 0.2, "top_p": 0.5, "top_k": 0, "min_p": 0.05, "seed": 3}
+        neutral = {"frequency_penalty": 0, "presence_penalty": 0, "repetition_penalty": 1}
+        assert sampling == {**chosen, **neutral}
 
     with_stack(tmp_path, {"a": {"echo_sampling": True}}, body)
 

@@ -1,0 +1,162 @@
+"""Embedding calls: the same gate, line and slots as every model call, vectors instead of text."""
+
+from collections.abc import Callable, Collection
+
+import msgspec
+
+from opta_lmx.backends.frames import Embed, Embedded, ModelKind, Ready
+from opta_lmx.codec.limits import input_exceeded
+from opta_lmx.core.clock import Clock
+from opta_lmx.core.errors import invalid
+from opta_lmx.core.telemetry import Telemetry
+from opta_lmx.engine.runtime import ModelRuntime
+from opta_lmx.serving.patience import Patience
+from opta_lmx.serving.run import RunLimits
+from opta_lmx.serving.service import Serving, Ticket
+from opta_lmx.serving.vectors import shortened
+
+EMBEDDERS: tuple[ModelKind, ...] = ("embedding",)
+Input = str | tuple[int, ...]
+
+
+class EmbeddingRequest(msgspec.Struct, frozen=True):
+    """One call, whatever dialect it came in.
+
+    `inputs` are texts, or token ids of the model's own vocabulary taken as they are, special
+    ones included; with `query`, documents that it is asked of. `cut_to` asks for inputs to be cut at that many tokens and at the window;
+    without it one too long is refused. `dimensions` is the width wanted. `place` names the
+    request field of an input in errors.
+    """
+
+    model: str
+    inputs: tuple[Input, ...]
+    cut_to: int | None = None
+    dimensions: int | None = None
+    query: str | None = None
+    place: Callable[[int], str] = "input.{}".format
+
+
+class Vectors(msgspec.Struct, frozen=True):
+    """What was made: little-endian 32-bit floats for each input, and its tokens."""
+
+    model: str
+    vectors: tuple[bytes, ...]
+    tokens: tuple[int, ...]
+
+    @property
+    def total_tokens(self) -> int:
+        """Tokens of all inputs."""
+        return sum(self.tokens)
+
+
+class EmbeddingRun:
+    """One call; `made` it once, close it always.
+
+    Args:
+        runtime: the model.
+        ticket: its place in the model's line.
+        request: what to make.
+        limits: waiting bounds.
+        ports: clock and telemetry.
+    """
+
+    def __init__(
+        self,
+        runtime: ModelRuntime,
+        ticket: int,
+        request: EmbeddingRequest,
+        limits: RunLimits,
+        ports: tuple[Clock, Telemetry],
+    ) -> None:
+        clock, self._telemetry = ports
+        self._runtime = runtime
+        self._ticket = ticket
+        self._request = request
+        self._patience = Patience(limits.queue_deadline_s, runtime.line, clock)
+        self._submitted = False
+        self._over = False
+
+    async def made(self) -> Vectors:
+        """Wait for the model and a slot, make the vectors.
+
+        Raises:
+            LmxError: INVALID_REQUEST or CONTEXT_LENGTH_EXCEEDED naming the input; what ended
+                the wait or the worker.
+        """
+        async with self._patience.waiting():
+            ready = await self._runtime.until_ready()
+            check_width(self._request.dimensions, ready)
+            await self._runtime.turn(self._ticket)
+        model = self._runtime.plan.ref
+        self._telemetry.observe("queue_time_seconds", self._patience.waited_s, model=model)
+        self._submitted = True
+        request = self._request
+        answer = await self._runtime.embed(
+            Embed(self._ticket, request.inputs, request.cut_to, request.query)
+        )
+        self._over = True
+        self._check(answer, ready)
+        self._account(sum(answer.tokens))
+        width = request.dimensions or ready.dimensions
+        vectors = answer.vectors
+        if width < ready.dimensions:
+            vectors = tuple(shortened(vector, width) for vector in vectors)
+        return Vectors(model, vectors, answer.tokens)
+
+    def _check(self, answer: Embedded, ready: Ready) -> None:
+        if answer.at is None:
+            return
+        param = self._request.place(answer.at)
+        if answer.needs:
+            raise input_exceeded(ready.context, answer.needs, param, exact=answer.exact)
+        raise invalid(f"Invalid value for '{param}': {answer.error}.", param=param)
+
+    def _account(self, tokens: int) -> None:
+        model = self._runtime.plan.ref
+        self._telemetry.observe("e2e_request_seconds", self._patience.waited_s, model=model)
+        self._telemetry.count("prompt_tokens_total", tokens, model=model)
+
+    def close(self) -> None:
+        """Give up what is not over; the slot follows when the worker has let go. Idempotent."""
+        if not self._over:
+            self._over = True
+            self._runtime.leave(self._ticket, submitted=self._submitted)
+
+
+class EmbeddingService:
+    """Admits embedding calls and runs them.
+
+    Args:
+        serving: the gate every model call passes.
+        limits: waiting bounds.
+        clock: time.
+        telemetry: metrics.
+    """
+
+    def __init__(
+        self, serving: Serving, limits: RunLimits, clock: Clock, telemetry: Telemetry
+    ) -> None:
+        self._serving = serving
+        self._limits = limits
+        self._ports = (clock, telemetry)
+
+    def is_loaded(self, model: str) -> bool:
+        """True when a call would not have to load the model first."""
+        return self._serving.is_loaded(model)
+
+    def gate(self, model: str, kinds: Collection[ModelKind] = EMBEDDERS) -> Ticket:
+        """First gate; see `Serving.gate`. Raises `model_not_embedding` for other models."""
+        return self._serving.gate(model, kinds=kinds)
+
+    def run(self, ticket: Ticket, request: EmbeddingRequest) -> EmbeddingRun:
+        """The call itself; nothing happens before `EmbeddingRun.made`. Close it in any case."""
+        return EmbeddingRun(ticket.runtime, ticket.numbers[0], request, self._limits, self._ports)
+
+
+def check_width(wanted: int | None, ready: Ready) -> None:
+    """Raise INVALID_REQUEST (param `dimensions`) for a width the model was not made for."""
+    if wanted is None or wanted == ready.dimensions or wanted in ready.shorter:
+        return
+    fewer = "or some fewer" if ready.shorter else "and was not made to have them cut"
+    message = f"This model makes vectors of {ready.dimensions} dimensions, {fewer}."
+    raise invalid(message, param="dimensions")

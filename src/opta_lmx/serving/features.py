@@ -1,0 +1,54 @@
+"""What a loaded model can do for a request, and the name of everything an answer depends on."""
+
+import hashlib
+
+import msgspec
+
+from opta_lmx.backends.frames import Ready
+from opta_lmx.core.errors import invalid, unsupported
+from opta_lmx.core.types import GenerationRequest
+from opta_lmx.engine.runtime import Plan
+
+
+def check_features(request: GenerationRequest, ready: Ready) -> None:
+    """Refuse what the engine lacks or the vocabulary does not hold, by the request's own field.
+
+    Raises:
+        LmxError: UNSUPPORTED_PARAMETER, or INVALID_REQUEST for a token that does not exist.
+    """
+    for feature, param in _wanted(request):
+        if feature in ready.lacks:
+            raise unsupported(f"The engine of this model does not support '{param}'.", param)
+    for token, _ in request.logit_bias:
+        if 0 < ready.vocabulary <= token:
+            raise invalid(
+                f"'logit_bias' names token {token}; this model has {ready.vocabulary}.",
+                param="logit_bias",
+            )
+
+
+def _wanted(request: GenerationRequest) -> list[tuple[str, str]]:
+    """Features a request needs, each with the field that asks for it."""
+    sampling = request.sampling
+    wants = (
+        ("logprobs", "logprobs", request.top_logprobs is not None),
+        ("logit_bias", "logit_bias", bool(request.logit_bias)),
+        ("penalties", "frequency_penalty", bool(sampling.frequency_penalty)),
+        ("penalties", "presence_penalty", bool(sampling.presence_penalty)),
+        ("penalties", "repetition_penalty", sampling.repetition_penalty not in (None, 1.0)),
+        ("grammar", "response_format", request.output is not None),
+        ("grammar", "tool_choice", request.tool_choice.mode == "required"),
+        ("grammar", "tools", any(tool.strict for tool in request.prompt.tools)),
+    )
+    return [(feature, param) for feature, param, wanted in wants if wanted]
+
+
+def fingerprint(plan: Plan, ready: Ready) -> str:
+    """Name the model, engine and settings that, with the seed, decide an answer.
+
+    Equal fingerprints promise equal answers to equal seeded requests: always where the name
+    ends in `-r` (repeatable), otherwise only while the request runs alone.
+    """
+    parts = (plan.ref, plan.backend, ready.engine, ready.context, ready.slots, ready.weights_bytes)
+    digest = hashlib.sha256(msgspec.json.encode(parts)).hexdigest()[:12]
+    return f"fp_{digest}{'-r' if ready.repeatable else ''}"

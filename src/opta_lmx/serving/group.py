@@ -1,0 +1,97 @@
+"""The answers to one request: `n` runs side by side, read as one stream of tokens."""
+
+import asyncio
+
+from opta_lmx.core.types import Accepted, TokenEvent, Usage
+from opta_lmx.serving.run import ModelRun, Timing
+
+
+class RunGroup:
+    """An asynchronous iterator over the tokens of all runs, each marked with its run's index.
+
+    `open` it first, `close` it always. The prompt is prepared and checked once.
+    """
+
+    def __init__(self, runs: list[ModelRun]) -> None:
+        """`runs` hold tickets of one model's line; at least one."""
+        self._runs = runs
+        self._pending: dict[int, asyncio.Future[TokenEvent]] = {}
+        self._arrived: list[TokenEvent] = []
+        self._begun = False
+        self.created_s = runs[0].created_s
+
+    @property
+    def size(self) -> int:
+        """How many answers there are."""
+        return len(self._runs)
+
+    async def open(self) -> Accepted:
+        """Second gate, for all runs at once. Raises what `ModelRun.open` raises."""
+        accepted = await self._runs[0].open()
+        for index, run in enumerate(self._runs[1:], 1):
+            run.follow(self._runs[0], index)
+        return accepted
+
+    def __aiter__(self) -> "RunGroup":
+        return self
+
+    async def __anext__(self) -> TokenEvent:
+        """Next token of any run. Raises the typed error that ended one: it ends them all."""
+        if len(self._runs) == 1:
+            return await self._runs[0].__anext__()
+        if not self._begun:
+            self._begun = True
+            for index in range(len(self._runs)):
+                self._ask(index)
+        while not self._arrived:
+            if not self._pending:
+                raise StopAsyncIteration
+            await asyncio.wait(self._pending.values(), return_when=asyncio.FIRST_COMPLETED)
+            self._gather()
+        return self._arrived.pop(0)
+
+    def _ask(self, index: int) -> None:
+        self._pending[index] = asyncio.ensure_future(self._runs[index].__anext__())
+
+    def _gather(self) -> None:
+        for index, future in list(self._pending.items()):
+            if not future.done():
+                continue
+            del self._pending[index]
+            try:
+                event = future.result()
+            except StopAsyncIteration:
+                continue
+            self._arrived.append(event)
+            if event.finish is None:
+                self._ask(index)
+
+    def stop(self, index: int) -> None:
+        """End one answer; its slot is freed, the others go on."""
+        future = self._pending.pop(index, None)
+        if future is not None:
+            future.cancel()
+        self._arrived = [event for event in self._arrived if event.index != index]
+        self._runs[index].close()
+        self._runs[index].stopped = True
+
+    @property
+    def usage(self) -> Usage:
+        """Exact counts over all runs; the prompt counts once."""
+        each = [run.usage for run in self._runs]
+        return Usage(
+            each[0].prompt_tokens, sum(one.completion_tokens for one in each), each[0].cached_tokens
+        )
+
+    @property
+    def timing(self) -> Timing:
+        """What the first answer has taken so far."""
+        return self._runs[0].timing
+
+    def close(self) -> None:
+        """Free every run, however it ended. Idempotent."""
+        for future in self._pending.values():
+            future.cancel()
+        self._pending.clear()
+        for run in self._runs:
+            run.close()
