@@ -7,6 +7,7 @@ from typing import TypeVar
 from starlette.requests import Request
 
 from opta_lmx.core.errors import ErrorKind, LmxError
+from opta_lmx.core.pauses import TakesLong, no_long_pauses
 
 LARGE_BODY_BYTES = 256 * 1024
 """Bodies above this are parsed on a thread; below, that would cost more than it saves."""
@@ -49,7 +50,7 @@ async def read_body(request: Request, *, limit: int, timeout_s: float) -> bytes:
 
 
 class BodyParser:
-    """Parses large bodies on a thread, one at a time.
+    """Parses large bodies, and those whose parsing takes long, on a thread, one at a time.
 
     Threads share the interpreter's lock: a second one would finish nothing sooner, and make
     the event loop wait twice as long for its turn.
@@ -61,6 +62,10 @@ class BodyParser:
     async def parse(self, parser: Callable[[bytes], _Parsed], body: bytes) -> _Parsed:
         """Return `parser(body)`. Raises what it raises."""
         if len(body) <= LARGE_BODY_BYTES:
-            return parser(body)
+            try:
+                with no_long_pauses():
+                    return parser(body)
+            except TakesLong:
+                pass  # begun anew on the thread
         async with self._turn:
             return await asyncio.to_thread(parser, body)

@@ -2,7 +2,7 @@
 
 import hmac
 import ipaddress
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 import msgspec
@@ -10,16 +10,17 @@ import structlog
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from opta_lmx.api.errors import Envelopes
 from opta_lmx.core.clock import Clock
 from opta_lmx.core.errors import ErrorKind, LmxError
 from opta_lmx.core.ids import random_id
 from opta_lmx.core.telemetry import Telemetry
 
-RenderError = Callable[[LmxError], tuple[int, dict[str, str], bytes]]
 _LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 _OPEN_PATHS = frozenset({"/healthz"})
 _MAX_REQUEST_ID = 128
 _POLICY_VIOLATION = 1008
+_SWITCHING_PROTOCOLS = 101
 _SHOWN = 200
 
 
@@ -43,33 +44,33 @@ class Guard:
         self,
         app: ASGIApp,
         rules: GuardRules,
-        render: RenderError,
+        envelopes: Envelopes,
         clock: Clock,
         telemetry: Telemetry,
     ) -> None:
         self._app = app
         self._rules = rules
         self._names = _LOOPBACK_NAMES | {_plain_name(name) for name in rules.allowed_hosts}
-        self._render = render
+        self._envelopes = envelopes
         self._clock = clock
         self._telemetry = telemetry
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Check, pass on, count."""
-        if scope["type"] == "websocket":
-            # No route speaks it, and nothing may pass unchecked.
-            await send({"type": "websocket.close", "code": _POLICY_VIOLATION})
-            return
-        if scope["type"] != "http":
+        if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
-        exchange = _Exchange(scope, Headers(scope=scope), self._clock)
+        exchange = _Exchange(scope, Headers(scope=scope), self._clock, self._telemetry)
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=exchange.request_id)
         try:
-            await self._pass(exchange, scope, receive, send)
+            if scope["type"] == "http":
+                await self._pass(exchange, scope, receive, exchange.sending(send))
+            else:
+                handshake = _Handshake(exchange, scope, self._envelopes, send)
+                await self._pass(exchange, scope, receive, handshake.send)
         finally:
-            exchange.report(self._telemetry)
+            exchange.report()
 
     async def _pass(
         self, exchange: "_Exchange", scope: Scope, receive: Receive, send: Send
@@ -77,10 +78,9 @@ class Guard:
         try:
             self._check(scope, exchange.headers)
         except LmxError as error:
-            status, extra, body = self._render(error)
-            await _reply(exchange.sending(send), status, extra, body)
+            await _refuse(scope, send, *self._envelopes.render(scope["path"], error))
         else:
-            await self._app(scope, exchange.receiving(receive), exchange.sending(send))
+            await self._app(scope, exchange.receiving(receive), send)
 
     def _check(self, scope: Scope, headers: Headers) -> None:
         if self._rules.check_host:
@@ -138,16 +138,17 @@ def _check_key(headers: Headers, keys: Sequence[str]) -> None:
 class _Exchange:
     """Watches one request and its reply go by."""
 
-    def __init__(self, scope: Scope, headers: Headers, clock: Clock) -> None:
+    def __init__(self, scope: Scope, headers: Headers, clock: Clock, telemetry: Telemetry) -> None:
         self._scope = scope
         self.headers = headers
         self._clock = clock
+        self._telemetry = telemetry
         offered = headers.get("x-request-id", "")
         usable = 0 < len(offered) <= _MAX_REQUEST_ID and offered.isascii() and offered.isprintable()
         self.request_id = offered if usable else random_id("req-")
         self._status = 0
         self._read_at = clock.monotonic()
-        self._first_byte_s = 0.0
+        self._counted = False
 
     def receiving(self, receive: Receive) -> Receive:
         async def watched() -> Message:
@@ -161,32 +162,92 @@ class _Exchange:
     def sending(self, send: Send) -> Send:
         async def watched(message: Message) -> None:
             if message["type"] == "http.response.start":
-                self._status = message["status"]
-                self._first_byte_s = self._clock.monotonic() - self._read_at
-                message = {
-                    **message,
-                    "headers": [
-                        *message.get("headers", []),
-                        (b"x-request-id", self.request_id.encode()),
-                    ],
-                }
+                message = self.answered(message, message["status"])
             await send(message)
 
         return watched
 
-    def report(self, telemetry: Telemetry) -> None:
-        route = getattr(self._scope.get("route"), "path", "unmatched")
-        code = str(self._status or 499)
-        telemetry.count("requests_total", route=route, code=code)
-        if self._status:
-            telemetry.observe("first_byte_seconds", self._first_byte_s, route=route, code=code)
+    def answered(self, message: Message, status: int) -> Message:
+        """Note the reply's status; the message with the request id among its headers."""
+        self._status = status
+        first_byte_s = self._clock.monotonic() - self._read_at
+        self._telemetry.observe(
+            "first_byte_seconds", first_byte_s, route=self._route, code=str(status)
+        )
+        request_id = (b"x-request-id", self.request_id.encode())
+        return {**message, "headers": [*message.get("headers", []), request_id]}
+
+    @property
+    def _route(self) -> str:
+        return getattr(self._scope.get("route"), "path", "unmatched")
+
+    def count(self) -> None:
+        """Count the request, once."""
+        if self._counted:
+            return
+        self._counted = True
+        route, code = self._route, str(self._status or 499)
+        self._telemetry.count("requests_total", route=route, code=code)
+        self._telemetry.log("debug", "request", route=route, code=code, path=self._scope["path"])
+
+    def report(self) -> None:
+        """The exchange is over."""
+        self.count()
         if self._scope.get("opta_lmx.client_gone"):
-            telemetry.count("client_disconnects_total", route=route)
-        telemetry.log("debug", "request", route=route, code=code, path=self._scope["path"])
+            self._telemetry.count("client_disconnects_total", route=self._route)
 
 
-async def _reply(send: Send, status: int, headers: dict[str, str], body: bytes) -> None:
+class _Handshake:
+    """Watches a WebSocket be opened or refused; a refusal is an HTTP reply like any other."""
+
+    def __init__(self, exchange: _Exchange, scope: Scope, envelopes: Envelopes, send: Send) -> None:
+        self._exchange = exchange
+        self._scope = scope
+        self._envelopes = envelopes
+        self._send = send
+        self._answered = False
+
+    async def send(self, message: Message) -> None:
+        if self._answered:
+            await self._send(message)
+        elif message["type"] == "websocket.accept":
+            self._answered = True
+            await self._send(self._exchange.answered(message, _SWITCHING_PROTOCOLS))
+            # Now, because the socket may live for days.
+            self._exchange.count()
+        elif message["type"] == "websocket.http.response.start":
+            self._answered = True
+            await self._send(self._exchange.answered(message, message["status"]))
+        elif message["type"] == "websocket.close" and _can_reply(self._scope):
+            error = self._closed()
+            rendered = self._envelopes.render(self._scope["path"], error)
+            await _refuse(self._scope, self.send, *rendered)
+        else:
+            await self._send(message)
+
+    def _closed(self) -> LmxError:
+        """Why the application closes a socket it has not accepted."""
+        path = self._scope["path"]
+        if self._scope.get("route") is None:
+            return LmxError(ErrorKind.NOT_FOUND, f"Unknown path {path}.", code="unknown_path")
+        return LmxError(ErrorKind.FORBIDDEN, f"A WebSocket on {path} is refused.")
+
+
+def _can_reply(scope: Scope) -> bool:
+    return "websocket.http.response" in scope.get("extensions", {})
+
+
+async def _refuse(
+    scope: Scope, send: Send, status: int, headers: dict[str, str], body: bytes
+) -> None:
+    """Reply with an error, to a request or to a WebSocket's handshake."""
+    kind = "http.response"
+    if scope["type"] == "websocket":
+        if not _can_reply(scope):
+            await send({"type": "websocket.close", "code": _POLICY_VIOLATION})
+            return
+        kind = "websocket.http.response"
     raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
     raw += [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": status, "headers": raw})
-    await send({"type": "http.response.body", "body": body})
+    await send({"type": f"{kind}.start", "status": status, "headers": raw})
+    await send({"type": f"{kind}.body", "body": body})

@@ -3,9 +3,10 @@
 from collections.abc import Callable
 
 from fastapi import APIRouter
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from opta_lmx import __version__
+from opta_lmx.api.documents import error_docs, text_docs
 from opta_lmx.engine.residency import Engine
 from opta_lmx.serving.service import Serving
 
@@ -36,7 +37,7 @@ def router(
         return {"status": "ok", "version": __version__}
 
     @routes.head("/readyz", response_model=None, include_in_schema=False)
-    @routes.get("/readyz", response_model=None)
+    @routes.get("/readyz", response_model=None, responses=error_docs(503))
     async def readyz() -> Response:  # pyright: ignore[reportUnusedFunction]
         """200 once every model named at start serves, 503 with reasons before and after."""
         reasons = readiness(serving, engine, required)
@@ -49,7 +50,12 @@ def router(
         }
         return JSONResponse(body, status_code=503 if reasons else 200)
 
-    @routes.get("/metrics", response_model=None)
+    @routes.get(
+        "/metrics",
+        response_class=PlainTextResponse,
+        response_model=None,
+        responses=text_docs("text/plain"),
+    )
     async def metrics() -> Response:  # pyright: ignore[reportUnusedFunction]
         """Prometheus text."""
         return Response(render_metrics(), media_type=METRICS_TYPE)

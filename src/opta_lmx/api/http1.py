@@ -2,6 +2,7 @@
 
 A client that stops reading is cut, a client that goes is noticed even behind a pipelined
 request, and an `Upgrade` nobody here knows is ignored instead of costing the request its body.
+WebSocket is the one that is known.
 """
 
 import asyncio
@@ -22,7 +23,9 @@ MAX_PIPELINED_BYTES = 1024 * 1024
 """Requests sent ahead, and bytes of their bodies, up to which the connection is read on."""
 
 _CHECKS = 4
-_CONNECTION = "opta_lmx.connection"
+CONNECTION = "opta_lmx.connection"
+"""Where a scope's `extensions` hold its `Connection`."""
+
 _UPGRADE_HEADERS = frozenset({b"upgrade", b"http2-settings"})
 
 
@@ -50,7 +53,7 @@ class _Unknown:
 
 def connection_of(scope: Scope) -> Connection:
     """Return the connection of a request; one that is always writable under other servers."""
-    return scope.get("extensions", {}).get(_CONNECTION) or _Unknown()
+    return scope.get("extensions", {}).get(CONNECTION) or _Unknown()
 
 
 class WriteWatch:
@@ -114,6 +117,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._running: RequestResponseCycle | None = None
         self._watch: WriteWatch | None = None
         self._upgrading = False
+        self._to_websocket = False
 
     # --- the connection as answers see it --------------------------------------
 
@@ -183,20 +187,32 @@ class HttpProtocol(HttpToolsProtocol):
             if waiting <= MAX_PIPELINED_BYTES:
                 self.flow.resume_reading()
 
-    # --- an upgrade nobody here knows ---------------------------------------------
+    # --- upgrades -----------------------------------------------------------------
 
     def on_message_begin(self) -> None:
         """Begin a request; its answer may ask for the connection."""
         super().on_message_begin()
         scope = cast("dict[str, Any]", self.scope)
-        scope["extensions"] = {_CONNECTION: self}
+        scope["extensions"] = {CONNECTION: self}
 
     def on_headers_complete(self) -> None:
-        """Start the request, unless it must be read again without its `Upgrade`."""
+        """Start the request, unless it is read again without its `Upgrade`, or its last here."""
         self._upgrading = self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
-        if not self._upgrading:
+        # An answer that is still being written, or a body, leaves no room for another protocol.
+        self._to_websocket = (
+            self._upgrading and self._should_upgrade() and not (self._busy() or self._has_body())
+        )
+        if self._to_websocket:
+            super().on_headers_complete()
+        elif not self._upgrading:
             super().on_headers_complete()
             self._read_on()
+
+    def _has_body(self) -> bool:
+        return any(
+            name == b"transfer-encoding" or (name == b"content-length" and value.strip() != b"0")
+            for name, value in self.headers
+        )
 
     def on_message_complete(self) -> None:
         """End the request's body."""
@@ -217,10 +233,22 @@ class HttpProtocol(HttpToolsProtocol):
         except httptools.HttpParserError:
             self.send_400_response("Invalid HTTP request received.")
         except httptools.HttpParserUpgrade as upgrade:
+            if self._to_websocket:
+                self._hand_over(data[upgrade.args[0] :])
+                return None
             if self._upgrading:
                 return self._head_without_upgrade() + data[upgrade.args[0] :]
             self.cycle.keep_alive = False  # CONNECT: what follows is not HTTP.
         return None
+
+    def _hand_over(self, early: bytes) -> None:
+        """Let the WebSocket protocol answer; frames may only come after its answer."""
+        if early:
+            self.send_400_response("Data before the handshake was answered.")
+            return
+        if self._watch is not None:
+            self._watch.stop()
+        self.handle_websocket_upgrade()
 
     def _head_without_upgrade(self) -> bytes:
         """Return the head just parsed, with no upgrade in it, for a fresh parser.

@@ -5,7 +5,7 @@ is kept up to `MAX_BACKLOG_BYTES`, then it is cut. The connection itself cuts wh
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -18,11 +18,8 @@ _WRITE_BYTES = 64 * 1024
 _ABORT_S = 1.0
 
 RawHeaders = Iterable[tuple[bytes, bytes]]
-_SSE_HEADERS = (
-    (b"content-type", b"text/event-stream; charset=utf-8"),
-    (b"cache-control", b"no-store"),
-    (b"x-accel-buffering", b"no"),
-)
+EVENT_STREAM = "text/event-stream; charset=utf-8"
+JSON_LINES = "application/x-ndjson"
 
 
 class ClientGone(Exception):
@@ -149,11 +146,11 @@ class StreamWriter:
 
 
 class EventStream(Response):
-    """A server-sent-event answer; what fails before its first byte is an ordinary error reply.
+    """A streamed answer; what fails before its first byte is an ordinary error reply.
 
     Args:
         produce: writes the events.
-        noop: bytes sent after `keepalive_s` seconds of silence.
+        noop: gives the bytes to send after `keepalive_s` seconds of silence.
         clock: time.
         close: frees what the answer holds; called however it ends.
     """
@@ -162,10 +159,12 @@ class EventStream(Response):
         self,
         produce: Callable[[StreamWriter], Awaitable[None]],
         *,
-        noop: bytes,
+        noop: Callable[[], bytes],
         keepalive_s: float,
         clock: Clock,
         close: Callable[[], None],
+        media_type: str = EVENT_STREAM,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__()
         self._close = close
@@ -173,16 +172,24 @@ class EventStream(Response):
         self._noop = noop
         self._keepalive_s = keepalive_s
         self._clock = clock
+        self._head = (
+            (b"content-type", media_type.encode()),
+            (b"cache-control", b"no-store"),
+            (b"x-accel-buffering", b"no"),
+            *((name.encode(), value.encode()) for name, value in (headers or {}).items()),
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the stream."""
-        writer = StreamWriter(send, _SSE_HEADERS, self._clock, connection_of(scope))
+        writer = StreamWriter(send, self._head, self._clock, connection_of(scope))
         await _serve(scope, receive, self._run(writer), self._close)
 
     async def _run(self, writer: StreamWriter) -> None:
         ticker = asyncio.ensure_future(self._keep_alive(writer))
         try:
             await self._produce(writer)
+            # Nothing can be said any more, and a ticker that writes nothing never yields.
+            ticker.cancel()
             await writer.end()
         finally:
             ticker.cancel()
@@ -193,7 +200,7 @@ class EventStream(Response):
             idle_s = self._clock.monotonic() - writer.last_write
             due_s = self._keepalive_s - idle_s if writer.started else self._keepalive_s
             if due_s <= 0:
-                await writer.write(self._noop)
+                await writer.write(self._noop())
             else:
                 await self._clock.sleep(due_s)
 
@@ -202,11 +209,16 @@ class PlainAnswer(Response):
     """A whole JSON answer whose making stops when the client goes."""
 
     def __init__(
-        self, produce: Callable[[], Awaitable[bytes]], *, close: Callable[[], None]
+        self,
+        produce: Callable[[], Awaitable[bytes]],
+        *,
+        close: Callable[[], None],
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(media_type="application/json")
         self._produce = produce
         self._close = close
+        self._extra = dict(headers or {})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Make and send the answer."""
@@ -214,4 +226,5 @@ class PlainAnswer(Response):
 
     async def _run(self, scope: Scope, receive: Receive, send: Send) -> None:
         body = await self._produce()
-        await Response(body, media_type="application/json")(scope, receive, send)
+        answer = Response(body, headers=self._extra, media_type="application/json")
+        await answer(scope, receive, send)

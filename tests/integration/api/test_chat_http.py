@@ -64,6 +64,7 @@ def test_a_plain_answer_is_complete_and_counted(server: LiveServer) -> None:
     assert answer["choices"][0]["message"] == {
         "role": "assistant",
         "content": "one two three four ",
+        "refusal": None,
     }
     assert answer["choices"][0]["finish_reason"] == "stop"
     assert answer["usage"]["completion_tokens"] == 5
@@ -196,7 +197,7 @@ def test_a_death_before_the_first_byte_is_a_500_in_the_envelope(server: LiveServ
             "max_tokens",
         ),
         (
-            b'{"model": "m", "messages": [{"role": "user", "content": "x"}], "logit_bias": {"1": 5}}',  # noqa: E501  (one body)
+            b'{"model": "m", "messages": [{"role": "user", "content": "x"}], "logit_bias": {"x": 5}}',  # noqa: E501  (one body)
             400,
             "logit_bias",
         ),

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.types import Message, Receive, Scope, Send
 
+from opta_lmx.api.errors import Envelopes
 from opta_lmx.api.guard import Guard, GuardRules
 from opta_lmx.api.openai.errors import render
 from opta_lmx.core.clock import SystemClock
@@ -47,7 +48,7 @@ class Door:
         self.inner = Inner()
         self.telemetry = Counting()
         rules = GuardRules(allowed_hosts=frozenset(allowed))
-        self._guard = Guard(self.inner, rules, render, SystemClock(), self.telemetry)
+        self._guard = Guard(self.inner, rules, Envelopes(render), SystemClock(), self.telemetry)
 
     def ask(self, kind: str = "http", **headers: str) -> list[Message]:
         """Send one request; all messages of the reply."""
@@ -112,7 +113,8 @@ def test_a_request_that_breaks_is_counted(error: BaseException) -> None:
     assert [labels["code"] for labels in door.telemetry.requests] == ["499"]
 
 
-def test_a_websocket_never_passes() -> None:
+def test_a_websocket_under_a_foreign_name_never_passes() -> None:
     door = Door()
-    assert [message["type"] for message in door.ask("websocket")] == ["websocket.close"]
+    sent = door.ask("websocket", host="evil.example")
+    assert [message["type"] for message in sent] == ["websocket.close"]
     assert door.inner.scopes == []

@@ -5,10 +5,11 @@ from typing import Any, TypeVar
 import msgspec
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, ValidationError
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from opta_lmx import __version__
 from opta_lmx.api.body import read_body
+from opta_lmx.api.documents import LOADING, body_docs, error_docs, text_docs
 from opta_lmx.api.streaming import EventStream, StreamWriter
 from opta_lmx.core.clock import Clock
 from opta_lmx.core.errors import invalid
@@ -74,17 +75,36 @@ class AdminModels:
     def router(self) -> APIRouter:
         """All routes of this group."""
         routes = APIRouter(prefix="/admin")
-        for path, handler, method in (
-            ("/status", self.status, "GET"),
-            ("/models/load", self.load, "POST"),
-            ("/models/unload", self.unload, "POST"),
-            ("/models/download", self.download, "POST"),
-            ("/models/downloads", self.list_downloads, "GET"),
-            ("/models/downloads/{download_id}", self.get_download, "GET"),
-            ("/models/downloads/{download_id}", self.cancel_download, "DELETE"),
-            ("/models/downloads/{download_id}/events", self.watch_download, "GET"),
+        for path, handler, body, status in (
+            ("/models/load", self.load, LoadBody, 200),
+            ("/models/unload", self.unload, LoadBody, 200),
+            ("/models/download", self.download, DownloadBody, 202),
         ):
-            routes.add_api_route(path, handler, methods=[method], response_model=None)
+            routes.add_api_route(
+                path,
+                handler,
+                methods=["POST"],
+                response_model=None,
+                status_code=status,
+                responses=error_docs(*LOADING),
+                openapi_extra=body_docs(body),
+            )
+        one = "/models/downloads/{download_id}"
+        for path, watcher, method in (
+            ("/status", self.status, "GET"),
+            ("/models/downloads", self.list_downloads, "GET"),
+            (one, self.get_download, "GET"),
+            (one, self.cancel_download, "DELETE"),
+        ):
+            routes.add_api_route(path, watcher, methods=[method], response_model=None)
+        routes.add_api_route(
+            f"{one}/events",
+            self.watch_download,
+            methods=["GET"],
+            response_class=StreamingResponse,
+            response_model=None,
+            responses=text_docs("text/event-stream", "Progress, until the download ends."),
+        )
         return routes
 
     async def status(self) -> dict[str, Any]:
@@ -151,7 +171,7 @@ class AdminModels:
 
         return EventStream(
             produce,
-            noop=b"data: {}\n\n",
+            noop=lambda: b"data: {}\n\n",
             keepalive_s=_KEEPALIVE_S,
             clock=self._clock,
             close=lambda: None,

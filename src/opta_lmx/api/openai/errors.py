@@ -1,28 +1,10 @@
 """OpenAI's error envelope: status, headers and body for every kind of error."""
 
-import math
-
 import msgspec
 
+from opta_lmx.api.errors import STATUS, headers, retry_seconds
 from opta_lmx.core.errors import ErrorKind, LmxError
 
-STATUS: dict[ErrorKind, int] = {
-    ErrorKind.INVALID_REQUEST: 400,
-    ErrorKind.UNSUPPORTED_PARAMETER: 400,
-    ErrorKind.CONTEXT_LENGTH_EXCEEDED: 400,
-    ErrorKind.PAYLOAD_TOO_LARGE: 413,
-    ErrorKind.REQUEST_TIMEOUT: 408,
-    ErrorKind.UNAUTHENTICATED: 401,
-    ErrorKind.FORBIDDEN: 403,
-    ErrorKind.NOT_FOUND: 404,
-    ErrorKind.MODEL_NOT_FOUND: 404,
-    ErrorKind.CONFLICT: 409,
-    ErrorKind.RATE_LIMITED: 429,
-    ErrorKind.UNAVAILABLE: 503,
-    ErrorKind.INSUFFICIENT_RESOURCES: 507,
-    ErrorKind.UPSTREAM_FAILED: 502,
-    ErrorKind.INTERNAL: 500,
-}
 _TYPES: dict[ErrorKind, str] = {
     ErrorKind.UNAUTHENTICATED: "authentication_error",
     ErrorKind.FORBIDDEN: "permission_error",
@@ -39,7 +21,6 @@ _STREAM_TYPES: dict[ErrorKind, str] = {
     ErrorKind.INSUFFICIENT_RESOURCES: "overloaded_error",
     ErrorKind.REQUEST_TIMEOUT: "server_error",
 }
-_WAITABLE = frozenset({ErrorKind.RATE_LIMITED, ErrorKind.UNAVAILABLE})
 _ENCODER = msgspec.json.Encoder()
 
 
@@ -62,16 +43,10 @@ def render(error: LmxError) -> tuple[int, dict[str, str], bytes]:
     429 and 503 always say when to come back, in whole seconds of at least one: as
     `Retry-After`, as `error.retry_after` and as `retry_after`.
     """
-    headers: dict[str, str] = {}
-    seconds: int | None = None
-    if error.kind in _WAITABLE:
-        seconds = max(1, math.ceil(error.retry_after or 1))
-        headers["Retry-After"] = str(seconds)
-    if error.kind is ErrorKind.UNAUTHENTICATED:
-        headers["WWW-Authenticate"] = "Bearer"
+    seconds = retry_seconds(error)
     kind = _TYPES.get(error.kind, "invalid_request_error")
     inner = _Error(error.message, kind, error.param, error.code, seconds)
-    return STATUS[error.kind], headers, _ENCODER.encode(_Envelope(inner, seconds))
+    return STATUS[error.kind], headers(error), _ENCODER.encode(_Envelope(inner, seconds))
 
 
 def stream_body(error: LmxError) -> bytes:

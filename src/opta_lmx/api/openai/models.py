@@ -4,6 +4,7 @@ from typing import Any
 
 from fastapi import APIRouter
 
+from opta_lmx.api.documents import error_docs
 from opta_lmx.serving.catalogue import Catalogue, ServedModel
 
 
@@ -16,7 +17,7 @@ def router(catalogue: Catalogue) -> APIRouter:
         """List the models that can be asked for."""
         return {"object": "list", "data": [_render(model) for model in await catalogue.list()]}
 
-    @routes.get("/v1/models/{model_id:path}")
+    @routes.get("/v1/models/{model_id:path}", responses=error_docs(404))
     async def get_model(model_id: str) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
         """Describe one model."""
         return _render(await catalogue.get(model_id))
@@ -25,23 +26,38 @@ def router(catalogue: Catalogue) -> APIRouter:
 
 
 def _render(model: ServedModel) -> dict[str, Any]:
+    """The four fields of OpenAI's type; all we know besides is under `x_opta`."""
     return {
         "id": model.id,
         "object": "model",
         "created": model.created_s,
         "owned_by": "opta-lmx",
-        "context_length": model.context_length,
-        "max_model_len": model.context_length,
-        "state": model.state,
-        "backend": model.backend,
-        "format": model.format,
-        "quantization": model.quantisation,
-        "architecture": model.architecture,
-        "capabilities": {
-            "chat": True,
-            "streaming": True,
-            "tools": True,
-            "vision": False,
-            "embeddings": False,
+        "x_opta": {
+            "aliases": model.aliases,
+            "kind": model.kind,
+            "state": model.state,
+            "context_length": model.context_length,
+            "max_context_length": model.max_context_length,
+            "backend": model.backend,
+            "format": model.format,
+            "quantization": model.quantisation,
+            "architecture": model.architecture,
+            "capabilities": _capabilities(model),
         },
+    }
+
+
+def _capabilities(model: ServedModel) -> dict[str, bool]:
+    """What a request to this model may ask for; every chat model can be given tools."""
+    chat = model.kind == "chat"
+    return {
+        "chat": chat,
+        "completions": chat,
+        "streaming": chat,
+        "tools": chat,
+        "trained_for_tool_use": model.tools,
+        "reasoning": bool(model.reasoning),
+        "embeddings": model.kind == "embedding",
+        "rerank": model.kind == "rerank",
+        "vision": False,
     }

@@ -1,25 +1,23 @@
 """Chat answers as bytes: server-sent chunks with a frame encoded once, or one JSON object."""
 
-from collections.abc import Iterable
-from typing import Literal
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import msgspec
 
+from opta_lmx.api.exchange import Choice, Outcome
 from opta_lmx.api.openai.errors import stream_body
-from opta_lmx.codec.answer import CallDelta, Delta, collect
+from opta_lmx.api.openai.logprobs import TokenLogprob, token_logprobs
+from opta_lmx.api.sse import encode
+from opta_lmx.api.streaming import EVENT_STREAM
+from opta_lmx.codec.deltas import CallArguments, CallStart, ReasoningDelta, TextDelta
 from opta_lmx.core.errors import LmxError
-from opta_lmx.core.types import ToolCall, Usage
+from opta_lmx.core.types import Accepted, TokenEvent, ToolCall, Usage
+from opta_lmx.serving.answering import AnswerEvent, Ended
 
 DONE = b"data: [DONE]\n\n"
 
 _ENCODER = msgspec.json.Encoder()
-_CONTENT_END = b'},"finish_reason":null}]}\n\n'
-# Characters that JSON allows raw but some clients' line splitters take for line ends.
-_LINE_ENDS = (
-    (b"\xc2\x85", b"\\u0085"),
-    (b"\xe2\x80\xa8", b"\\u2028"),
-    (b"\xe2\x80\xa9", b"\\u2029"),
-)
 
 
 class _Function(msgspec.Struct):
@@ -27,35 +25,48 @@ class _Function(msgspec.Struct):
     arguments: str
 
 
-class _ToolCall(msgspec.Struct, omit_defaults=True):
+class _ToolCall(msgspec.Struct):
     id: str
     function: _Function
-    type: Literal["function"] | None = None
-    index: int | None = None
+    type: Literal["function"] = "function"
 
 
-class _CachedTokens(msgspec.Struct):
+class _PromptDetails(msgspec.Struct):
     cached_tokens: int
 
 
-class _Usage(msgspec.Struct):
+class _CompletionDetails(msgspec.Struct):
+    reasoning_tokens: int
+
+
+class ChatUsage(msgspec.Struct):
+    """Token counts in OpenAI's shape."""
+
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
-    prompt_tokens_details: _CachedTokens
+    prompt_tokens_details: _PromptDetails
+    completion_tokens_details: _CompletionDetails
 
 
 class _AssistantMessage(msgspec.Struct, omit_defaults=True):
     role: str
     content: str | None
+    refusal: str | msgspec.UnsetType | None = msgspec.UNSET
+    reasoning_content: str | None = None
     tool_calls: list[_ToolCall] | None = None
+
+
+class _Logprobs(msgspec.Struct):
+    content: list[TokenLogprob]
+    refusal: None = None
 
 
 class _Choice(msgspec.Struct):
     index: int
     message: _AssistantMessage
     finish_reason: str
-    logprobs: None = None
+    logprobs: _Logprobs | None = None
 
 
 class _Completion(msgspec.Struct, omit_defaults=True):
@@ -64,121 +75,142 @@ class _Completion(msgspec.Struct, omit_defaults=True):
     created: int
     model: str
     choices: list[_Choice]
-    usage: _Usage
+    usage: ChatUsage
     system_fingerprint: str | None = None
 
 
-class ChunkStream:
-    """The chunks of one streamed answer; each method returns a whole server-sent event.
+class ChatRendering:
+    """One chat answer, streamed or plain; see `api.exchange.Rendering`.
 
     Args:
         id: `chatcmpl-...`, the same in every chunk.
         created: seconds since the epoch, UTC.
         model: the name the caller used.
-        fingerprint: what produced the answer, for `system_fingerprint`; absent if None.
+        answers: how many there will be.
+        include_usage: send token counts in a last chunk without choices.
     """
+
+    media_type = EVENT_STREAM
 
     def __init__(
         self,
         id: str,  # noqa: A002 - the wire's own word
         created: int,
         model: str,
+        answers: int = 1,
         *,
-        fingerprint: str | None = None,
+        include_usage: bool = False,
     ) -> None:
-        head = {"id": id, "object": "chat.completion.chunk", "created": created, "model": model}
-        if fingerprint is not None:
-            head["system_fingerprint"] = fingerprint
-        self._head = b"data: " + _encode(head)[:-1] + b',"choices":['
-        self._delta = self._head + b'{"index":0,"delta":{'
-        self._content = self._delta + b'"content":'
+        self._base: dict[str, Any] = {
+            "id": id,
+            "object": "chat.completion.chunk",
+            "created": created,
+            "model": model,
+        }
+        self._answers = answers
+        self._include_usage = include_usage
+        self._introduced = False
+        self._set_frame()
 
-    def role(self) -> bytes:
-        """The first chunk: who speaks."""
-        return self._delta + b'"role":"assistant","content":""' + _CONTENT_END
+    def _set_frame(self) -> None:
+        self._head = b"data: " + encode(self._base)[:-1] + b',"choices":['
+        self._deltas = [
+            self._head + b'{"index":%d,"delta":{' % index for index in range(self._answers)
+        ]
 
-    def text(self, text: str) -> bytes:
-        """More text."""
-        return self._content + _encode(text) + _CONTENT_END
-
-    def call(self, delta: CallDelta) -> bytes:
-        """One whole tool call."""
-        call = _encode([_tool_call(delta.call, delta.index)])
-        return self._delta + b'"tool_calls":' + call + _CONTENT_END
+    def waiting(self) -> bytes:
+        """Who speaks, before the call is accepted."""
+        self._introduced = True
+        return b"".join(
+            delta + b'"role":"assistant","content":""},"finish_reason":null}]}\n\n'
+            for delta in self._deltas
+        )
 
     def noop(self) -> bytes:
         """A chunk that says nothing, to reset a client's watchdog (comments do not)."""
-        return self._content + b'""' + _CONTENT_END
+        return self._chunk(0, b'"content":""')
 
-    def finish(self, reason: str) -> bytes:
-        """The last chunk with a choice: why the answer ended."""
-        return self._delta + b'},"finish_reason":' + _ENCODER.encode(reason) + b"}]}\n\n"
+    def opened(self, accepted: Accepted) -> bytes:
+        """The first chunk, if it was not sent yet; from here on chunks carry the fingerprint."""
+        self._base["system_fingerprint"] = accepted.fingerprint
+        self._set_frame()
+        return b"" if self._introduced else self.waiting()
 
-    def usage(self, usage: Usage) -> bytes:
-        """The chunk after it, without choices: exact token counts."""
-        return self._head + b'],"usage":' + _ENCODER.encode(_usage(usage)) + b"}\n\n"
+    def event(self, event: AnswerEvent) -> bytes:
+        """More of one answer, or why it ended."""
+        if isinstance(event, Ended):
+            reason = _ENCODER.encode(event.finish)
+            return self._deltas[event.index] + b'},"finish_reason":' + reason + b"}]}\n\n"
+        match event.delta:
+            case TextDelta(text):
+                body = b'"content":' + encode(text)
+            case ReasoningDelta(text):
+                body = b'"reasoning_content":' + encode(text)
+            case CallStart(index, id, name):
+                call = {"index": index, "id": id, "type": "function"}
+                body = _calls({**call, "function": {"name": name, "arguments": ""}})
+            case CallArguments(index, text):
+                body = _calls({"index": index, "function": {"arguments": text}})
+        return self._chunk(event.index, body, event.tokens)
 
-    def error(self, error: LmxError) -> bytes:
+    def _chunk(self, index: int, delta: bytes, tokens: Sequence[TokenEvent] = ()) -> bytes:
+        said = b""
+        if tokens:
+            said = b',"logprobs":' + encode(_Logprobs(token_logprobs(tokens)))
+        return self._deltas[index] + delta + b"}" + said + b',"finish_reason":null}]}\n\n'
+
+    def finished(self, usage: Usage) -> bytes:
+        """The counts, if asked for, and the end of the stream."""
+        if not self._include_usage:
+            return DONE
+        counts = _ENCODER.encode(chat_usage(usage))
+        return self._head + b'],"usage":' + counts + b"}\n\n" + DONE
+
+    def failed(self, error: LmxError) -> bytes:
         """An error that ends the stream; nothing of the answer follows it."""
         return b"data: " + stream_body(error) + b"\n\n"
 
-
-def completion(
-    *,
-    id: str,  # noqa: A002 - the wire's own word
-    created: int,
-    model: str,
-    deltas: Iterable[Delta],
-    finish_reason: str,
-    usage: Usage,
-    fingerprint: str | None = None,
-) -> bytes:
-    """Return a plain answer; `content` is null where there are only tool calls.
-
-    Args:
-        id: `chatcmpl-...`.
-        created: seconds since the epoch, UTC.
-        model: the name the caller used.
-        deltas: everything `codec.answer.Answer` returned.
-        finish_reason: as `Answer.finish` says.
-        usage: exact counts.
-        fingerprint: what produced the answer, for `system_fingerprint`; absent if None.
-    """
-    text, calls = collect(deltas)
-    message = _AssistantMessage(
-        role="assistant",
-        content=None if calls and not text else text,
-        tool_calls=[_tool_call(call) for call in calls] or None,
-    )
-    answer = _Completion(
-        id=id,
-        object="chat.completion",
-        created=created,
-        model=model,
-        choices=[_Choice(0, message, finish_reason)],
-        usage=_usage(usage),
-        system_fingerprint=fingerprint,
-    )
-    return _ENCODER.encode(answer)
+    def whole(self, outcome: Outcome) -> bytes:
+        """The plain answer; `content` is null where there are only tool calls."""
+        answer = _Completion(
+            id=self._base["id"],
+            object="chat.completion",
+            created=self._base["created"],
+            model=self._base["model"],
+            choices=[_choice(i, choice) for i, choice in enumerate(outcome.choices)],
+            usage=chat_usage(outcome.usage),
+            system_fingerprint=outcome.accepted.fingerprint,
+        )
+        return _ENCODER.encode(answer)
 
 
-def _encode(value: object) -> bytes:
-    """Return JSON without line ends of any alphabet."""
-    encoded = _ENCODER.encode(value)
-    if not encoded.isascii():
-        for raw, escaped in _LINE_ENDS:
-            encoded = encoded.replace(raw, escaped)
-    return encoded
-
-
-def _tool_call(call: ToolCall, index: int | None = None) -> _ToolCall:
-    return _ToolCall(call.id, _Function(call.name, call.arguments), "function", index)
-
-
-def _usage(usage: Usage) -> _Usage:
-    return _Usage(
+def chat_usage(usage: Usage) -> ChatUsage:
+    """Exact counts in OpenAI's shape."""
+    return ChatUsage(
         usage.prompt_tokens,
         usage.completion_tokens,
         usage.prompt_tokens + usage.completion_tokens,
-        _CachedTokens(usage.cached_tokens),
+        _PromptDetails(usage.cached_tokens),
+        _CompletionDetails(usage.reasoning_tokens),
     )
+
+
+def _calls(call: dict[str, Any]) -> bytes:
+    return b'"tool_calls":' + encode([call])
+
+
+def _choice(index: int, choice: Choice) -> _Choice:
+    collected = choice.collected
+    message = _AssistantMessage(
+        role="assistant",
+        content=None if collected.calls and not collected.text else collected.text,
+        refusal=None,
+        reasoning_content=collected.reasoning or None,
+        tool_calls=[_tool_call(call) for call in collected.calls] or None,
+    )
+    logprobs = _Logprobs(token_logprobs(choice.tokens)) if choice.tokens else None
+    return _Choice(index, message, choice.finish, logprobs)
+
+
+def _tool_call(call: ToolCall) -> _ToolCall:
+    return _ToolCall(call.id, _Function(call.name, call.arguments))

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from opta_lmx.api.openai.errors import STATUS, render
+from opta_lmx.api.errors import STATUS
+from opta_lmx.api.openai.errors import render
 from opta_lmx.codec.limits import context_exceeded
 from opta_lmx.core.errors import ErrorKind, LmxError, invalid
 

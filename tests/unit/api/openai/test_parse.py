@@ -6,13 +6,19 @@ from typing import Any
 import msgspec
 import pytest
 
-from opta_lmx.api.openai.parse import MAX_DEPTH, ChatCall, parse_chat, peek
+from opta_lmx.api.fields import BodyReader
+from opta_lmx.api.json_body import MAX_DEPTH, read_head
+from opta_lmx.api.openai.parse import ChatCall, ChatParser
 from opta_lmx.api.openai.wire import ChatCompletionRequest
 from opta_lmx.core.errors import ErrorKind, LmxError
-from opta_lmx.core.types import GenerationRequest, SamplingParams
+from opta_lmx.core.types import GenerationRequest, JsonOutput, SamplingParams, ToolChoice
 
 HI = [{"role": "user", "content": "hi"}]
 TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
+
+
+def parse_chat(body: bytes) -> ChatCall:
+    return BodyReader(ChatParser())(body).call
 
 
 def call(**fields: Any) -> ChatCall:
@@ -35,7 +41,7 @@ def raw(fields: str) -> bytes:
 
 def test_the_least_request() -> None:
     least = call()
-    assert (least.stream, least.include_usage, least.uses_tools) == (False, False, False)
+    assert (least.stream, least.include_usage) == (False, False)
     assert least.request.sampling == SamplingParams()
     assert least.request.max_tokens is None
     assert least.request.prompt.messages[0].content == "hi"
@@ -64,12 +70,75 @@ def test_streaming() -> None:
     assert not call(stream=True, stream_options={"include_obfuscation": False}).include_usage
 
 
+NAMED: dict[str, Any] = {"type": "function", "function": {"name": "look"}}
+OTHER: dict[str, Any] = {"type": "function", "function": {"name": "hear", "strict": True}}
+
+
 def test_tools_and_their_choice() -> None:
-    assert call(tools=[TOOL]).uses_tools
-    assert call(tools=[TOOL], tool_choice="auto").request.prompt.tools[0].name == "look"
-    none = call(tools=[TOOL], tool_choice="none")
-    assert (none.uses_tools, none.request.prompt.tools) == (False, ())
-    assert not call(tools=[], tool_choice="auto").uses_tools
+    assert request(tools=[TOOL]).tool_choice == ToolChoice()
+    assert request(tools=[TOOL], tool_choice="auto").prompt.tools[0].name == "look"
+    assert request(tools=[TOOL], tool_choice="none").prompt.tools == ()
+    assert request(tools=[TOOL], tool_choice="required").tool_choice == ToolChoice("required")
+    assert request(tools=[TOOL], tool_choice=NAMED).tool_choice == ToolChoice("required", "look")
+    assert [tool.strict for tool in request(tools=[TOOL, OTHER]).prompt.tools] == [False, True]
+    assert request(tools=[], tool_choice="auto").prompt.tools == ()
+    assert not request(tools=[TOOL], parallel_tool_calls=False).parallel_tool_calls
+
+
+def test_allowed_tools_are_the_only_ones_left() -> None:
+    some = {"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": [NAMED]}}
+    narrowed = request(tools=[OTHER, TOOL], tool_choice=some)
+    assert narrowed.tool_choice == ToolChoice("required")
+    assert [tool.name for tool in narrowed.prompt.tools] == ["look"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"tool_choice": NAMED}, "tool_choice.function.name"),
+        ({"tools": [OTHER], "tool_choice": NAMED}, "tool_choice.function.name"),
+        ({"tool_choice": {"type": "function"}}, "tool_choice.function"),
+        ({"tool_choice": {"type": "allowed_tools"}}, "tool_choice.allowed_tools"),
+        ({"top_logprobs": 3}, "top_logprobs"),
+        ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
+        ({"n": 17}, "n"),
+    ],
+)
+def test_fields_that_need_another(fields: dict[str, Any], param: str) -> None:
+    error = fault(msgspec.json.encode({"model": "m", "messages": HI, **fields}))
+    assert (error.kind, error.param) == (ErrorKind.INVALID_REQUEST, param)
+
+
+def test_answers_logprobs_and_bias() -> None:
+    said = request(n=3, logprobs=True, top_logprobs=5, logit_bias={"7": -100, "9": 2.5})
+    assert (said.n, said.top_logprobs) == (3, 5)
+    assert said.logit_bias == ((7, -100.0), (9, 2.5))
+    assert request(logprobs=True).top_logprobs == 0
+    assert request().top_logprobs is None
+
+
+def test_output_formats() -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
+    named = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema, "strict": True}}
+    assert request(response_format=named).output == JsonOutput(schema)
+    assert request(response_format={"type": "json_object"}).output == JsonOutput()
+    assert request(response_format={"type": "text"}).output is None
+
+
+def test_unknown_fields_pass_where_the_operator_allows_it() -> None:
+    body = {
+        "model": "m",
+        "messages": [{"role": "user", "content": "hi", "mood": 1}],
+        "max_token": 5,
+        "tools": [{**TOOL, "function": {"name": "f", "a.b": 1}}],
+    }
+    read = BodyReader(ChatParser(), lenient=True)(msgspec.json.encode(body))
+    assert set(read.ignored) == {"max_token", "tools.0.function.a.b", "messages.0.mood"}
+    assert read.call.request.prompt.messages[0].content == "hi"
+    crowded = msgspec.json.encode({**body, **{f"x{i}": 1 for i in range(65)}})
+    with pytest.raises(LmxError):
+        BodyReader(ChatParser(), lenient=True)(crowded)
 
 
 def test_identity_and_cache() -> None:
@@ -126,23 +195,9 @@ def test_null_asks_for_nothing_in_any_optional_field() -> None:
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
-        ({"n": 2}, "n"),
-        ({"frequency_penalty": 0.5}, "frequency_penalty"),
-        ({"presence_penalty": False}, "presence_penalty"),
-        ({"logprobs": True}, "logprobs"),
-        ({"top_logprobs": 3}, "top_logprobs"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
-        ({"logit_bias": {"5": 1}}, "logit_bias"),
         ({"store": True}, "store"),
         ({"service_tier": "priority"}, "service_tier"),
-        ({"parallel_tool_calls": False}, "parallel_tool_calls"),
-        ({"tool_choice": "required"}, "tool_choice"),
-        ({"tool_choice": {"type": "function", "function": {"name": "f"}}}, "tool_choice"),
         ({"tools": [{**TOOL, "type": "custom"}]}, "tools.0.type"),
-        (
-            {"tools": [TOOL, {"type": "function", "function": {"name": "f", "strict": True}}]},
-            "tools.1.function.strict",
-        ),
         (
             {"tools": [{"type": "function", "function": {"name": "f", "x": 1}}]},
             "tools.0.function.x",
@@ -150,7 +205,8 @@ def test_null_asks_for_nothing_in_any_optional_field() -> None:
         ({"web_search_options": {}}, "web_search_options"),
         ({"functions": [{"name": "f"}]}, "functions"),
         ({"audio": {"voice": "x"}}, "audio"),
-        ({"repetition_penalty": 1.1}, "repetition_penalty"),
+        ({"include": ["message.output_text.logprobs"]}, "include.0"),
+        ({"verbosity": "low"}, "verbosity"),
         ({"max_token": 5}, "max_token"),
         (
             {"stream": True, "stream_options": {"include_usages": True}},
@@ -222,6 +278,15 @@ def test_what_is_not_supported_is_named(fields: dict[str, Any], param: str) -> N
         ('"metadata":{"a":5}', "metadata.a"),
         ('"metadata":{' + ",".join(f'"{i}":"x"' for i in range(17)) + "}", "metadata"),
         ('"user":5', "user"),
+        ('"n":0', "n"),
+        ('"n":true', "n"),
+        ('"top_logprobs":21,"logprobs":true', "top_logprobs"),
+        ('"frequency_penalty":2.5', "frequency_penalty"),
+        ('"presence_penalty":false', "presence_penalty"),
+        ('"repetition_penalty":0', "repetition_penalty"),
+        ('"logit_bias":{"x":1}', "logit_bias"),
+        ('"logit_bias":{"5":101}', "logit_bias"),
+        ('"response_format":{"type":"xml"}', "response_format.type"),
     ],
 )
 def test_wrong_values_are_named(fields: str, param: str) -> None:
@@ -301,7 +366,7 @@ def test_nesting_has_a_bound() -> None:
 
 def test_a_character_cut_in_half_becomes_a_replacement() -> None:
     body = json.dumps({"model": "m", "messages": [{"role": "user", "content": "cut \ud83d..."}]})
-    assert peek(body.encode()).model == "m"
+    assert read_head(body.encode()).model == "m"
     assert parse_chat(body.encode()).request.prompt.messages[0].content == "cut \ufffd..."
 
 
@@ -312,10 +377,11 @@ def test_a_million_wrongs_cost_one_error(count: int) -> None:
         assert fault(raw(fields)).message.count("\n") == 0
 
 
-def test_peek_reads_the_model_and_the_transport() -> None:
-    head = peek(raw('"stream":true'))
-    assert (head.model, head.stream) == ("m", True)
-    assert not peek(raw('"stream":null')).stream
+def test_the_head_is_the_model_and_how_many_answers() -> None:
+    head = read_head(raw('"n":3'))
+    assert (head.model, head.answers) == ("m", 3)
+    assert read_head(raw('"n":null')).answers == 1
+    assert read_head(raw('"n":"many"')).answers == 1
 
 
 @pytest.mark.parametrize(
@@ -324,20 +390,19 @@ def test_peek_reads_the_model_and_the_transport() -> None:
         (b"{}", "model"),
         (b'{"model":null}', "model"),
         (b'{"model":["m"]}', "model"),
-        (b'{"model":"m","stream":"yes"}', "stream"),
         (b'{"model":"m","temperature":NaN}', "temperature"),
     ],
 )
-def test_peek_names_the_fault(body: bytes, param: str) -> None:
+def test_the_head_names_the_fault(body: bytes, param: str) -> None:
     with pytest.raises(LmxError) as caught:
-        peek(body)
+        read_head(body)
     assert (caught.value.kind, caught.value.param) == (ErrorKind.INVALID_REQUEST, param)
 
 
 @pytest.mark.parametrize("body", [*GARBAGE[:13], b"[" * 100_000], ids=lambda body: repr(body[:24]))
-def test_peek_refuses_garbage(body: bytes) -> None:
+def test_the_head_refuses_garbage(body: bytes) -> None:
     with pytest.raises(LmxError) as caught:
-        peek(body)
+        read_head(body)
     assert caught.value.code == "invalid_json"
 
 

@@ -9,18 +9,38 @@ import openai
 import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
-from opta_lmx.api.openai.render import DONE, ChunkStream, completion
-from opta_lmx.codec.answer import CallDelta, Delta, TextDelta
+from opta_lmx.api.exchange import Choice, Outcome
+from opta_lmx.api.openai.render import DONE, ChatRendering
+from opta_lmx.codec.deltas import (
+    CallArguments,
+    CallStart,
+    Delta,
+    FinishKind,
+    ReasoningDelta,
+    TextDelta,
+    collect,
+)
 from opta_lmx.core.errors import ErrorKind, LmxError
-from opta_lmx.core.types import ToolCall, Usage
+from opta_lmx.core.types import Accepted, Speech, TokenEvent, TopLogprob, Usage
+from opta_lmx.serving.answering import Ended, Spoke
 
-CALL = CallDelta(0, ToolCall("abc123", "look", '{"at": "sky"}'))
-USAGE = Usage(prompt_tokens=10, completion_tokens=4, cached_tokens=7)
+CALL: list[Delta] = [CallStart(0, "abc123", "look"), CallArguments(0, '{"at": "sky"}')]
+USAGE = Usage(prompt_tokens=10, completion_tokens=4, cached_tokens=7, reasoning_tokens=2)
+ACCEPTED = Accepted("m", 10, 100, Speech(), fingerprint="fp_1")
+TOP = (TopLogprob(5, -0.1, b"hi"), TopLogprob(6, -2.5, b"\xc3"))
+TOKEN = TokenEvent(0, 5, b"hi", -0.1, TOP)
+COUNTS = {
+    "prompt_tokens": 10,
+    "completion_tokens": 4,
+    "total_tokens": 14,
+    "prompt_tokens_details": {"cached_tokens": 7},
+    "completion_tokens_details": {"reasoning_tokens": 2},
+}
 
 
 @pytest.fixture
-def chunks() -> ChunkStream:
-    return ChunkStream("chatcmpl-1", 1_790_000_000, 'a/"m"')
+def chunks() -> ChatRendering:
+    return ChatRendering("chatcmpl-1", 1_790_000_000, 'a/"m"', include_usage=True)
 
 
 def payload(event: bytes) -> dict[str, Any]:
@@ -48,79 +68,113 @@ def stream(body: bytes) -> list[ChatCompletionChunk]:
         return list(sdk.chat.completions.create(model="m", messages=messages, stream=True))
 
 
-EVENTS: list[Callable[[ChunkStream], bytes]] = [
-    lambda c: c.role(),
-    lambda c: c.text("hi"),
-    lambda c: c.call(CALL),
+def said(delta: Delta, index: int = 0) -> Spoke:
+    return Spoke(index, delta)
+
+
+EVENTS: list[Callable[[ChatRendering], bytes]] = [
+    lambda c: c.opened(ACCEPTED),
+    lambda c: c.event(said(ReasoningDelta("hm"))),
+    lambda c: c.event(said(TextDelta("hi"))),
+    lambda c: c.event(Spoke(0, TextDelta("hi"), (TOKEN,))),
+    lambda c: c.event(said(CALL[0])),
+    lambda c: c.event(said(CALL[1])),
     lambda c: c.noop(),
-    lambda c: c.finish("stop"),
-    lambda c: c.usage(USAGE),
+    lambda c: c.event(Ended(0, "stop")),
 ]
 
 
 @pytest.mark.parametrize("make", EVENTS)
 def test_every_chunk_is_the_sdks_own_type(
-    chunks: ChunkStream, make: Callable[[ChunkStream], bytes]
+    chunks: ChatRendering, make: Callable[[ChatRendering], bytes]
 ) -> None:
     read = chunk(make(chunks))
     assert (read.id, read.created, read.model) == ("chatcmpl-1", 1_790_000_000, 'a/"m"')
     assert read.object == "chat.completion.chunk"
-    assert read.system_fingerprint is None
 
 
-def test_role_text_call_and_finish(chunks: ChunkStream) -> None:
-    assert payload(chunks.role())["choices"] == [
+def test_role_text_call_and_finish(chunks: ChatRendering) -> None:
+    assert payload(chunks.waiting())["choices"] == [
         {"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}
     ]
-    assert chunk(chunks.text('é "quoted"\n')).choices[0].delta.content == 'é "quoted"\n'
-    assert payload(chunks.call(CALL))["choices"][0]["delta"] == {
+    quoted = chunk(chunks.event(said(TextDelta('é "quoted"\n'))))
+    assert quoted.choices[0].delta.content == 'é "quoted"\n'
+    started, filled = (payload(chunks.event(said(delta)))["choices"][0]["delta"] for delta in CALL)
+    assert started == {
         "tool_calls": [
             {
-                "id": "abc123",
-                "function": {"name": "look", "arguments": '{"at": "sky"}'},
-                "type": "function",
                 "index": 0,
+                "id": "abc123",
+                "type": "function",
+                "function": {"name": "look", "arguments": ""},
             }
         ]
     }
-    assert chunk(chunks.finish("tool_calls")).choices[0].finish_reason == "tool_calls"
-    assert payload(chunks.finish("length"))["choices"][0]["delta"] == {}
+    arguments = {"index": 0, "function": {"arguments": '{"at": "sky"}'}}
+    assert filled == {"tool_calls": [arguments]}
+    ended = chunk(chunks.event(Ended(0, "tool_calls")))
+    assert ended.choices[0].finish_reason == "tool_calls"
+    assert payload(chunks.event(Ended(0, "length")))["choices"][0]["delta"] == {}
 
 
-def test_the_noop_says_nothing(chunks: ChunkStream) -> None:
+def test_the_role_is_said_once(chunks: ChatRendering) -> None:
+    assert chunks.waiting()
+    assert chunks.opened(ACCEPTED) == b""
+
+
+def test_several_answers_are_told_apart() -> None:
+    several = ChatRendering("chatcmpl-1", 1, "m", 3)
+    events = several.opened(ACCEPTED).split(b"\n\n")[:-1]
+    assert [json.loads(event[6:])["choices"][0]["index"] for event in events] == [0, 1, 2]
+    assert chunk(several.event(said(TextDelta("x"), 2))).choices[0].index == 2
+    assert chunk(several.event(Ended(1, "stop"))).choices[0].index == 1
+
+
+def test_logprobs_come_with_their_text(chunks: ChatRendering) -> None:
+    (choice,) = payload(chunks.event(Spoke(0, TextDelta("hi"), (TOKEN,))))["choices"]
+    entry = {
+        "token": "hi",
+        "logprob": -0.1,
+        "bytes": [104, 105],
+        "top_logprobs": [
+            {"token": "hi", "logprob": -0.1, "bytes": [104, 105]},
+            {"token": "\ufffd", "logprob": -2.5, "bytes": [195]},
+        ],
+    }
+    assert choice["logprobs"] == {"content": [entry], "refusal": None}
+
+
+def test_the_noop_says_nothing(chunks: ChatRendering) -> None:
     (choice,) = chunk(chunks.noop()).choices
     assert not choice.delta.content
     assert choice.delta.role is None
     assert choice.finish_reason is None
 
 
-def test_usage_comes_without_choices(chunks: ChunkStream) -> None:
-    data = payload(chunks.usage(USAGE))
+def test_usage_comes_without_choices_and_only_if_asked_for(chunks: ChatRendering) -> None:
+    data = payload(chunks.finished(USAGE).removesuffix(DONE))
     assert data["choices"] == []
-    assert data["usage"] == {
-        "prompt_tokens": 10,
-        "completion_tokens": 4,
-        "total_tokens": 14,
-        "prompt_tokens_details": {"cached_tokens": 7},
-    }
+    assert data["usage"] == COUNTS
+    assert ChatRendering("c", 1, "m").finished(USAGE) == DONE
 
 
-def test_no_client_can_see_a_line_end_inside_an_event(chunks: ChunkStream) -> None:
+def test_no_client_can_see_a_line_end_inside_an_event(chunks: ChatRendering) -> None:
     text = "a\x85b\u2028c\u2029d\r\n\x0b\x0c\x1ce"
-    event = chunks.text(text)
+    event = chunks.event(said(TextDelta(text)))
     assert len(event.decode().splitlines()) == 2
     assert chunk(event).choices[0].delta.content == text
 
 
-def test_a_fingerprint_is_shown_when_given() -> None:
-    named = ChunkStream("chatcmpl-1", 1, "m", fingerprint="fp_1")
-    assert chunk(named.text("x")).system_fingerprint == "fp_1"
+def test_a_fingerprint_is_shown_once_it_is_known(chunks: ChatRendering) -> None:
+    assert chunk(chunks.waiting()).system_fingerprint is None
+    chunks.opened(ACCEPTED)
+    assert chunk(chunks.event(said(TextDelta("x")))).system_fingerprint == "fp_1"
 
 
-def test_the_sdk_reads_a_whole_stream(chunks: ChunkStream) -> None:
-    body = b"".join(make(chunks) for make in EVENTS) + DONE
+def test_the_sdk_reads_a_whole_stream(chunks: ChatRendering) -> None:
+    body = b"".join(make(chunks) for make in EVENTS) + chunks.finished(USAGE)
     read = stream(body)
-    assert "".join(c.choices[0].delta.content or "" for c in read if c.choices) == "hi"
+    assert "".join(c.choices[0].delta.content or "" for c in read if c.choices) == "hihi"
     assert read[-1].usage is not None
     assert read[-1].usage.prompt_tokens_details is not None
     assert read[-1].usage.prompt_tokens_details.cached_tokens == 7
@@ -139,9 +193,9 @@ def test_the_sdk_reads_a_whole_stream(chunks: ChunkStream) -> None:
     ],
 )
 def test_an_error_in_the_stream_is_an_error_to_the_sdk(
-    chunks: ChunkStream, kind: ErrorKind, word: str
+    chunks: ChatRendering, kind: ErrorKind, word: str
 ) -> None:
-    event = chunks.error(LmxError(kind, "The worker is gone.", retry_after=3))
+    event = chunks.failed(LmxError(kind, "The worker is gone.", retry_after=3))
     assert payload(event)["error"] == {
         "message": "The worker is gone.",
         "type": word,
@@ -149,18 +203,13 @@ def test_an_error_in_the_stream_is_an_error_to_the_sdk(
         "code": kind.value,
     }
     with pytest.raises(openai.APIError, match="The worker is gone"):
-        stream(chunks.text("part") + event)
+        stream(chunks.event(said(TextDelta("part"))) + event)
 
 
-def plain(deltas: list[Delta], reason: str, fingerprint: str | None = None) -> dict[str, Any]:
-    body = completion(
-        id="chatcmpl-2",
-        created=1_790_000_000,
-        model="m",
-        deltas=deltas,
-        finish_reason=reason,
-        usage=USAGE,
-        fingerprint=fingerprint,
+def plain(deltas: list[Delta], finish: FinishKind) -> dict[str, Any]:
+    choice = Choice(collect(deltas), finish)
+    body = ChatRendering("chatcmpl-2", 1_790_000_000, "m").whole(
+        Outcome(ACCEPTED, (choice,), USAGE)
     )
     data: dict[str, Any] = json.loads(body)
     assert ChatCompletion.model_validate(data, strict=True).id == "chatcmpl-2"
@@ -168,7 +217,7 @@ def plain(deltas: list[Delta], reason: str, fingerprint: str | None = None) -> d
 
 
 def test_a_plain_answer() -> None:
-    assert plain([TextDelta("He"), TextDelta("llo")], "stop", "fp_1") == {
+    assert plain([ReasoningDelta("hm"), TextDelta("He"), TextDelta("llo")], "stop") == {
         "id": "chatcmpl-2",
         "object": "chat.completion",
         "created": 1_790_000_000,
@@ -176,26 +225,27 @@ def test_a_plain_answer() -> None:
         "choices": [
             {
                 "index": 0,
-                "message": {"role": "assistant", "content": "Hello"},
+                "message": {
+                    "role": "assistant",
+                    "content": "Hello",
+                    "refusal": None,
+                    "reasoning_content": "hm",
+                },
                 "finish_reason": "stop",
                 "logprobs": None,
             }
         ],
-        "usage": {
-            "prompt_tokens": 10,
-            "completion_tokens": 4,
-            "total_tokens": 14,
-            "prompt_tokens_details": {"cached_tokens": 7},
-        },
+        "usage": COUNTS,
         "system_fingerprint": "fp_1",
     }
 
 
 def test_a_plain_answer_of_calls_has_null_content() -> None:
-    message = plain([CALL], "tool_calls")["choices"][0]["message"]
+    message = plain(CALL, "tool_calls")["choices"][0]["message"]
     assert message == {
         "role": "assistant",
         "content": None,
+        "refusal": None,
         "tool_calls": [
             {
                 "id": "abc123",
@@ -208,6 +258,5 @@ def test_a_plain_answer_of_calls_has_null_content() -> None:
 
 def test_an_empty_answer_is_an_empty_string() -> None:
     assert plain([], "stop")["choices"][0]["message"]["content"] == ""
-    assert (
-        plain([TextDelta("So:"), CALL], "tool_calls")["choices"][0]["message"]["content"] == "So:"
-    )
+    both = plain([TextDelta("So:"), *CALL], "tool_calls")
+    assert both["choices"][0]["message"]["content"] == "So:"

@@ -1,0 +1,137 @@
+"""From an HTTP request to an admitted model call: the way every inference route goes."""
+
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+import msgspec
+from starlette.requests import Request
+
+from opta_lmx.api.body import BodyParser, read_body
+from opta_lmx.api.exchange import CallLimits, Exchange, Rendering
+from opta_lmx.api.fields import BodyReader, Read
+from opta_lmx.api.json_body import Head, read_head
+from opta_lmx.core.clock import Clock
+from opta_lmx.core.types import GenerationRequest
+from opta_lmx.serving.service import Serving, Ticket
+
+IGNORED_HEADER = "x-opta-ignored-fields"
+SESSION_HEADERS = (
+    "x-session-affinity",
+    "session_id",
+    "x-openclaw-session-key",
+    "x-client-request-id",
+)
+"""Where clients name the session a call belongs to, in the order they are believed."""
+MAX_SESSION = 256
+
+_Call = TypeVar("_Call")
+
+
+class Calls:
+    """Reads, admits and answers requests, for the routes of every dialect.
+
+    Args:
+        serving: the door to the models.
+        limits: sizes and times.
+        clock: time.
+        lenient: unknown fields pass and are named in a header (`protocol.unknown_fields`).
+    """
+
+    def __init__(
+        self, serving: Serving, limits: CallLimits, clock: Clock, *, lenient: bool = False
+    ) -> None:
+        self.serving = serving
+        self.limits = limits
+        self.clock = clock
+        self.lenient = lenient
+        self._parser = BodyParser()
+
+    async def body(self, request: Request) -> bytes:
+        """Read the body within its limits. Raises what `read_body` raises."""
+        return await read_body(
+            request, limit=self.limits.body_limit_bytes, timeout_s=self.limits.body_timeout_s
+        )
+
+    async def parse(self, reader: BodyReader[_Call], body: bytes) -> Read[_Call]:
+        """Parse a body that needs no admission. Raises LmxError."""
+        return await self._parser.parse(reader, body)
+
+    async def head(self, read_head: Callable[[bytes], Head], body: bytes) -> Head:
+        """What the first gate needs to know of a body. Raises LmxError."""
+        return await self._parser.parse(read_head, body)
+
+    async def admit(
+        self,
+        request: Request,
+        reader: BodyReader[_Call],
+        read_head: Callable[[bytes], Head] = read_head,
+    ) -> tuple[Ticket, Read[_Call]]:
+        """Read the body of an HTTP request and admit it; see `admit_body`."""
+        return await self.admit_body(await self.body(request), reader, read_head)
+
+    async def admit_body(
+        self,
+        body: bytes,
+        reader: BodyReader[_Call],
+        read_head: Callable[[bytes], Head] = read_head,
+    ) -> tuple[Ticket, Read[_Call]]:
+        """Pass the first gate, before the messages are parsed if the model is there.
+
+        Otherwise after it: an invalid request must not cost the loading of a model. The
+        ticket must be run (`exchange`) or given back. `read_head` finds the model and how many
+        places the call needs, where that is not `n`.
+
+        Raises:
+            LmxError: the body is wrong, or the gate refuses.
+        """
+        head = await self.head(read_head, body)
+        if not self.serving.is_loaded(head.model):
+            read = await self._parser.parse(reader, body)
+            return self._gate(head), read
+        ticket = self._gate(head)
+        try:
+            return ticket, await self._parser.parse(reader, body)
+        except BaseException:  # whatever it is, the place in the line must not be lost
+            ticket.give_back()
+            raise
+
+    def _gate(self, head: Head) -> Ticket:
+        return self.serving.gate(head.model, head.answers, param=head.counted_by)
+
+    def exchange(
+        self,
+        request: Request,
+        ticket: Ticket,
+        wanted: GenerationRequest,
+        rendering: Callable[[int], Rendering],
+    ) -> Exchange:
+        """The call's answer; its `response` is what the route returns.
+
+        Args:
+            request: whose headers may name the session.
+            ticket: from `admit`.
+            wanted: the call.
+            rendering: makes the rendering, from the time of creation (s since the epoch, UTC).
+        """
+        answering = self.serving.run(ticket, with_session(wanted, request.headers))
+        made = rendering(answering.created_s)
+        return Exchange(answering, made, self.limits, self.clock)
+
+
+def with_session(wanted: GenerationRequest, headers: Mapping[str, str]) -> GenerationRequest:
+    """The request with a session from its headers, where its body names none."""
+    if wanted.cache_key:
+        return wanted
+    found = (headers.get(name, "") for name in SESSION_HEADERS)
+    session = next((value for value in found if value), None)
+    if session is None:
+        return wanted
+    return msgspec.structs.replace(wanted, cache_key=session[:MAX_SESSION])
+
+
+def ignored_header(read: Read[_Call]) -> dict[str, str]:
+    """The header that names unknown fields which were let pass; empty for none."""
+    if not read.ignored:
+        return {}
+    names = ", ".join(read.ignored).encode("ascii", "replace").decode()
+    return {IGNORED_HEADER: "".join(char if char.isprintable() else "?" for char in names)}

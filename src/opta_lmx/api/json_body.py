@@ -1,0 +1,156 @@
+"""Bytes to a JSON object: sound numbers, bounded nesting, and a plain word on what is wrong."""
+
+import json
+import math
+import re
+from collections.abc import Iterator
+from typing import Any, cast
+
+import msgspec
+
+from opta_lmx.core.errors import LmxError, invalid
+
+MAX_DEPTH = 64
+"""Nesting of a request body."""
+
+_INT_RANGE = (-(2**63), 2**64 - 1)
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+class Head(msgspec.Struct, frozen=True):
+    """What the first gate needs to know: the model, and how many answers are wanted.
+
+    `counted_by` names the field that asks for so many.
+    """
+
+    model: str
+    answers: int
+    counted_by: str = "n"
+
+
+class _Head(msgspec.Struct):
+    model: Any = None
+    n: Any = None
+
+
+_head_decoder = msgspec.json.Decoder(_Head)
+_any_decoder = msgspec.json.Decoder(Any)
+
+
+def read_head(body: bytes) -> Head:
+    """Read the model's name and `n`, skipping everything else.
+
+    Raises:
+        LmxError: INVALID_REQUEST; the body is no JSON object, or names no model.
+    """
+    head = decode(body, _head_decoder)
+    if not isinstance(head.model, str) or not head.model:
+        raise invalid("The parameter 'model' must be a non-empty string.", param="model")
+    sound = type(head.n) is int and head.n > 0
+    return Head(head.model, head.n if sound else 1)
+
+
+def decode_object(body: bytes) -> dict[str, Any]:
+    """Read the whole body as one JSON object.
+
+    Raises:
+        LmxError: INVALID_REQUEST; not JSON, not an object, nested too deep, or a number that
+            nothing can carry (its place is the `param`).
+    """
+    fields = decode(body, _any_decoder)
+    if not isinstance(fields, dict):
+        raise invalid("The request body must be a JSON object.", code="invalid_json")
+    checked = cast("dict[str, Any]", fields)
+    check_tree(checked)
+    return checked
+
+
+def decode(body: bytes, decoder: "msgspec.json.Decoder[Any]") -> Any:
+    """Decode; half characters become U+FFFD. Raises LmxError INVALID_REQUEST."""
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError as error:
+        cause: Exception = error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        cause = error
+    except RecursionError:
+        raise _too_deep() from None
+    mended = _explain(body, cause)
+    try:
+        return decoder.decode(mended)
+    except msgspec.MsgspecError as error:
+        raise invalid(f"The request body is not valid: {error}.", code="invalid_json") from None
+
+
+def _explain(body: bytes, cause: Exception) -> bytes:
+    """Say what a strict parser dislikes, or return the body without half characters.
+
+    A lenient second reading tells numbers that JSON has no word for (NaN, 1e309: named by
+    their place) and strings that JavaScript clients cut within a character (a lone surrogate
+    becomes U+FFFD: a history must not be refused for ever for one cut emoji) from true garbage.
+    """
+    try:
+        value = json.loads(body.decode("utf-8"))
+    except (ValueError, RecursionError):
+        raise invalid(
+            f"The request body is not valid JSON: {cause}.", code="invalid_json"
+        ) from None
+    if not isinstance(value, dict):
+        raise invalid("The request body must be a JSON object.", code="invalid_json")
+    check_tree(cast("dict[str, Any]", value))
+    return _SURROGATE.sub("\ufffd", json.dumps(value, ensure_ascii=False)).encode()
+
+
+def check_tree(fields: dict[str, Any]) -> None:
+    """Refuse deep nesting, and numbers that neither JSON nor the worker's protocol can carry."""
+    level: list[Any] = [fields]
+    for _ in range(MAX_DEPTH):
+        inner = [
+            value
+            for node in level
+            for value in (cast("dict[str, Any]", node).values() if type(node) is dict else node)
+        ]
+        if not all(_sound(value) for value in inner if type(value) in (int, float)):
+            raise _bad_number(fields)
+        level = [value for value in inner if type(value) in (dict, list)]
+        if not level:
+            return
+    raise _too_deep()
+
+
+def _sound(number: float) -> bool:
+    if isinstance(number, int):
+        return _INT_RANGE[0] <= number <= _INT_RANGE[1]
+    return math.isfinite(number)
+
+
+def _bad_number(fields: dict[str, Any]) -> LmxError:
+    param = _place_of_bad_number(fields)
+    return invalid(f"The number in '{param}' is out of range or not finite.", param=param)
+
+
+def _place_of_bad_number(fields: dict[str, Any]) -> str:
+    """Return the dotted place of the first unsound number, in the order of the body."""
+    path: list[str] = []
+    waiting = [_items(fields)]
+    while waiting:
+        item = next(waiting[-1], None)
+        if item is None:
+            waiting.pop()
+            del path[-1:]
+        elif type(item[1]) in (dict, list):
+            path.append(str(item[0])[:64])
+            waiting.append(_items(item[1]))
+        elif type(item[1]) in (int, float) and not _sound(item[1]):
+            return ".".join([*path, str(item[0])[:64]])
+    return ""
+
+
+def _items(node: object) -> Iterator[tuple[Any, Any]]:
+    if isinstance(node, dict):
+        return iter(cast("dict[str, Any]", node).items())
+    return enumerate(cast("list[Any]", node))
+
+
+def _too_deep() -> LmxError:
+    return invalid(f"The request body is nested deeper than {MAX_DEPTH}.", code="invalid_json")
