@@ -1,0 +1,1 @@
+"""Chat over WebSocket: `/v1/chat/stream`."""
