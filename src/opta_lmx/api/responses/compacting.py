@@ -1,0 +1,94 @@
+"""Making a conversation short: the model tells what happened, its rules stay word for word."""
+
+from typing import Any
+
+import msgspec
+
+from opta_lmx.api.fields import validated
+from opta_lmx.api.responses import sealed, wire
+from opta_lmx.api.responses.items import read_items
+from opta_lmx.api.responses.parse import Draft
+from opta_lmx.api.responses.resource import usage_of
+from opta_lmx.codec.deltas import TextDelta
+from opta_lmx.codec.merging import merge_adjacent
+from opta_lmx.core.errors import ErrorKind, LmxError
+from opta_lmx.core.ids import random_id
+from opta_lmx.core.types import GenerationRequest, Message, Prompt, SamplingParams
+from opta_lmx.serving.answering import Answering, Spoke
+
+Json = dict[str, Any]
+
+MAX_SUMMARY_TOKENS = 1024
+MIN_SUMMARY_TOKENS = 64
+_CHARS_PER_TOKEN = 4
+# Asked in the conversation itself, whose prompt is in the cache, and so that small models manage.
+_ASK = (
+    "Write down, in a few short sentences, every fact, name, number, decision, result of a tool "
+    "and open task of our conversation above. Write nothing else."
+)
+
+
+def parse_compact(fields: Json) -> Draft:
+    """Read the body of a compaction. Raises as `parse.parse_create`."""
+    body = validated(wire.CompactResponse, fields)
+    names = ("model", "instructions", "previous_response_id", "prompt_cache_key")
+    asked = wire.CreateResponse.model_validate(
+        {"store": False, **{name: getattr(body, name) for name in names}}
+    )
+    request = GenerationRequest(body.model, Prompt(), cache_key=body.prompt_cache_key or None)
+    return Draft(asked, read_items(body.input), request)
+
+
+def summarising(request: GenerationRequest) -> GenerationRequest:
+    """The call that summarises the conversation of another; it shares that one's prefix.
+
+    The summary is bounded by about the length of the conversation: a longer one is none.
+    """
+    messages = request.prompt.messages
+    length = sum(len(message.content) for message in messages) // _CHARS_PER_TOKEN
+    asked = merge_adjacent([*messages, Message("user", _ASK)])
+    return msgspec.structs.replace(
+        request,
+        prompt=msgspec.structs.replace(request.prompt, messages=asked),
+        sampling=SamplingParams(temperature=0.0),
+        max_tokens=max(MIN_SUMMARY_TOKENS, min(MAX_SUMMARY_TOKENS, length)),
+    )
+
+
+async def compact(answering: Answering, messages: tuple[Message, ...], response_id: str) -> Json:
+    """Run the summary and return the compacted response.
+
+    Args:
+        answering: the call that `summarising` asked for, not yet opened.
+        messages: the conversation, without the asking.
+        response_id: `resp_...`.
+
+    Raises:
+        LmxError: what ended the call; UPSTREAM_FAILED when the model wrote nothing.
+    """
+    await answering.open()
+    texts: list[str] = []
+    async for events in answering:
+        texts += [
+            event.delta.text
+            for event in events
+            if isinstance(event, Spoke) and isinstance(event.delta, TextDelta)
+        ]
+    summary = "".join(texts).strip()
+    if not summary:
+        raise LmxError(
+            ErrorKind.UPSTREAM_FAILED, "The model wrote no summary.", code="empty_summary"
+        )
+    rules = tuple(message.content for message in messages if message.role == "system")
+    item = {
+        "type": "compaction",
+        "id": random_id("cmp_"),
+        "encrypted_content": sealed.seal(sealed.Compacted(rules, summary)),
+    }
+    return {
+        "id": response_id,
+        "object": "response.compaction",
+        "created_at": answering.created_s,
+        "output": [item],
+        "usage": usage_of(answering.usage),
+    }

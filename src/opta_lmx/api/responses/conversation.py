@@ -1,0 +1,77 @@
+"""What a request refers to: the turns before it, and items it names instead of sending."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from opta_lmx.api.responses.items import REFERENCE
+from opta_lmx.api.responses.making import Wanted
+from opta_lmx.api.responses.parse import Draft
+from opta_lmx.api.responses.turns import to_messages
+from opta_lmx.core.errors import ErrorKind, LmxError, invalid
+from opta_lmx.serving.responses import StoredResponses
+
+Json = dict[str, Any]
+MAX_REFERENCES = 1000
+"""Items one request may name instead of sending."""
+
+Remembered = Mapping[str, list[Json]]
+"""Conversations of one connection by the id of their last response, stored or not."""
+
+
+async def complete(draft: Draft, store: StoredResponses, remembered: Remembered) -> Wanted:
+    """Find everything a request refers to.
+
+    Args:
+        draft: the request.
+        store: where responses are kept.
+        remembered: looked in first.
+
+    Raises:
+        LmxError: INVALID_REQUEST `previous_response_not_found`, NOT_FOUND `item_not_found`,
+            UNAVAILABLE `store_unavailable` where the store is needed and cannot be used.
+    """
+    if draft.stores:
+        store.check()
+    history = await _history(draft.body.previous_response_id, store, remembered)
+    items = await _resolved(draft.items, history, store)
+    messages = to_messages(draft.body.instructions, [*history, *items])
+    return Wanted(draft, history, items, draft.with_messages(messages))
+
+
+async def _history(
+    previous: str | None, store: StoredResponses, remembered: Remembered
+) -> list[Json]:
+    if previous is None:
+        return []
+    known = remembered.get(previous)
+    return await store.history(previous) if known is None else known
+
+
+async def _resolved(items: list[Json], history: list[Json], store: StoredResponses) -> list[Json]:
+    """The items with what they refer to in place of the references."""
+    wanted = {item["id"] for item in items if item["type"] == REFERENCE}
+    if not wanted:
+        return items
+    found = {item["id"]: item for item in history if item["id"] in wanted}
+    missing = wanted - found.keys()
+    if len(missing) > MAX_REFERENCES:
+        raise invalid(f"'input' must refer to at most {MAX_REFERENCES} items.", param="input")
+    if missing:
+        found |= await store.items(sorted(missing))
+    resolved: list[Json] = []
+    for item in items:
+        if item["type"] == REFERENCE:
+            if item["id"] not in found:
+                raise _no_item(item)
+            item = found[item["id"]]  # noqa: PLW2901 - the reference is what it refers to
+        resolved.append(item)
+    return resolved
+
+
+def _no_item(reference: Json) -> LmxError:
+    return LmxError(
+        ErrorKind.NOT_FOUND,
+        f"Item with id '{reference['id'][:128]}' not found.",
+        code="item_not_found",
+        param=f"{reference['at']}.id",
+    )

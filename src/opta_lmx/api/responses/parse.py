@@ -1,0 +1,210 @@
+"""A decoded request becomes a draft: checked, but without what only the store knows."""
+
+from typing import Any, cast
+
+import msgspec
+
+from opta_lmx.api.fields import validated
+from opta_lmx.api.responses import wire
+from opta_lmx.api.responses.items import read_items
+from opta_lmx.codec.constraints import check
+from opta_lmx.core.errors import invalid
+from opta_lmx.core.types import (
+    GenerationRequest,
+    JsonOutput,
+    Message,
+    Prompt,
+    SamplingParams,
+    Tool,
+    ToolChoice,
+)
+
+Json = dict[str, Any]
+
+
+class Draft(msgspec.Struct, frozen=True):
+    """A checked request. `items` are its own, `request` has no messages yet."""
+
+    body: wire.CreateResponse
+    items: list[Json]
+    request: GenerationRequest
+
+    @property
+    def stores(self) -> bool:
+        """Whether the response is kept."""
+        return self.body.store is not False
+
+    def with_messages(self, messages: tuple[Message, ...]) -> GenerationRequest:
+        """The model call for a conversation. Raises INVALID_REQUEST when there is nothing."""
+        if not messages:
+            raise invalid("'input' must hold at least one item.", param="input")
+        prompt = msgspec.structs.replace(self.request.prompt, messages=messages)
+        return msgspec.structs.replace(self.request, prompt=prompt)
+
+
+def parse_create(fields: Json) -> Draft:
+    """Read the body of a new response.
+
+    Raises:
+        LmxError: INVALID_REQUEST or UNSUPPORTED_PARAMETER, with the dotted `param`.
+    """
+    body = validated(wire.CreateResponse, fields)
+    if body.stream_options is not None and not body.stream:
+        raise invalid("'stream_options' needs 'stream' to be true.", param="stream_options")
+    if body.background and body.store is False:
+        raise invalid("'background' needs the response to be stored.", param="background")
+    if body.background and body.stream:
+        raise invalid("A background response cannot be streamed.", param="background")
+    request = msgspec.structs.replace(
+        _request(body),
+        sampling=SamplingParams(
+            temperature=body.temperature,
+            top_p=body.top_p,
+            frequency_penalty=body.frequency_penalty,
+            presence_penalty=body.presence_penalty,
+        ),
+        max_tokens=body.max_output_tokens,
+        top_logprobs=_top_logprobs(body),
+        user=body.user or body.safety_identifier or None,
+    )
+    return Draft(body, read_items(body.input), request)
+
+
+def parse_count(fields: Json) -> Draft:
+    """Read the body of a count of input tokens. Raises as `parse_create`."""
+    count = validated(wire.CountTokens, fields)
+    body = wire.CreateResponse.model_validate(
+        {"store": False, **count.model_dump(by_alias=True, exclude={"personality"})}
+    )
+    return Draft(body, read_items(body.input), _request(body))
+
+
+def _request(body: wire.Conversing) -> GenerationRequest:
+    tools = _tools(body.tools or [])
+    choice, offered = _choice(read_choice(body), tools)
+    request = GenerationRequest(
+        model=body.model,
+        prompt=Prompt(
+            tools=() if choice.mode == "none" else offered,
+            template_kwargs=_template_kwargs(body.reasoning),
+        ),
+        cache_key=body.prompt_cache_key or None,
+        output=_output(body.text),
+        tool_choice=choice,
+        parallel_tool_calls=body.parallel_tool_calls is not False,
+    )
+    check(request, output="text.format.schema", tools="tools")
+    return request
+
+
+def _top_logprobs(body: wire.CreateResponse) -> int | None:
+    if body.top_logprobs or wire.LOGPROBS in (body.include or ()):
+        return body.top_logprobs or 0
+    return None
+
+
+def _tools(tools: list[wire.FunctionTool]) -> tuple[Tool, ...]:
+    names: set[str] = set()
+    for i, tool in enumerate(tools):
+        if tool.name in names:
+            where = f"tools.{i}.name"
+            raise invalid(f"The name in '{where}' is already taken by another tool.", param=where)
+        names.add(tool.name)
+    return tuple(
+        Tool(tool.name, tool.description or "", tool.parameters or {}, is_strict(tool))
+        for tool in tools
+    )
+
+
+def is_strict(tool: wire.FunctionTool) -> bool:
+    """Whether arguments are held to the schema: as said, else where the schema asks for it."""
+    if tool.strict is not None:
+        return tool.strict
+    return tool.parameters is not None and _is_closed(tool.parameters)
+
+
+def _is_closed(schema: object) -> bool:
+    """True when every object in a schema requires all its properties and allows no other."""
+    waiting = [schema]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, list):
+            waiting += cast("list[object]", node)
+        elif isinstance(node, dict):
+            fields = cast("dict[str, object]", node)
+            if not _closes(fields):
+                return False
+            waiting += fields.values()
+    return True
+
+
+def _closes(node: dict[str, object]) -> bool:
+    properties = node.get("properties", {})
+    if node.get("type") != "object" and "properties" not in node:
+        return True
+    required = node.get("required", [])
+    if not isinstance(properties, dict) or not isinstance(required, list):
+        return False
+    names = {*cast("dict[str, object]", properties)}
+    said = [name for name in cast("list[object]", required) if isinstance(name, str)]
+    whole = len(said) == len(cast("list[object]", required))
+    return node.get("additionalProperties") is False and whole and names == {*said}
+
+
+def read_choice(body: wire.Conversing) -> str | wire.ToolChoice | None:
+    """What a request says about tools. Raises INVALID_REQUEST or UNSUPPORTED_PARAMETER."""
+    wanted: object = body.tool_choice
+    if wanted is None or (isinstance(wanted, str) and wanted in ("none", "auto", "required")):
+        return wanted
+    if isinstance(wanted, dict):
+        return validated(wire.ToolChoice, cast("Json", wanted), "tool_choice.")
+    raise invalid(
+        "'tool_choice' must be 'none', 'auto', 'required' or an object.", param="tool_choice"
+    )
+
+
+def _choice(
+    wanted: str | wire.ToolChoice | None, tools: tuple[Tool, ...]
+) -> tuple[ToolChoice, tuple[Tool, ...]]:
+    """The choice, and the tools it leaves."""
+    if wanted is None:
+        return ToolChoice(), tools
+    if isinstance(wanted, str):
+        if wanted == "required" and not tools:
+            message = "'tool_choice' is 'required', but there are no tools."
+            raise invalid(message, param="tool_choice")
+        return msgspec.convert({"mode": wanted}, ToolChoice), tools
+    if wanted.type == "allowed_tools":
+        names = [tool.name for tool in wanted.tools or ()]
+        _known(names, tools, "tool_choice.tools")
+        left = tuple(tool for tool in tools if tool.name in names)
+        return ToolChoice(wanted.mode or "auto"), left
+    _known([wanted.name or ""], tools, "tool_choice.name")
+    return ToolChoice("required", wanted.name), tools
+
+
+def _known(names: list[str], tools: tuple[Tool, ...], param: str) -> None:
+    known = {tool.name for tool in tools}
+    if not names or not known.issuperset(names):
+        raise invalid(f"'{param}' names no tool of this request.", param=param)
+
+
+def _output(text: wire.Text | None) -> JsonOutput | None:
+    wanted = None if text is None else text.format
+    if wanted is None or wanted.type == "text":
+        return None
+    if wanted.type == "json_object":
+        return JsonOutput()
+    for name, value in (("schema", wanted.schema_), ("name", wanted.name)):
+        if value is None:
+            where = f"text.format.{name}"
+            raise invalid(f"The parameter '{where}' is missing.", param=where)
+    return JsonOutput(wanted.schema_)
+
+
+def _template_kwargs(reasoning: wire.Reasoning | None) -> dict[str, Any]:
+    effort = None if reasoning is None else reasoning.effort
+    if effort is None:
+        return {}
+    off = {"enable_thinking": False} if effort in ("none", "minimal") else {}
+    return {"reasoning_effort": effort, **off}

@@ -1,0 +1,253 @@
+"""The Responses API over HTTP: make, read, delete, cancel, count and compact."""
+
+import asyncio
+from typing import Annotated, Any, Literal
+
+import msgspec
+from fastapi import APIRouter, Query, Request
+from starlette.responses import Response
+
+from opta_lmx.api.calls import Calls, ignored_header, with_session
+from opta_lmx.api.documents import error_docs, inference_docs
+from opta_lmx.api.fields import BodyReader
+from opta_lmx.api.responses import wire
+from opta_lmx.api.responses.compacting import compact, parse_compact, summarising
+from opta_lmx.api.responses.conversation import complete
+from opta_lmx.api.responses.events import DONE, server_sent
+from opta_lmx.api.responses.jobs import Jobs, not_in_background
+from opta_lmx.api.responses.making import Making, Ports, Wanted, own_words
+from opta_lmx.api.responses.parse import Draft, parse_count, parse_create
+from opta_lmx.api.sse import encode
+from opta_lmx.api.streaming import EventStream, PlainAnswer, StreamWriter
+from opta_lmx.core.errors import LmxError, unsupported
+from opta_lmx.core.ids import uuid7
+from opta_lmx.core.telemetry import Telemetry
+from opta_lmx.serving.answering import Answering
+from opta_lmx.serving.responses import RUNNING, StoredResponses
+from opta_lmx.serving.service import Ticket
+
+Json = dict[str, Any]
+
+_SWEEP_S = 600.0
+_JSON = "application/json"
+
+
+class ResponsesRoute:
+    """Every HTTP route of the Responses API.
+
+    Args:
+        calls: admits and reads requests.
+        store: where responses are kept.
+        jobs: makes responses in the background.
+        telemetry: told when the store could not be tidied.
+    """
+
+    def __init__(
+        self, calls: Calls, store: StoredResponses, jobs: Jobs, telemetry: Telemetry
+    ) -> None:
+        self._calls = calls
+        self._store = store
+        self._ports = Ports(calls.serving, store, calls.clock)
+        self._telemetry = telemetry
+        self._jobs = jobs
+        self._tidied_at: float | None = None
+        self._tidying: asyncio.Task[None] | None = None
+        self._read = BodyReader(parse_create, lenient=calls.lenient)
+        self._read_count = BodyReader(parse_count, lenient=calls.lenient)
+        self._read_compact = BodyReader(parse_compact, lenient=calls.lenient)
+
+    def router(self) -> APIRouter:
+        """The routes, with their bodies and answers documented."""
+        router = APIRouter()
+        base = "/v1/responses"
+        for path, handler, docs in (
+            (base, self.create, inference_docs(wire.CreateResponse)),
+            (f"{base}/compact", self.compact, inference_docs(wire.CompactResponse, None)),
+            (f"{base}/input_tokens", self.count, inference_docs(wire.CountTokens, None)),
+        ):
+            router.add_api_route(path, handler, methods=["POST"], response_model=None, **docs)
+        one = f"{base}/{{response_id}}"
+        known = error_docs(400, 401, 403, 404, 500, 503)
+        for method, path, stored in (
+            ("GET", one, self.get),
+            ("DELETE", one, self.delete),
+            ("POST", f"{one}/cancel", self.cancel),
+            ("GET", f"{one}/input_items", self.input_items),
+        ):
+            router.add_api_route(
+                path, stored, methods=[method], response_model=None, responses=known
+            )
+        return router
+
+    async def create(self, request: Request) -> Response:
+        """Create a response."""
+        ticket, read = await self._calls.admit(request, self._read)
+        making = await self._begin(ticket, read.call, request)
+        headers = ignored_header(read)
+        if read.call.stores:
+            self._tidy()
+        if read.call.body.background:
+            return await self._detached(making, headers)
+        if not read.call.body.stream:
+
+            async def plain() -> bytes:
+                return encode(await making.whole())
+
+            return PlainAnswer(plain, close=making.close, headers=headers)
+        return self._streamed(making, headers)
+
+    async def _begin(self, ticket: Ticket, draft: Draft, request: Request) -> Making:
+        """Find what the request refers to; its place in line is given back if that fails."""
+        try:
+            wanted = await complete(draft, self._store, {})
+        except (LmxError, asyncio.CancelledError):
+            ticket.give_back()
+            raise
+        session = with_session(wanted.request, request.headers)
+        return Making(msgspec.structs.replace(wanted, request=session), ticket, self._ports)
+
+    def _streamed(self, making: Making, headers: dict[str, str]) -> Response:
+        async def produce(writer: StreamWriter) -> None:
+            async def send(events: list[Json]) -> None:
+                await writer.write(server_sent(events))
+
+            await making.tell(send, self._calls.limits.prepare_before_headers_s)
+            await writer.write(DONE)
+
+        return EventStream(
+            produce,
+            noop=lambda: server_sent(making.events.noop()),
+            keepalive_s=self._calls.limits.keepalive_s,
+            clock=self._calls.clock,
+            close=making.close,
+            headers=headers,
+        )
+
+    async def _detached(self, making: Making, headers: dict[str, str]) -> Response:
+        queued = encode(making.response)
+        try:
+            await self._jobs.start(making)
+        except (LmxError, asyncio.CancelledError):
+            making.close()
+            raise
+        return Response(queued, headers=headers, media_type=_JSON)
+
+    async def get(
+        self,
+        response_id: str,
+        stream: bool = False,
+        include: Annotated[list[str] | None, Query()] = None,
+        starting_after: int | None = None,
+    ) -> Response:
+        """A stored response."""
+        asked = {"stream": stream, "include": include, "starting_after": starting_after is not None}
+        _refuse(asked)
+        body = await self._store.get(response_id)
+        if not self._jobs.runs(response_id) and _status(body) in RUNNING:
+            await self._jobs.mend()
+            body = await self._store.get(response_id)
+        return Response(body, media_type=_JSON)
+
+    async def delete(self, response_id: str) -> Response:
+        """Forget a stored response; one that is being made is stopped."""
+        await self._jobs.cancel(response_id)
+        await self._store.delete(response_id)
+        return _json({"id": response_id, "object": "response", "deleted": True})
+
+    async def cancel(self, response_id: str) -> Response:
+        """Stop making a response in the background; one that has ended stays as it is."""
+        body = await self._store.get(response_id)
+        if not msgspec.json.decode(body)["background"]:
+            raise not_in_background()
+        await self._jobs.cancel(response_id)
+        return Response(await self._store.get(response_id), media_type=_JSON)
+
+    async def input_items(
+        self,
+        response_id: str,
+        limit: Annotated[int, Query(ge=1, le=100)] = 20,
+        order: Literal["asc", "desc"] = "desc",
+        after: str | None = None,
+        include: Annotated[list[str] | None, Query()] = None,
+    ) -> Response:
+        """The items a response was asked, without those of the turns before it."""
+        _refuse({"include": include})
+        page = await self._store.input_items(response_id, limit=limit, order=order, after=after)
+        ids = [item["id"] for item in page.items]
+        return _json(
+            {
+                "object": "list",
+                "data": page.items,
+                "first_id": ids[0] if ids else None,
+                "last_id": ids[-1] if ids else None,
+                "has_more": page.has_more,
+            }
+        )
+
+    async def count(self, request: Request) -> Response:
+        """Count the tokens a request would put before the model."""
+        answering, _, headers = await self._aside(request, self._read_count)
+
+        async def plain() -> bytes:
+            with own_words():
+                accepted = await answering.open()
+            tokens = accepted.prompt_tokens
+            return encode({"object": "response.input_tokens", "input_tokens": tokens})
+
+        return PlainAnswer(plain, close=answering.close, headers=headers)
+
+    async def compact(self, request: Request) -> Response:
+        """Make a conversation short."""
+        answering, wanted, headers = await self._aside(request, self._read_compact, compacting=True)
+
+        async def plain() -> bytes:
+            made = "resp_" + uuid7(self._calls.clock.now_ms())
+            with own_words():
+                return encode(await compact(answering, wanted.request.prompt.messages, made))
+
+        return PlainAnswer(plain, close=answering.close, headers=headers)
+
+    async def _aside(
+        self, request: Request, reader: BodyReader[Draft], *, compacting: bool = False
+    ) -> tuple[Answering, Wanted, dict[str, str]]:
+        """Admit a call that is about a conversation but no turn of it."""
+        ticket, read = await self._calls.admit(request, reader)
+        try:
+            wanted = await complete(read.call, self._store, {})
+        except (LmxError, asyncio.CancelledError):
+            ticket.give_back()
+            raise
+        asked = with_session(wanted.request, request.headers)
+        answering = self._calls.serving.run(ticket, summarising(asked) if compacting else asked)
+        return answering, wanted, ignored_header(read)
+
+    def _tidy(self) -> None:
+        """Now and then, beside other work: remove what expired, mend what was interrupted."""
+        now = self._calls.clock.monotonic()
+        if self._tidied_at is not None and now - self._tidied_at < _SWEEP_S:
+            return
+        self._tidied_at = now
+        # Held, because the loop itself holds its tasks but weakly.
+        self._tidying = asyncio.ensure_future(self._tidied())
+
+    async def _tidied(self) -> None:
+        try:
+            await self._jobs.mend()
+            await self._store.sweep()
+        except LmxError as error:
+            self._telemetry.log("warning", "stored responses not tidied", code=error.code)
+
+
+def _status(body: bytes) -> str:
+    return msgspec.json.decode(body)["status"]
+
+
+def _json(value: object) -> Response:
+    return Response(encode(value), media_type=_JSON)
+
+
+def _refuse(asked: dict[str, Any]) -> None:
+    """A stored response is shown as it was made, not replayed."""
+    for name, value in asked.items():
+        if value:
+            raise unsupported(f"The parameter '{name}' is not supported here.", name)

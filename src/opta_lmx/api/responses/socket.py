@@ -1,0 +1,200 @@
+"""The Responses API over a WebSocket: one turn after another, the same events as in a stream.
+
+A connection remembers its latest conversations, stored or not, so a client that stores nothing
+sends only what is new.
+"""
+
+import asyncio
+from collections import OrderedDict
+from typing import Any
+
+import msgspec
+from fastapi import APIRouter, WebSocket
+
+from opta_lmx.api.calls import Calls, with_session
+from opta_lmx.api.errors import Envelopes
+from opta_lmx.api.fields import BodyReader
+from opta_lmx.api.http1 import connection_of
+from opta_lmx.api.responses.conversation import complete
+from opta_lmx.api.responses.making import Making, Ports
+from opta_lmx.api.responses.parse import Draft, parse_create
+from opta_lmx.api.sse import encode
+from opta_lmx.api.streaming import ClientGone
+from opta_lmx.api.ws_connection import Outbox
+from opta_lmx.core.errors import ErrorKind, LmxError, invalid, unsupported
+from opta_lmx.core.telemetry import Telemetry
+from opta_lmx.serving.responses import StoredResponses
+
+Json = dict[str, Any]
+
+PATH = "/v1/responses"
+CREATE = "response.create"
+MAX_REMEMBERED = 4
+"""Conversations one connection remembers."""
+MAX_WAITING = 16
+"""Messages read ahead while a turn is made; more stay with the client."""
+
+_ONLY_HTTP = ("stream_options", "background")
+
+
+class ResponsesSocket:
+    """The route of the WebSocket.
+
+    Args:
+        calls: admits requests.
+        store: where responses are kept.
+        envelopes: how errors are told.
+        telemetry: told of every turn.
+    """
+
+    def __init__(
+        self, calls: Calls, store: StoredResponses, envelopes: Envelopes, telemetry: Telemetry
+    ) -> None:
+        self.calls = calls
+        self.store = store
+        self.envelopes = envelopes
+        self.telemetry = telemetry
+        self.read = BodyReader(_parse_message, lenient=calls.lenient)
+
+    def router(self) -> APIRouter:
+        """The route."""
+        router = APIRouter()
+        router.add_api_websocket_route(PATH, self.serve)
+        return router
+
+    async def serve(self, websocket: WebSocket) -> None:
+        """Serve one connection until it closes."""
+        await websocket.accept()
+        await _Connection(self, websocket).run()
+
+
+class _Connection:
+    """One connection and what it remembers."""
+
+    def __init__(self, route: ResponsesSocket, websocket: WebSocket) -> None:
+        self._route = route
+        self._websocket = websocket
+        self._calls = route.calls
+        self._ports = Ports(route.calls.serving, route.store, route.calls.clock)
+        self._outbox = Outbox(websocket.send, connection_of(websocket.scope))
+        self._remembered: OrderedDict[str, list[Json]] = OrderedDict()
+        self._inbox: asyncio.Queue[bytes] = asyncio.Queue(MAX_WAITING)
+        self._last_sent = 0.0
+
+    async def run(self) -> None:
+        """Read ahead and answer in turn; a client that goes ends what is being made."""
+        reading = asyncio.ensure_future(self._receive())
+        answering = asyncio.ensure_future(self._answer())
+        tasks = {reading, answering}
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+            self._outbox.close()
+        for task in tasks:
+            error = None if task.cancelled() else task.exception()
+            if error is not None and not isinstance(error, ClientGone):
+                raise error
+
+    async def _receive(self) -> None:
+        while True:
+            message = await self._websocket.receive()
+            if message["type"] == "websocket.disconnect":
+                return
+            text = message.get("text")
+            await self._inbox.put((message.get("bytes") or b"") if text is None else text.encode())
+
+    async def _answer(self) -> None:
+        while True:
+            body = await self._inbox.get()
+            status = 200
+            try:
+                await self._turn(body)
+            except LmxError as error:
+                event = self._error(error)
+                status = event["status"]
+                await self._send([event])
+            self._route.telemetry.count("requests_total", route=PATH, code=str(status))
+
+    async def _turn(self, body: bytes) -> None:
+        """One response. Raises what ends it before its first event."""
+        limit = self._calls.limits.body_limit_bytes
+        if len(body) > limit:
+            raise _too_large(limit)
+        making = await self._begin(body)
+        ticker = asyncio.ensure_future(self._keep_alive(making))
+        try:
+            await making.tell(self._send, self._calls.limits.prepare_before_headers_s)
+        finally:
+            ticker.cancel()
+            making.close()
+        self._remember(making)
+
+    async def _begin(self, body: bytes) -> Making:
+        ticket, read = await self._calls.admit_body(body, self._route.read)
+        try:
+            wanted = await complete(read.call, self._route.store, self._remembered)
+        except (LmxError, asyncio.CancelledError):
+            ticket.give_back()
+            raise
+        session = with_session(wanted.request, self._websocket.headers)
+        return Making(msgspec.structs.replace(wanted, request=session), ticket, self._ports)
+
+    def _remember(self, making: Making) -> None:
+        """Keep the conversation up to this response; one that failed is not continued."""
+        response = making.response
+        if response["status"] not in ("completed", "incomplete"):
+            return
+        wanted = making.wanted
+        items = [*wanted.history, *wanted.items, *response["output"]]
+        self._remembered[response["id"]] = items
+        while len(self._remembered) > MAX_REMEMBERED:
+            self._remembered.popitem(last=False)
+
+    async def _keep_alive(self, making: Making) -> None:
+        clock, limit_s = self._calls.clock, self._calls.limits.keepalive_s
+        self._last_sent = clock.monotonic()
+        while True:
+            due_s = self._last_sent + limit_s - clock.monotonic()
+            if due_s <= 0:
+                self._last_sent = clock.monotonic()
+                await self._send(making.events.noop())
+            else:
+                await clock.sleep(due_s)
+
+    async def _send(self, events: list[Json]) -> None:
+        for event in events:
+            self._last_sent = self._calls.clock.monotonic()
+            await self._outbox.send(encode(event))
+
+    def _error(self, error: LmxError) -> Json:
+        status, _, body = self._route.envelopes.render(PATH, error)
+        return {"type": "error", "status": status, "error": msgspec.json.decode(body)["error"]}
+
+
+def _parse_message(fields: Json) -> Draft:
+    """Read one message of the client: a body of `POST /v1/responses` with a `type` beside."""
+    kind = fields.get("type")
+    if kind != CREATE:
+        if isinstance(kind, str):
+            raise unsupported(f"Events of type '{kind[:64]}' are not supported.", "type")
+        raise invalid(f"'type' must be '{CREATE}'.", param="type")
+    for name in _ONLY_HTTP:
+        if fields.get(name):
+            raise unsupported(f"'{name}' has no meaning on a WebSocket.", name)
+    if fields.get("stream") is False:
+        raise unsupported("Every answer on a WebSocket is streamed.", "stream")
+    if fields.get("generate") is False:
+        raise unsupported("A turn that generates nothing is not supported.", "generate")
+    other = {"type", "stream", "generate", *_ONLY_HTTP}
+    return parse_create({name: value for name, value in fields.items() if name not in other})
+
+
+def _too_large(limit: int) -> LmxError:
+    return LmxError(
+        ErrorKind.PAYLOAD_TOO_LARGE,
+        f"The message is larger than {limit} bytes.",
+        code="body_too_large",
+    )
