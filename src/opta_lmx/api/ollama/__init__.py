@@ -1,0 +1,1 @@
+"""Ollama's native dialect under `/api`: chat, generate, embeddings, and what models there are."""
