@@ -11,30 +11,29 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 from opta_lmx.api import health
-from opta_lmx.api.admin.models import AdminModels
 from opta_lmx.api.guard import Guard, GuardRules
 from opta_lmx.api.http import create_http
-from opta_lmx.api.openai import errors as openai_errors
-from opta_lmx.api.openai import models as openai_models
-from opta_lmx.api.openai.chat import ChatLimits, ChatRoute
+from opta_lmx.api.responses.surface import ResponsesSurface
 from opta_lmx.config.settings import ModelsSettings, Settings, is_loopback
 from opta_lmx.core.clock import Clock, SystemClock
 from opta_lmx.core.telemetry import Telemetry
 from opta_lmx.engine.downloads import Downloads
-from opta_lmx.engine.planner import Planner, split_ref
-from opta_lmx.engine.residency import Engine, EngineOptions, Resolver
-from opta_lmx.engine.runtime import RuntimeLimits
-from opta_lmx.engine.worker import WatchdogLimits
+from opta_lmx.engine.options import engine_options
+from opta_lmx.engine.planner import Planner
+from opta_lmx.engine.residency import Engine, Resolver
 from opta_lmx.models.puller import Puller
 from opta_lmx.models.store import ModelStore
 from opta_lmx.observability.metrics import MetricsRegistry
 from opta_lmx.observability.telemetry import OperatorTelemetry, make_logger
-from opta_lmx.scheduling.retry import RestartPolicy
 from opta_lmx.server import Server
+from opta_lmx.serving import responses
 from opta_lmx.serving.catalogue import Catalogue
+from opta_lmx.serving.embedding import EmbeddingService
 from opta_lmx.serving.run import RunLimits
 from opta_lmx.serving.service import Serving
 from opta_lmx.startup import HomeLock, address_text, bind, clean_rooms
+from opta_lmx.store.database import Database
+from opta_lmx.surfaces import Rooms, envelopes, routers
 
 
 class App(msgspec.Struct, frozen=True):
@@ -45,6 +44,8 @@ class App(msgspec.Struct, frozen=True):
     engine: Engine
     serving: Serving
     downloads: Downloads
+    responses: ResponsesSurface
+    database: Database
     clock: Clock
     telemetry: Telemetry
 
@@ -53,8 +54,10 @@ class App(msgspec.Struct, frozen=True):
         return sum(status.running + status.waiting for status in self.engine.status())
 
     async def close(self) -> None:
-        """End every worker and download; none waits for the others."""
+        """End background work, then every worker and download; the database last."""
+        await self.responses.close()
         await asyncio.gather(self.engine.close(), self.downloads.close())
+        await self.database.close()
 
 
 def build(
@@ -74,22 +77,33 @@ def build(
     telemetry = OperatorTelemetry(registry, make_logger(log.level, log.format))
     store = ModelStore(settings.models.root(home))
     store.sweep()
-    planner = Planner(store, settings.engine, home)
-    engine = Engine(resolver or planner, _engine_options(settings), clock, telemetry)
+    planner = Planner(store, settings.engine, home, settings.models.aliases)
+    options = engine_options(settings.engine, settings.queue, home)
+    engine = Engine(resolver or planner, options, clock, telemetry)
     run_limits = RunLimits(settings.queue.queue_deadline_s, settings.engine.default_max_tokens)
     serving = Serving(engine, run_limits, clock, telemetry)
-    downloads = Downloads(_puller(store, settings.models).pull, telemetry)
-    http = create_http(
-        [
-            ChatRoute(serving, _chat_limits(settings), clock, telemetry).router(),
-            openai_models.router(Catalogue(planner, engine)),
-            AdminModels(engine, downloads, serving, clock).router(),
-            health.router(serving, engine, required, _metrics(registry, engine)),
-        ],
-        telemetry,
+    database = Database(home / "lmx.db", (responses.SCHEMA,), clock, telemetry)
+    kept = settings.responses
+    limits = responses.ResponseLimits(kept.ttl_s, kept.max_bytes)
+    stored = responses.StoredResponses(database, limits, clock, telemetry)
+    rooms = Rooms(
+        serving=serving,
+        vectors=EmbeddingService(serving, run_limits, clock, telemetry),
+        engine=engine,
+        catalogue=Catalogue(planner, engine),
+        store=store,
+        downloads=Downloads(_puller(store, settings.models).pull, telemetry, clock),
+        responses=ResponsesSurface(stored, telemetry),
+        clock=clock,
+        telemetry=telemetry,
     )
-    guard = Guard(http, _guard_rules(settings), openai_errors.render, clock, telemetry)
-    return App(guard, http, engine, serving, downloads, clock, telemetry)
+    watching = health.router(serving, engine, required, _metrics(registry, engine))
+    told = envelopes()
+    http = create_http([*routers(rooms, settings), watching], told, telemetry)
+    guard = Guard(http, _guard_rules(settings), told, clock, telemetry)
+    return App(
+        guard, http, engine, serving, rooms.downloads, rooms.responses, database, clock, telemetry
+    )
 
 
 def serve(settings: Settings, home: Path, models: list[str]) -> int:
@@ -124,40 +138,6 @@ def _puller(store: ModelStore, settings: ModelsSettings) -> Puller:
         endpoint=settings.hub_endpoint,
         token=None if token is None else token.get_secret_value(),
         enabled=settings.downloads_enabled,
-    )
-
-
-def _engine_options(settings: Settings) -> EngineOptions:
-    engine, queue = settings.engine, settings.queue
-
-    def restart_policy() -> RestartPolicy:
-        return RestartPolicy(
-            backoff_s=engine.restart_backoff_s,
-            backoff_max_s=engine.restart_backoff_max_s,
-            max_restarts=engine.max_restarts,
-            window_s=engine.restart_window_s,
-        )
-
-    return EngineOptions(
-        limits=RuntimeLimits(
-            load_timeout_s=engine.load_timeout_s,
-            prepare_timeout_s=engine.prepare_timeout_s,
-            stall_target_ms=engine.stall_target_ms,
-            watchdog=WatchdogLimits(engine.stall_floor_s, engine.stall_factor),
-        ),
-        max_waiting=lambda ref: queue.bound(split_ref(ref)[0]),
-        restart_policy=restart_policy,
-        load_on_demand=engine.load_on_demand,
-    )
-
-
-def _chat_limits(settings: Settings) -> ChatLimits:
-    server = settings.server
-    return ChatLimits(
-        body_limit_bytes=server.body_limit_bytes,
-        body_timeout_s=server.body_timeout_s,
-        keepalive_s=server.keepalive_s,
-        prepare_before_headers_s=server.prepare_before_headers_s,
     )
 
 

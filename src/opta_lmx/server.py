@@ -11,6 +11,12 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from opta_lmx.api.http1 import WRITE_TIMEOUT_S, protocol_class
+from opta_lmx.api.ws_connection import (
+    FRAME_LIMIT_BYTES,
+    PING_INTERVAL_S,
+    PING_TIMEOUT_S,
+    websocket_class,
+)
 from opta_lmx.core.clock import Clock
 from opta_lmx.core.errors import LmxError
 from opta_lmx.core.telemetry import Telemetry
@@ -71,7 +77,11 @@ def uvicorn_config(
     return uvicorn.Config(
         app,
         http=protocol_class(write_timeout_s),
-        ws="none",
+        ws=websocket_class(write_timeout_s),
+        ws_max_size=FRAME_LIMIT_BYTES,
+        ws_ping_interval=PING_INTERVAL_S,
+        ws_ping_timeout=PING_TIMEOUT_S,
+        ws_per_message_deflate=False,
         lifespan="off",
         log_config=None,
         access_log=False,

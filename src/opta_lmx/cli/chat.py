@@ -3,7 +3,7 @@
 import contextlib
 import importlib
 import sys
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -63,7 +63,7 @@ def _piped() -> str:
 
 def default_model(client: "ServerClient") -> str:
     """A loaded model, else the first the server has. Raises LmxError if there is none."""
-    models: list[dict[str, Any]] = client.get("/v1/models").get("data", [])
+    models = client.models()
     if not models:
         raise LmxError(
             ErrorKind.MODEL_NOT_FOUND,

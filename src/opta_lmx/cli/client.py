@@ -70,7 +70,11 @@ class ServerClient:
 
     def model(self, name: str) -> dict[str, Any]:
         """What the server says of one model."""
-        return self.get(f"/v1/models/{quote(name, safe='')}")
+        return _flat(self.get(f"/v1/models/{quote(name, safe='')}"))
+
+    def models(self) -> list[dict[str, Any]]:
+        """What the server says of each of its models."""
+        return [_flat(one) for one in self.get("/v1/models").get("data", [])]
 
     def events(self, path: str, body: Mapping[str, Any]) -> Generator[dict[str, Any]]:
         """POST, then yield each server-sent event's JSON object, up to `[DONE]`.
@@ -176,6 +180,12 @@ def _object(reply: httpx.Response) -> dict[str, Any]:
             code="not_our_server",
         )
     return cast(dict[str, Any], body)
+
+
+def _flat(model: dict[str, Any]) -> dict[str, Any]:
+    """A model with what our own servers add beside OpenAI's fields."""
+    more: object = model.get("x_opta")
+    return {**model, **cast(dict[str, Any], more)} if isinstance(more, dict) else model
 
 
 def _events(lines: Iterator[str]) -> Iterator[dict[str, Any]]:

@@ -10,7 +10,7 @@ from opta_lmx.cli.local import open_store
 from opta_lmx.cli.session import Session
 from opta_lmx.cli.terminal import console, note, printable, size
 from opta_lmx.core.errors import ErrorKind, LmxError
-from opta_lmx.engine.planner import split_ref
+from opta_lmx.models.names import split_ref
 from opta_lmx.models.progress import Progress, ProgressCallback
 from opta_lmx.models.puller import Puller
 from opta_lmx.models.starters import STARTERS

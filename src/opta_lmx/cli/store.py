@@ -122,7 +122,7 @@ def _summary(entry: "ModelEntry") -> str:
 def _states(session: Session) -> dict[str, str]:
     """State and backend of each loaded model, by name; empty where no server answers."""
     from opta_lmx.cli.client import ServerClient
-    from opta_lmx.engine.planner import split_ref
+    from opta_lmx.models.names import split_ref
 
     try:
         with ServerClient(session.server_url, key_for(session, None)) as client:

@@ -1,0 +1,114 @@
+"""The routes of every dialect, joined to the rooms below: a part of the composition root."""
+
+import msgspec
+from fastapi import APIRouter
+
+from opta_lmx.api.admin.models import AdminModels
+from opta_lmx.api.anthropic import errors as anthropic_errors
+from opta_lmx.api.anthropic.messages import MessagesRoute
+from opta_lmx.api.calls import Calls
+from opta_lmx.api.cohere import errors as cohere_errors
+from opta_lmx.api.cohere.rerank import RerankRoutes
+from opta_lmx.api.errors import Envelopes
+from opta_lmx.api.exchange import CallLimits
+from opta_lmx.api.lmstudio import errors as lmstudio_errors
+from opta_lmx.api.lmstudio.routes import LmStudioRoutes
+from opta_lmx.api.ollama import errors as ollama_errors
+from opta_lmx.api.ollama.embed import EmbedRoutes
+from opta_lmx.api.ollama.models import ModelRoutes
+from opta_lmx.api.ollama.routes import GenerationRoutes
+from opta_lmx.api.openai import errors as openai_errors
+from opta_lmx.api.openai import models as openai_models
+from opta_lmx.api.openai.chat import ChatRoute
+from opta_lmx.api.openai.completions import CompletionsRoute
+from opta_lmx.api.openai.embeddings import EmbeddingsRoute
+from opta_lmx.api.openai.logprobs import token_logprobs
+from opta_lmx.api.openai.parse import ChatParser
+from opta_lmx.api.responses.surface import ResponsesSurface
+from opta_lmx.api.vector_calls import VectorCalls
+from opta_lmx.api.ws.frames import ChatDialect
+from opta_lmx.api.ws.stream import ChatStream
+from opta_lmx.config.settings import ServerSettings, Settings
+from opta_lmx.core.clock import Clock
+from opta_lmx.core.telemetry import Telemetry
+from opta_lmx.engine.downloads import Downloads
+from opta_lmx.engine.residency import Engine
+from opta_lmx.models.store import ModelStore
+from opta_lmx.serving.catalogue import Catalogue
+from opta_lmx.serving.embedding import EmbeddingService
+from opta_lmx.serving.service import Serving
+
+
+class Rooms(msgspec.Struct, frozen=True):
+    """What routes talk to."""
+
+    serving: Serving
+    vectors: EmbeddingService
+    engine: Engine
+    catalogue: Catalogue
+    store: ModelStore
+    downloads: Downloads
+    responses: ResponsesSurface
+    clock: Clock
+    telemetry: Telemetry
+
+
+def envelopes() -> Envelopes:
+    """Which dialect an error is told in, by path."""
+    return Envelopes(
+        openai_errors.render,
+        [
+            ("/v1/messages", anthropic_errors.render),
+            ("/v1/rerank", cohere_errors.render),
+            ("/v2/rerank", cohere_errors.render),
+            ("/api/v1/", lmstudio_errors.render),
+            ("/api/v0/", lmstudio_errors.render),
+            ("/api/", ollama_errors.render),
+        ],
+    )
+
+
+def routers(rooms: Rooms, settings: Settings) -> list[APIRouter]:
+    """Every route but health and metrics."""
+    lenient = settings.protocol.unknown_fields == "warn"
+    calls = Calls(rooms.serving, _limits(settings.server), rooms.clock, lenient=lenient)
+    return [
+        *_openai(calls, rooms, settings),
+        *_others(calls, rooms),
+        *rooms.responses.routers(calls, envelopes()),
+        AdminModels(rooms.engine, rooms.downloads, rooms.serving, rooms.clock).router(),
+    ]
+
+
+def _openai(calls: Calls, rooms: Rooms, settings: Settings) -> list[APIRouter]:
+    choices = settings.protocol.max_choices
+    dialect = ChatDialect(ChatParser(choices), token_logprobs, openai_errors.render)
+    per_socket = settings.websocket.max_requests_per_socket
+    return [
+        ChatRoute(calls, choices).router(),
+        ChatStream(calls, dialect, rooms.telemetry, per_socket).router(),
+        CompletionsRoute(calls, choices).router(),
+        EmbeddingsRoute(VectorCalls(calls, rooms.vectors), rooms.clock).router(),
+        openai_models.router(rooms.catalogue),
+    ]
+
+
+def _others(calls: Calls, rooms: Rooms) -> list[APIRouter]:
+    vectors = VectorCalls(calls, rooms.vectors)
+    return [
+        MessagesRoute(calls).router(),
+        RerankRoutes(vectors).router(),
+        LmStudioRoutes(calls, rooms.engine, rooms.catalogue, rooms.downloads).router(),
+        GenerationRoutes(calls, rooms.engine).router(),
+        ModelRoutes(calls, rooms.catalogue, rooms.store).router(),
+        EmbedRoutes(vectors, rooms.clock).router(),
+    ]
+
+
+def _limits(server: ServerSettings) -> CallLimits:
+    return CallLimits(
+        body_limit_bytes=server.body_limit_bytes,
+        body_timeout_s=server.body_timeout_s,
+        keepalive_s=server.keepalive_s,
+        prepare_before_headers_s=server.prepare_before_headers_s,
+    )
