@@ -62,8 +62,8 @@ test-extras: ## Each extra (or EXTRA=base|gguf|mlx|all|cuda) alone in a clean en
 bench: env ## Compare this server with the peers that are installed
 	$(PY) -m benchmarks.compare $(ARGS)
 
-openclaw: env ## One real OpenClaw turn (from npm, pinned) against starter-long
-	$(PY) scripts/openclaw.py $(ARGS)
+openclaw: env ## Real OpenClaw turns (npm, pinned) in four modes, with faults; see docs/openclaw.md
+	$(PY) -m scripts.openclaw $(ARGS)
 
 lock: env ## Resolve the dependencies anew into requirements-ci-lock.txt
 	$(PY) scripts/lock.py
