@@ -23,6 +23,8 @@ def test_mlx_and_gguf_serve_the_starter_at_once(tmp_path: Path) -> None:
             assert reply.status_code == 200, reply.text
             assert "Paris" in reply.json()["choices"][0]["message"]["content"]
         listed = server.http.get(f"{server.url}/v1/models").json()["data"]
-        backends = {model["id"]: (model["backend"], model["state"]) for model in listed}
+        backends = {
+            model["id"]: (model["x_opta"]["backend"], model["x_opta"]["state"]) for model in listed
+        }
         assert backends["starter"] == ("gguf", "ready")
         assert backends["starter:mlx"] == ("mlx", "ready")

@@ -121,9 +121,11 @@ class Child:
         max_tokens: int = 16,
         sampling: SamplingParams = GREEDY,
         top_logprobs: int | None = None,
+        **more: Any,
     ) -> int:
+        """`more`: `grammar` and `logit_bias` as in `Submit`."""
         self._next_id += 1
-        self.send(Submit(self._next_id, tuple(ids), sampling, max_tokens, top_logprobs))
+        self.send(Submit(self._next_id, tuple(ids), sampling, max_tokens, top_logprobs, **more))
         return self._next_id
 
     def cancel(self, number: int) -> None:

@@ -51,7 +51,11 @@ def sim_server(
     `send_buffer` bounds what the kernel takes for a client that does not read (bytes).
     """
     settings = Settings.model_validate(
-        {"logging": {"level": "error"}, "queue": {"max_waiting": max_waiting}, **sections}
+        {
+            "logging": {"level": "error"},
+            **sections,
+            "queue": {"max_waiting": max_waiting, **sections.get("queue", {})},
+        }
     )
     resolver = SimResolver(home / "logs", scripts, slots)
     listener = socket.create_server(("127.0.0.1", 0), backlog=1024)

@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import Any
 
 from opta_lmx.backends.frames import Load
-from opta_lmx.core.errors import ErrorKind, LmxError
 from opta_lmx.core.types import SamplingParams
 from opta_lmx.engine.residency import EngineOptions
 from opta_lmx.engine.runtime import Plan, RuntimeLimits
 from opta_lmx.engine.worker import WatchdogLimits
+from opta_lmx.models.matching import Known, resolve
 from opta_lmx.scheduling.retry import RestartPolicy
 
 
@@ -21,21 +21,28 @@ class SimResolver:
         self._slots = slots
         self.loads: list[str] = []
         self.sampling = SamplingParams()
+        self.aliases: dict[str, str] = {}
 
     def canonical(self, ref: str) -> str:
-        if ref not in self.scripts:
-            raise LmxError(ErrorKind.MODEL_NOT_FOUND, f"No model '{ref}'.", param="model")
-        return ref
+        return resolve(ref, [Known(name) for name in self.scripts], self.aliases).name
 
-    def plan(self, ref: str) -> Plan:
-        self.canonical(ref)
+    def plan(self, ref: str, context: int | None = None) -> Plan:
+        ref = self.canonical(ref)
+        wanted = min(context or 0, self.scripts[ref].get("max_context", 32_768))
 
         async def prepare() -> Load:
             self.loads.append(ref)
             script = dict(self.scripts[ref])
-            context = script.pop("context", 4096)
+            context, kind = wanted or script.get("context", 4096), script.get("kind", "chat")
+            for ours in ("context", "kind", "max_context", "weights_bytes"):
+                script.pop(ours, None)
             return Load(
-                model=ref, backend="sim", slots=self._slots, context=context, options=script
+                model=ref,
+                backend="sim",
+                kind=kind,
+                slots=self._slots,
+                context=context,
+                options=script,
             )
 
         return Plan(
@@ -46,6 +53,9 @@ class SimResolver:
             environment={},
             log_file=self._log_dir / f"{ref}.log",
             sampling=self.sampling,
+            kind=self.scripts[ref].get("kind", "chat"),
+            context=wanted,
+            weights_bytes=self.scripts[ref].get("weights_bytes", 0),
         )
 
 
@@ -56,6 +66,7 @@ def engine_options(
     prepare_timeout_s: float = 10.0,
     stall_floor_s: float = 30.0,
     load_on_demand: bool = True,
+    load_wait_s: float = 120.0,
 ) -> EngineOptions:
     """Options with short restart pauses."""
     return EngineOptions(
@@ -64,6 +75,7 @@ def engine_options(
             prepare_timeout_s=prepare_timeout_s,
             stall_target_ms=250,
             watchdog=WatchdogLimits(stall_floor_s, 10.0),
+            load_wait_s=load_wait_s,
         ),
         max_waiting=lambda _: max_waiting,
         restart_policy=lambda: RestartPolicy(

@@ -40,25 +40,25 @@ _Weights = dict[str, "np.ndarray[Any, np.dtype[np.float32]]"]
 
 def tiny_llama() -> Path:
     """Folder of a 5 M parameter Llama: 4 layers x 256, f32, byte BPE of 4096 tokens, ChatML."""
-    return _cached("llama", _make_llama)
+    return cached("llama", _make_llama)
 
 
 def tiny_sliding() -> Path:
     """Folder of the gemma3_text sibling: layers 0 and 2 see a window of 64 tokens."""
-    return _cached("sliding", _make_sliding)
+    return cached("sliding", _make_sliding)
 
 
 def tiny_qwen2() -> Path:
     """Folder of the qwen2 sibling: as the Llama, with biases on q, k and v."""
-    return _cached("qwen2", _make_qwen2)
+    return cached("qwen2", _make_qwen2)
 
 
 def tiny_gguf() -> Path:
     """The same Llama as one f32 GGUF file for llama.cpp, tokenizer and template included."""
-    return _cached("gguf", _make_gguf) / "tiny-llama.gguf"
+    return cached("gguf", _make_gguf) / "tiny-llama.gguf"
 
 
-def _cached(name: str, make: Callable[[Path], None]) -> Path:
+def cached(name: str, make: Callable[[Path], None]) -> Path:
     """Return the made folder, making it first; safe when several processes come at once."""
     root = Path(__file__).resolve().parents[2] / ".cache" / f"tiny-{VERSION}"
     target = root / name
@@ -105,7 +105,7 @@ def _make_tokenizer(out: Path) -> None:
     tokenizer.train_from_iterator([*corpus, inspect.getdoc(dict) or ""], trainer)
     assert tokenizer.get_vocab_size() == VOCAB
     tokenizer.save(str(out / "tokenizer.json"))
-    _write_json(
+    write_json(
         out / "tokenizer_config.json",
         {
             "tokenizer_class": "PreTrainedTokenizerFast",
@@ -117,7 +117,7 @@ def _make_tokenizer(out: Path) -> None:
     )
 
 
-def _write_json(path: Path, value: object) -> None:
+def write_json(path: Path, value: object) -> None:
     path.write_text(json.dumps(value, indent=1, ensure_ascii=False), "utf-8")
 
 
@@ -190,7 +190,7 @@ def _config(model_type: str, architecture: str, **extra: object) -> dict[str, ob
 
 
 def _save(out: Path, config: dict[str, object], weights: _Weights) -> None:
-    _write_json(out / "config.json", config)
+    write_json(out / "config.json", config)
     save_file(weights, out / "model.safetensors", metadata={"format": "mlx"})
 
 
@@ -243,6 +243,7 @@ def write_gguf(
     architecture: str = "llama",
     pre: str = "gpt-2",
     sentencepiece: bool = False,
+    context: int = CONTEXT,
     **extra: float | str,
 ) -> None:
     """Write the tiny Llama as GGUF.
@@ -252,6 +253,7 @@ def write_gguf(
         architecture: what it claims to be.
         pre: llama.cpp's name of the pre-tokenizer.
         sentencepiece: bring a SentencePiece-style vocabulary with a space prefix instead.
+        context: the window in tokens that it claims.
         extra: further header values, their dots written as two underscores.
     """
     import gguf
@@ -260,7 +262,7 @@ def write_gguf(
     llama = tiny_llama()
     writer = gguf.GGUFWriter(path, architecture)
     writer.add_name("tiny-llama")
-    writer.add_context_length(CONTEXT)
+    writer.add_context_length(context)
     writer.add_embedding_length(_HIDDEN)
     writer.add_block_count(_LAYERS)
     writer.add_feed_forward_length(_FFN)

@@ -1,6 +1,7 @@
 """Waiting for a condition, bounded by a deadline."""
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable
 
@@ -12,4 +13,14 @@ async def until(condition: Callable[[], object], timeout_s: float = 10.0) -> flo
         waited = time.monotonic() - began
         assert waited < timeout_s, "the condition never came true"
         await asyncio.sleep(0.005)
+    return time.monotonic() - began
+
+
+def wait_until(condition: Callable[[], object], timeout_s: float = 10.0) -> float:
+    """As `until`, on a thread that may block."""
+    began = time.monotonic()
+    while not condition():
+        waited = time.monotonic() - began
+        assert waited < timeout_s, "the condition never came true"
+        threading.Event().wait(0.005)
     return time.monotonic() - began

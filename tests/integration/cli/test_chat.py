@@ -79,7 +79,10 @@ def test_bytes_that_are_no_text_are_refused(home: Path, upstream: Upstream, tmp_
 
 def test_the_model_that_is_loaded_answers(command: Command, upstream: Upstream) -> None:
     upstream.routes[CHAT] = hello
-    models = [{"id": "a", "state": "available"}, {"id": "b", "state": "ready"}]
+    models = [
+        {"id": "a", "x_opta": {"state": "available"}},
+        {"id": "b", "x_opta": {"state": "ready"}},
+    ]
     upstream.answer("GET", "/v1/models", {"object": "list", "data": models})
     assert command("chat", "--url", upstream.url, "Hi").exit_code == 0
     assert upstream.seen[-1].body["model"] == "b"

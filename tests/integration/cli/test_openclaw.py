@@ -8,7 +8,7 @@ from tests.support.tiny import CONTEXT, tiny_gguf
 
 
 def serve(upstream: Upstream, context: int = 32768) -> None:
-    facts = {"id": "org/m", "state": "ready", "context_length": context}
+    facts = {"id": "org/m", "x_opta": {"state": "ready", "context_length": context}}
     upstream.answer("GET", "/v1/models", {"object": "list", "data": [facts]})
     upstream.answer("GET", "/v1/models/org%2Fm", facts)
 

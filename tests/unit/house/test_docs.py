@@ -11,7 +11,9 @@ from typer.main import get_command
 from opta_lmx.api.openai.wire import ChatCompletionRequest
 from opta_lmx.cli.main import app
 from opta_lmx.cli.openclaw_file import NO_KEY, Served, answer_limit, merged, provider_block
+from opta_lmx.config.explain import shown
 from opta_lmx.config.load import load_settings
+from opta_lmx.config.settings import fields
 from tests.unit.house.tree import ROOT, committed_files, make_targets, name_of
 
 DOCUMENTS = [path for path in committed_files() if path.suffix == ".md"]
@@ -65,6 +67,13 @@ def test_the_configuration_is_accepted() -> None:
     file = Path.home() / "readme.toml"
     file.write_text(text)
     assert load_settings(home=home, file=file, env={}, flags={}).settings.server.port == 1234
+
+
+def test_the_settings_are_as_said() -> None:
+    said = dict(re.findall(r"^\| `([a-z]+\.[a-z_]+)` \| `([^`]*)` \|", README, flags=re.MULTILINE))
+    assert said
+    known = {key: shown(field.default) for key, field in fields().items()}
+    assert said == {key: known.get(key) for key in said}
 
 
 def test_the_python_is_python() -> None:

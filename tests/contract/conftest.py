@@ -1,0 +1,26 @@
+"""One server with small real models on both backends, for the tests that only need answers."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from opta_lmx.models.store import ModelStore
+from tests.support.encoders import tiny_encoder, tiny_encoder_gguf
+from tests.support.process import ServerProcess, running_server
+from tests.support.tiny import tiny_gguf, tiny_llama
+
+
+@pytest.fixture(scope="session")
+def tiny_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """`tiny-mlx` and `tiny-gguf` answer; `tiny-embed-…` and `tiny-rerank-…` load when asked."""
+    home = tmp_path_factory.mktemp("tiny-home")
+    store = ModelStore(home / "models")
+    store.sweep()
+    store.add(tiny_gguf(), "tiny-gguf")
+    store.add(tiny_llama(), "tiny-mlx")
+    for name, rerank in (("tiny-embed", False), ("tiny-rerank", True)):
+        store.add(tiny_encoder(rerank=rerank), f"{name}-mlx")
+        store.add(tiny_encoder_gguf(rerank=rerank), f"{name}-gguf")
+    models = ("--model", "tiny-mlx", "--model", "tiny-gguf")
+    with running_server(home, *models, LMX_ENGINE__THREADS="1") as running:
+        yield running

@@ -1,0 +1,204 @@
+"""`/v1/responses` as its clients see it: the official SDK in strict mode, and OpenClaw."""
+
+from collections.abc import Iterator
+from typing import Any, get_type_hints
+
+import httpx
+import openai
+import pydantic
+import pytest
+from openai.types.responses import Response, response_create_params
+
+from opta_lmx.api.responses.wire import CreateResponse
+from tests.support.openresponses import events_of, fold
+from tests.support.server import LiveServer, sim_server
+
+Json = dict[str, Any]
+
+CALL = '<tool_call> {"name": "read", "arguments": {"path": "AGENTS.md"}} </tool_call>'
+SCRIPTS: dict[str, Json] = {
+    "plain": {"reply": "one two three four"},
+    "caller": {"reply": f"Let me look. {CALL} {CALL}"},
+    "dies": {"reply": "one two three four", "die_at_step": 3},
+}
+EXTRAS = {"store", "presence_penalty", "frequency_penalty", "bytes"}
+"""What Open Responses requires and OpenAI's types do not know; `bytes` stands in log-probabilities
+of events, where OpenAI's own type of the same entry in an item does know it."""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    with sim_server(tmp_path_factory.mktemp("home"), SCRIPTS) as live:
+        yield live
+
+
+@pytest.fixture
+def http(server: LiveServer) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=server.url, timeout=20) as client:
+        yield client
+
+
+@pytest.fixture
+def sdk(server: LiveServer) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(
+        base_url=f"{server.url}/v1",
+        api_key="unused",
+        max_retries=0,
+        timeout=20,
+        _strict_response_validation=True,
+    ) as client:
+        yield client
+
+
+def extras(value: object) -> set[str]:
+    """Names in an answer that the SDK's own types do not hold."""
+    if isinstance(value, list):
+        return {name for one in value for name in extras(one)}
+    if not isinstance(value, pydantic.BaseModel):
+        return set()
+    inner = {name for field in type(value).model_fields for name in extras(getattr(value, field))}
+    return inner | set(value.model_extra or ())
+
+
+# ------------------------------------------------------------------------ the official SDK
+
+
+def test_the_sdk_reads_every_answer_strictly(sdk: openai.OpenAI) -> None:
+    response = sdk.responses.create(
+        model="caller",
+        input="hi",
+        tools=[
+            {"type": "function", "name": "read", "parameters": {"type": "object"}, "strict": False}
+        ],
+        include=["message.output_text.logprobs", "reasoning.encrypted_content"],
+        top_logprobs=1,
+        metadata={"a": "b"},
+        text={"format": {"type": "text"}},
+        reasoning={"effort": "low", "summary": "auto"},
+    )
+    assert isinstance(response, Response)
+    assert [item.type for item in response.output] == ["message", "function_call", "function_call"]
+    assert extras(response) <= EXTRAS
+    again = sdk.responses.retrieve(response.id)
+    assert again == response
+    items = sdk.responses.input_items.list(response.id, order="asc", limit=1)
+    assert [item.type for item in items.data] == ["message"]
+    counted = sdk.responses.input_tokens.count(model="caller", input="hi")
+    assert counted.input_tokens > 0
+    compacted = sdk.responses.compact(model="plain", previous_response_id=response.id)
+    assert compacted.output[0].type == "compaction"
+    assert extras(compacted) == set()
+    sdk.responses.delete(response.id)
+    with pytest.raises(openai.NotFoundError):
+        sdk.responses.retrieve(response.id)
+
+
+def test_the_sdk_reads_every_event_strictly(sdk: openai.OpenAI) -> None:
+    seen: set[str] = set()
+    with sdk.responses.stream(
+        model="caller",
+        input="hi",
+        tools=[
+            {"type": "function", "name": "read", "parameters": {"type": "object"}, "strict": False}
+        ],
+        include=["message.output_text.logprobs"],
+    ) as stream:
+        for event in stream:
+            seen.add(event.type)
+            assert extras(event) <= EXTRAS | {"snapshot", "parsed", "parsed_arguments"}
+        final = stream.get_final_response()
+    assert "response.output_text.delta" in seen
+    assert "response.function_call_arguments.delta" in seen
+    assert final.output_text.strip() == "Let me look."
+    assert final.status == "completed"
+
+
+def test_the_sdk_reads_a_failure_strictly(sdk: openai.OpenAI) -> None:
+    events = [*sdk.responses.create(model="dies", input="hi", stream=True)]
+    assert events[-1].type == "response.failed"
+    assert events[-1].response.error is not None
+    assert events[-1].response.error.code == "server_error"
+
+
+def test_no_field_of_the_sdks_request_is_unknown() -> None:
+    streaming = get_type_hints(response_create_params.ResponseCreateParamsStreaming)
+    known = {field.alias or name for name, field in CreateResponse.model_fields.items()}
+    assert streaming.keys() - known == set()
+
+
+# -------------------------------------------------------------------------------- OpenClaw
+
+
+def openclaw(model: str, **fields: Any) -> Json:
+    """A first turn as OpenClaw builds it, in other words."""
+    return {
+        "model": model,
+        "input": [
+            {
+                "type": "message",
+                "role": "system",
+                "content": [{"type": "input_text", "text": "You help."}],
+            },
+            {
+                "type": "message",
+                "role": "user",
+                "content": [{"type": "input_text", "text": "Reply with pong"}],
+            },
+            {
+                "type": "message",
+                "role": "user",
+                "content": [{"type": "input_text", "text": "<<<context>>> none"}],
+            },
+        ],
+        "stream": True,
+        "max_output_tokens": 64,
+        "tools": [
+            {
+                "type": "function",
+                "name": "read",
+                "description": "Read a file.",
+                "parameters": {
+                    "type": "object",
+                    "required": ["path"],
+                    "properties": {
+                        "path": {"type": "string"},
+                        "env": {"type": "object", "patternProperties": {"^.*$": {}}},
+                    },
+                },
+            }
+        ],
+        "store": False,
+        **fields,
+    }
+
+
+COMPATIBILITY: Json = {
+    "prompt_cache_key": "0f6d2c1e-5a7b-4c3d-9e8f-001122334455:0",
+    "prompt_cache_retention": "24h",
+    "instructions": "You help.",
+    "reasoning": {"effort": "medium", "summary": "auto"},
+    "include": ["reasoning.encrypted_content"],
+    "client_metadata": {"app": "openclaw"},
+}
+
+
+@pytest.mark.parametrize("fields", [{}, COMPATIBILITY], ids=["default", "every-flag"])
+def test_openclaws_turns_are_answered(http: httpx.Client, fields: Json) -> None:
+    body = openclaw("caller", **fields)
+    reply = http.post("/v1/responses", json=body, headers={"accept": "application/json"})
+    assert reply.status_code == 200, reply.text
+    response = fold(events_of(reply.text))
+    call = response["output"][1]
+    follow = [
+        *body["input"],
+        {
+            "type": "message",
+            "role": "assistant",
+            "content": [{"type": "output_text", "text": "Let me look.", "annotations": []}],
+        },
+        {k: call[k] for k in ("type", "call_id", "name", "arguments")},
+        {"type": "function_call_output", "call_id": call["call_id"], "output": "hello\n"},
+    ]
+    reply = http.post("/v1/responses", json={**openclaw("plain", **fields), "input": follow})
+    assert reply.status_code == 200, reply.text
+    assert fold(events_of(reply.text))["status"] == "completed"

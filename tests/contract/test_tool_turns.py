@@ -1,0 +1,204 @@
+"""Whole tool turns with the official `openai` SDK and a real model, on both engines."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import jsonschema_rs
+import openai
+import pytest
+from openai.types.chat import ChatCompletionMessage
+
+from tests.support.process import running_server
+from tests.support.starters import starter_store
+
+MODELS = ("starter", "starter:mlx")
+QUESTION = {"role": "user", "content": "What is the weather in Paris, in celsius?"}
+PARAMETERS: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "city": {"type": "string", "maxLength": 40},
+        "unit": {"enum": ["celsius", "fahrenheit"]},
+    },
+    "required": ["city", "unit"],
+    "additionalProperties": False,
+}
+PERSON: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "maxLength": 30},
+        "age": {"type": "integer", "minimum": 0, "maximum": 150},
+        "jobs": {"type": "array", "items": {"type": "string", "maxLength": 30}, "maxItems": 2},
+        "boss": {"anyOf": [{"$ref": "#/$defs/name"}, {"type": "null"}]},
+    },
+    "required": ["name", "age", "jobs", "boss"],
+    "additionalProperties": False,
+    "$defs": {"name": {"type": "string", "pattern": "^[A-Z][a-z]{1,12}$"}},
+}
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[openai.OpenAI]:
+    home = tmp_path_factory.mktemp("home")
+    settings = {
+        "LMX_MODELS__DIR": str(starter_store()),
+        "LMX_ENGINE__BACKEND": "gguf",
+        "LMX_ENGINE__THREADS": "1",
+    }
+    with running_server(home, "--model", "starter", **settings) as server:
+        server.load("starter", "mlx")
+        with openai.OpenAI(
+            base_url=f"{server.url}/v1",
+            api_key="unused",
+            max_retries=0,
+            timeout=120,
+            _strict_response_validation=True,
+        ) as sdk:
+            yield sdk
+
+
+def tool(name: str, description: str, **function: Any) -> dict[str, Any]:
+    return {
+        "type": "function",
+        "function": {
+            "name": name,
+            "description": description,
+            "parameters": PARAMETERS,
+            **function,
+        },
+    }
+
+
+WEATHER = tool("get_weather", "The weather of a city.")
+CLIMATE = tool("get_climate", "The usual weather of a city.")
+
+
+def ask(client: openai.OpenAI, model: str, **fields: Any) -> Any:
+    wanted: dict[str, Any] = {
+        "messages": [QUESTION],
+        "tools": [WEATHER, CLIMATE],
+        "temperature": 0,
+        "max_completion_tokens": 160,
+        "parallel_tool_calls": False,
+        **fields,
+    }
+    create: Any = client.chat.completions.create
+    return create(model=model, **wanted)
+
+
+def only_call(message: ChatCompletionMessage) -> tuple[str, str, dict[str, Any]]:
+    """Id, name and arguments of the only call, which fits the schema."""
+    assert message.tool_calls is not None
+    assert len(message.tool_calls) == 1
+    assert not message.content
+    call = message.tool_calls[0]
+    assert call.type == "function"
+    arguments = json.loads(call.function.arguments)
+    assert jsonschema_rs.is_valid(PARAMETERS, arguments)
+    return call.id, call.function.name, arguments
+
+
+def streamed(chunks: Any) -> tuple[ChatCompletionMessage, str]:
+    """The message that a stream's deltas make, and why it ended."""
+    content, finish = "", ""
+    calls: dict[int, dict[str, Any]] = {}
+    for chunk in chunks:
+        assert not finish, "nothing follows the end"
+        (choice,) = chunk.choices
+        finish = choice.finish_reason or ""
+        content += choice.delta.content or ""
+        for part in choice.delta.tool_calls or ():
+            call = calls.setdefault(part.index, {"type": "function", "function": {}})
+            call.update({"id": part.id} if part.id else {})
+            for field in ("name", "arguments"):
+                said = getattr(part.function, field) or ""
+                call["function"][field] = call["function"].get(field, "") + said
+    message = {"role": "assistant", "content": content, "tool_calls": list(calls.values()) or None}
+    return ChatCompletionMessage.model_validate(message), finish
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_turn_from_question_to_answer(client: openai.OpenAI, model: str, stream: bool) -> None:
+    reply = ask(client, model, tool_choice="required", stream=stream)
+    if stream:
+        message, finish = streamed(reply)
+    else:
+        message, finish = reply.choices[0].message, reply.choices[0].finish_reason
+    assert finish == "tool_calls"
+    call, name, arguments = only_call(message)
+    assert (name, arguments) == ("get_weather", {"city": "Paris", "unit": "celsius"})
+
+    said = message.model_dump(include={"role", "content", "tool_calls"}, exclude_none=True)
+    result = {"role": "tool", "tool_call_id": call, "content": "Sunny, 21 degrees celsius."}
+    last = ask(client, model, messages=[QUESTION, said, result], stream=stream)
+    if stream:
+        answer, finish = streamed(last)
+    else:
+        answer, finish = last.choices[0].message, last.choices[0].finish_reason
+    assert finish == "stop"
+    assert not answer.tool_calls
+    assert "21" in (answer.content or "")
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_named_tool_is_called_though_another_fits_better(
+    client: openai.OpenAI, model: str
+) -> None:
+    choice = {"type": "function", "function": {"name": "get_climate"}}
+    message = ask(client, model, tool_choice=choice).choices[0].message
+    assert only_call(message)[1] == "get_climate"
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_strict_tool_is_called_within_its_schema_or_not_at_all(
+    client: openai.OpenAI, model: str
+) -> None:
+    strict = tool("get_weather", "The weather of a city.", strict=True)
+    asked = {"role": "user", "content": "Call get_weather for Paris. Unit: kelvin."}
+    seen = 0
+    for seed in range(4):
+        reply = ask(
+            client, model, tools=[strict], messages=[asked], seed=seed, temperature=0.8
+        ).choices[0]
+        if reply.message.tool_calls:
+            seen += 1
+            only_call(reply.message)
+        else:
+            assert "<tool_call>" not in (reply.message.content or "")
+    assert seen, "no seed led to a call: the test shows nothing"
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_every_of_several_answers_calls(client: openai.OpenAI, model: str) -> None:
+    fields = {"tool_choice": "required", "n": 3, "seed": 5, "temperature": 1}
+    first, again = (ask(client, model, **fields) for _ in range(2))
+    assert [choice.index for choice in first.choices] == [0, 1, 2]
+    for one, other in zip(first.choices, again.choices, strict=True):
+        assert one.finish_reason == "tool_calls"
+        if model.endswith("mlx"):
+            assert only_call(one.message)[1:] == only_call(other.message)[1:]
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_answer_is_json_of_its_schema(client: openai.OpenAI, model: str, stream: bool) -> None:
+    reply = ask(
+        client,
+        model,
+        messages=[{"role": "user", "content": "Describe Ada, a mathematician aged 36."}],
+        tools=openai.omit,
+        parallel_tool_calls=openai.omit,
+        response_format={
+            "type": "json_schema",
+            "json_schema": {"name": "person", "strict": True, "schema": PERSON},
+        },
+        stream=stream,
+    )
+    message, finish = (
+        streamed(reply) if stream else (reply.choices[0].message, reply.choices[0].finish_reason)
+    )
+    assert finish == "stop"
+    person = json.loads(message.content or "")
+    assert jsonschema_rs.is_valid(PERSON, person)
+    assert "Ada" in person["name"]
