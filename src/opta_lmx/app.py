@@ -125,7 +125,11 @@ def serve(settings: Settings, home: Path, models: list[str]) -> int:
             sys.stderr.flush()
 
             async def main() -> None:
-                await Server(app, listener, models, settings.server.drain_timeout_s).run()
+                drain_s, body_bytes = (
+                    settings.server.drain_timeout_s,
+                    settings.server.body_limit_bytes,
+                )
+                await Server(app, listener, models, drain_s, body_bytes).run()
 
             uvloop.run(main())
     return 0

@@ -12,9 +12,9 @@ from starlette.types import ASGIApp
 
 from opta_lmx.api.http1 import WRITE_TIMEOUT_S, protocol_class
 from opta_lmx.api.ws_connection import (
-    FRAME_LIMIT_BYTES,
     PING_INTERVAL_S,
     PING_TIMEOUT_S,
+    frame_limit,
     websocket_class,
 )
 from opta_lmx.core.clock import Clock
@@ -65,12 +65,17 @@ class RunningApp(Protocol):
 
 
 def uvicorn_config(
-    app: ASGIApp, *, write_timeout_s: float = WRITE_TIMEOUT_S, settle_s: int = _SETTLE_S
+    app: ASGIApp,
+    *,
+    body_limit_bytes: int,
+    write_timeout_s: float = WRITE_TIMEOUT_S,
+    settle_s: int = _SETTLE_S,
 ) -> uvicorn.Config:
     """Return how uvicorn serves `app`.
 
     Args:
         app: what answers.
+        body_limit_bytes: the largest request it takes, over WebSocket too.
         write_timeout_s: a client that takes none of the bytes waiting for it is cut after this.
         settle_s: how long connections may take to end once the server was told to exit.
     """
@@ -78,7 +83,7 @@ def uvicorn_config(
         app,
         http=protocol_class(write_timeout_s),
         ws=websocket_class(write_timeout_s),
-        ws_max_size=FRAME_LIMIT_BYTES,
+        ws_max_size=frame_limit(body_limit_bytes),
         ws_ping_interval=PING_INTERVAL_S,
         ws_ping_timeout=PING_TIMEOUT_S,
         ws_per_message_deflate=False,
@@ -108,7 +113,7 @@ class Server:
         listener: the bound socket.
         models: loaded before `/readyz` answers 200.
         drain_timeout_s: how long running answers may take to finish after a stop signal.
-        write_timeout_s: a client that takes none of the bytes waiting for it is cut after this.
+        body_limit_bytes: the largest request that is taken.
     """
 
     def __init__(
@@ -117,7 +122,7 @@ class Server:
         listener: socket.socket,
         models: list[str],
         drain_timeout_s: float,
-        write_timeout_s: float = WRITE_TIMEOUT_S,
+        body_limit_bytes: int,
     ) -> None:
         self._app = app
         self._listener = listener
@@ -125,7 +130,7 @@ class Server:
         self._drain_timeout_s = drain_timeout_s
         self._stop = asyncio.Event()
         self._failure: LmxError | None = None
-        self._uvicorn = _Uvicorn(uvicorn_config(app.asgi, write_timeout_s=write_timeout_s))
+        self._uvicorn = _Uvicorn(uvicorn_config(app.asgi, body_limit_bytes=body_limit_bytes))
 
     async def run(self) -> None:
         """Serve until a stop signal, then end in order. Raises what kept a named model away."""

@@ -88,7 +88,7 @@ def _openai(calls: Calls, rooms: Rooms, settings: Settings) -> list[APIRouter]:
         ChatRoute(calls, choices).router(),
         ChatStream(calls, dialect, rooms.telemetry, per_socket).router(),
         CompletionsRoute(calls, choices).router(),
-        EmbeddingsRoute(VectorCalls(calls, rooms.vectors), rooms.clock).router(),
+        EmbeddingsRoute(VectorCalls(calls, rooms.vectors)).router(),
         openai_models.router(rooms.catalogue),
     ]
 

@@ -17,6 +17,13 @@ SCRIPTS: dict[str, dict[str, Any]] = {
     "tool": {
         "reply": 'I look. <tool_call> {"name": "look", "arguments": {"at": "sea"}} </tool_call>'
     },
+    "mixed": {
+        "reply": "<think>\nhm\n</think>\nFirst. "
+        '<tool_call>\n{"name": "look", "arguments": {"at": "sea"}}\n</tool_call>\nThen. '
+        '<tool_call>\n{"name": "look", "arguments": {}}\n</tool_call>',
+        "reasoning": "think",
+        "exact": True,
+    },
     "thinker": {"reply": "<think> so it is </think> Yes.", "reasoning": "think"},
     "late": {"load_ms": 1500},
     "slow": {"reply": "word " * 2000, "step_ms": 10},
@@ -74,6 +81,37 @@ def test_text_and_a_tool_call(client: anthropic.Anthropic) -> None:
     assert (call.name, call.input) == ("look", {"at": "sea"})
     assert call.id.startswith("toolu_")
     assert call.id.removeprefix("toolu_").isalnum()
+
+
+def test_blocks_keep_the_order_they_were_said_in(client: anthropic.Anthropic) -> None:
+    answer = both(client, "mixed", tools=[TOOL])
+    kinds = [block.type for block in answer.content]
+    assert kinds == ["thinking", "text", "tool_use", "text", "tool_use"]
+    one: Any = {"type": "auto", "disable_parallel_tool_use": True}
+    answer = both(client, "mixed", tools=[TOOL], tool_choice=one)
+    assert [block.type for block in answer.content] == ["thinking", "text", "tool_use", "text"]
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_the_tool_runner_goes_on_without_a_held_conversation(
+    client: anthropic.Anthropic, stream: bool
+) -> None:
+    asked: list[str] = []
+
+    @anthropic.beta_tool
+    def look(at: str) -> str:
+        """Look somewhere."""
+        asked.append(at)
+        return "blue"
+
+    options: Any = {"stream": True} if stream else {}
+    runner = client.beta.messages.tool_runner(
+        model="tool", messages=ASKED, max_tokens=64, tools=[look], max_iterations=2, **options
+    )
+    for answer in runner:
+        told = answer.get_final_message() if stream else answer
+        assert told.stop_reason == "tool_use"
+    assert asked == ["sea", "sea"]
 
 
 def test_thinking_is_a_block_of_its_own(client: anthropic.Anthropic) -> None:

@@ -214,7 +214,10 @@ def test_a_suffix_needs_a_model_that_can(client: openai.OpenAI, model: str) -> N
 def test_what_fits_no_window_is_refused_in_openais_words(client: openai.OpenAI, model: str) -> None:
     with pytest.raises(openai.BadRequestError, match="maximum context length is") as refused:
         client.completions.create(model=model, prompt=["short", "long " * 20_000])
-    assert refused.value.code == "context_length_exceeded"
+    assert (refused.value.code, refused.value.param) == ("context_length_exceeded", "prompt.1")
+    with pytest.raises(openai.BadRequestError, match="in the prompt, 5 in the completion") as one:
+        client.completions.create(model=model, prompt="long " * 9000, max_tokens=5)
+    assert one.value.param == "prompt"
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -222,6 +225,30 @@ def test_a_token_beyond_the_vocabulary_names_the_prompt(client: openai.OpenAI, m
     with pytest.raises(openai.BadRequestError) as refused:
         client.completions.create(model=model, prompt=[1, 2**31 - 1])
     assert refused.value.param == "prompt"
+    with pytest.raises(openai.BadRequestError) as one_of_two:
+        client.completions.create(model=model, prompt=[[1, 2], [2**31 - 1]])
+    assert one_of_two.value.param == "prompt.1"
+
+
+@pytest.mark.parametrize(
+    ("model", "status", "code"),
+    [
+        ("tiny-gguf:mlx", 200, None),
+        ("tiny-mlx:gguf", 400, "backend_mismatch"),
+        ("tiny-embed-gguf:mlx", 400, "backend_mismatch"),
+    ],
+)
+def test_a_model_is_found_with_the_engines_that_can_run_it(
+    tiny_server: ServerProcess, model: str, status: int, code: str | None
+) -> None:
+    found = tiny_server.http.get(f"{tiny_server.url}/v1/models/{model}")
+    assert found.status_code == status
+    if code is not None:
+        body = {"model": model, "prompt": "a"}
+        asked = tiny_server.http.post(f"{tiny_server.url}/v1/completions", json=body)
+        for reply in (found, asked):
+            error = reply.json()["error"]
+            assert (reply.status_code, error["code"], error["param"]) == (400, code, "model")
 
 
 @pytest.fixture(scope="module")

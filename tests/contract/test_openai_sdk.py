@@ -86,8 +86,8 @@ def test_errors_are_the_sdks_own_types(client: openai.OpenAI) -> None:
         client.chat.completions.create(model="nobody", messages=QUESTION)
     assert unknown.value.code == "model_not_found"
     with pytest.raises(openai.BadRequestError) as unsupported:
-        client.chat.completions.create(model="starter", messages=QUESTION, n=2)
-    assert (unsupported.value.code, unsupported.value.param) == ("unsupported_parameter", "n")
+        client.chat.completions.create(model="starter", messages=QUESTION, store=True)
+    assert (unsupported.value.code, unsupported.value.param) == ("unsupported_parameter", "store")
     with pytest.raises(openai.BadRequestError, match="maximum context length is 8192 tokens"):
         client.chat.completions.create(
             model="starter", messages=[{"role": "user", "content": "word " * 9000}]

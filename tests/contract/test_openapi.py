@@ -1,6 +1,7 @@
 """The server's own OpenAPI document: whole, without doubles, and kept to under fuzzing."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
@@ -107,6 +108,9 @@ def fuzz(
         command, cwd=folder, capture_output=True, text=True, timeout=seconds * 2 + 60, check=False
     )
     assert done.returncode == 0, done.stdout[-20_000:] + done.stderr[-2_000:]
+    counts = httpx.get(f"{server.url}/metrics", timeout=30).text
+    answered = set(re.findall(r'requests_total\{code="200",route="([^"]+)"\}', counts))
+    assert {surface.path for surface in SURFACES} <= answered, "no request got as far as a model"
 
 
 def with_models(document: dict[str, Any]) -> dict[str, Any]:

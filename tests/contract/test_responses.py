@@ -3,7 +3,9 @@
 import asyncio
 import contextlib
 import json
+import sqlite3
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,8 @@ from tests.support.waiting import until
 Json = dict[str, Any]
 
 CALL = '<tool_call> {"name": "read", "arguments": {"path": "a"}} </tool_call>'
+NAMED = {"type": "function", "name": "read"}
+READ: Json = {**NAMED, "parameters": {"type": "object"}}
 SCRIPTS: dict[str, Json] = {
     "plain": {"reply": "one two three four"},
     "caller": {"reply": f"Let me look. {CALL} {CALL}"},
@@ -204,6 +208,20 @@ def test_truncation_happens_only_when_asked(http: httpx.Client) -> None:
     assert (status, error["code"]) == (400, "context_length_exceeded")
 
 
+def test_truncation_shortens_a_long_turn_of_tools(http: httpx.Client) -> None:
+    talk: list[Json] = [{"role": "user", "content": "the task"}]
+    for n in range(10):
+        talk += [
+            {"type": "function_call", "call_id": f"c{n}", "name": "read", "arguments": "{}"},
+            {"type": "function_call_output", "call_id": f"c{n}", "output": f"result {n} " * 3},
+        ]
+    tools = [{"type": "function", "name": "read"}]
+    status, error = refused(http, "small", input=talk, tools=tools)
+    assert (status, error["code"]) == (400, "context_length_exceeded")
+    cut = made(http, "small", input=talk, tools=tools, truncation="auto")
+    assert 100 < cut["usage"]["input_tokens"] < 200
+
+
 def test_a_client_that_goes_frees_its_slot(server: LiveServer, http: httpx.Client) -> None:
     with http.stream(
         "POST", "/v1/responses", json={"model": "slow", "input": "hi", "stream": True}
@@ -278,6 +296,15 @@ def test_background_work_can_be_cancelled(server: LiveServer, http: httpx.Client
     assert http.post("/v1/responses/resp_none/cancel").status_code == 404
 
 
+def test_a_cancellation_is_over_when_its_answer_comes(http: httpx.Client) -> None:
+    ids = [made(http, "slow", background=True)["id"] for _ in range(6)]
+    with ThreadPoolExecutor(12) as pool:
+        paths = [f"/v1/responses/{one}/cancel" for one in (*ids, *ids)]
+        replies = [reply.json() for reply in pool.map(http.post, paths)]
+    assert {reply["status"] for reply in replies} == {"cancelled"}
+    assert {reply["completed_at"] for reply in replies} == {None}
+
+
 def test_what_a_server_leaves_unfinished_is_marked_as_failed(tmp_path: Path) -> None:
     scripts = {"slow": SCRIPTS["slow"], "plain": SCRIPTS["plain"]}
     with sim_server(tmp_path, scripts) as live, httpx.Client(base_url=live.url) as http:
@@ -286,6 +313,36 @@ def test_what_a_server_leaves_unfinished_is_marked_as_failed(tmp_path: Path) -> 
     with sim_server(tmp_path, scripts) as live, httpx.Client(base_url=live.url) as http:
         left = http.get(f"/v1/responses/{response['id']}").json()
         assert (left["status"], left["error"]["code"]) == ("failed", "server_error")
+
+
+def test_instructions_are_no_rules_of_a_compacted_conversation(http: httpx.Client) -> None:
+    talk = [{"role": "system", "content": "Rule."}, {"role": "user", "content": "hi"}]
+
+    def tokens(**fields: Any) -> int:
+        body = {"model": "plain", "input": talk, **fields}
+        compacted = http.post("/v1/responses/compact", json=body).json()
+        follow = [*compacted["output"], {"role": "user", "content": "go on"}]
+        return made(http, "plain", input=follow)["usage"]["input_tokens"]
+
+    assert tokens(instructions="Be kind. " * 20) == tokens()
+    assert tokens() > tokens(input=talk[1:])
+
+
+def test_what_a_killed_server_left_is_marked_as_failed_when_it_is_read(tmp_path: Path) -> None:
+    scripts = {"plain": SCRIPTS["plain"]}
+    with sim_server(tmp_path, scripts) as live, httpx.Client(base_url=live.url) as http:
+        one, other = (finished(http, made(http, "plain", background=True)) for _ in range(2))
+    with contextlib.closing(sqlite3.connect(tmp_path / "lmx.db")) as database, database:
+        for response in (one, other):
+            body = json.dumps({**response, "status": "in_progress", "output": []}).encode()
+            database.execute(
+                "UPDATE responses SET status = 'in_progress', body = ? WHERE id = ?",
+                (body, response["id"]),
+            )
+    with sim_server(tmp_path, scripts) as live, httpx.Client(base_url=live.url) as http:
+        for response in (one, other):
+            left = http.get(f"/v1/responses/{response['id']}").json()
+            assert (left["status"], left["error"]["code"]) == ("failed", "server_error")
 
 
 @pytest.mark.parametrize(
@@ -315,6 +372,21 @@ def test_what_a_server_leaves_unfinished_is_marked_as_failed(tmp_path: Path) -> 
         ({"input": [{"role": "nobody", "content": "x"}]}, "input.0.role"),
         ({"input": [{"type": "function_call", "name": "f", "arguments": ""}]}, "input.0.call_id"),
         ({"seed": 1}, "seed"),
+        ({"text": {"format": {"type": "text", "schema": {}}}}, "text.format.schema"),
+        ({"text": {"format": {"type": "json_object", "name": "x"}}}, "text.format.name"),
+        ({"tools": [READ], "tool_choice": {**NAMED, "mode": "auto"}}, "tool_choice.mode"),
+        ({"tools": [READ], "tool_choice": {**NAMED, "tools": [NAMED]}}, "tool_choice.tools"),
+        (
+            {
+                "tools": [READ],
+                "tool_choice": {"type": "allowed_tools", "tools": [NAMED], "name": "read"},
+            },
+            "tool_choice.name",
+        ),
+        (
+            {"tools": [{**READ, "strict": True, "parameters": {"properties": [1]}}]},
+            "tools.0.parameters.properties",
+        ),
     ],
     ids=lambda value: value if isinstance(value, str) else json.dumps(value)[:40],
 )
@@ -327,7 +399,12 @@ def test_what_cannot_be_done_is_refused_by_name(
 
 def test_a_stored_stream_is_not_replayed(http: httpx.Client) -> None:
     response = made(http, "plain")
-    for params in ({"stream": "true"}, {"starting_after": "3"}, {"include": "x"}):
+    for params in (
+        {"stream": "true"},
+        {"starting_after": "0"},
+        {"include": "x"},
+        {"include_obfuscation": "true"},
+    ):
         reply = http.get(f"/v1/responses/{response['id']}", params=params)
         assert reply.status_code == 400
         assert reply.json()["error"]["param"] in params

@@ -66,7 +66,12 @@ def sim_server(
 
     async def main() -> None:
         app = build(settings, home, [], resolver)
-        config = uvicorn_config(app.asgi, write_timeout_s=write_timeout_s, settle_s=1)
+        config = uvicorn_config(
+            app.asgi,
+            body_limit_bytes=settings.server.body_limit_bytes,
+            write_timeout_s=write_timeout_s,
+            settle_s=1,
+        )
         server = uvicorn.Server(config)
         box.extend([app, server])
         started.set()

@@ -2,6 +2,7 @@
 
 import hmac
 import ipaddress
+import re
 from collections.abc import Sequence
 from urllib.parse import urlsplit
 
@@ -22,6 +23,8 @@ _MAX_REQUEST_ID = 128
 _POLICY_VIOLATION = 1008
 _SWITCHING_PROTOCOLS = 101
 _SHOWN = 200
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
+_NO_TRACE = "0" * 32
 
 
 class GuardRules(msgspec.Struct, frozen=True):
@@ -62,7 +65,8 @@ class Guard:
             return
         exchange = _Exchange(scope, Headers(scope=scope), self._clock, self._telemetry)
         structlog.contextvars.clear_contextvars()
-        structlog.contextvars.bind_contextvars(request_id=exchange.request_id)
+        known = {"request_id": exchange.request_id, **_trace(exchange.headers)}
+        structlog.contextvars.bind_contextvars(**known)
         try:
             if scope["type"] == "http":
                 await self._pass(exchange, scope, receive, exchange.sending(send))
@@ -133,6 +137,14 @@ def _check_key(headers: Headers, keys: Sequence[str]) -> None:
             "A valid API key is required: Authorization: Bearer KEY.",
             code="invalid_api_key",
         )
+
+
+def _trace(headers: Headers) -> dict[str, str]:
+    """The trace a client counts its request to (W3C `traceparent`), for the log; or nothing."""
+    found = _TRACEPARENT.fullmatch(headers.get("traceparent", "").strip())
+    if found is None or found[1] == _NO_TRACE:
+        return {}
+    return {"trace_id": found[1]}
 
 
 class _Exchange:

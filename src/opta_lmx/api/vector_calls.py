@@ -1,6 +1,6 @@
 """From an HTTP request to an admitted embedding or rerank call, for every dialect."""
 
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Protocol, TypeVar
 
 from starlette.requests import Request
@@ -14,6 +14,8 @@ from opta_lmx.backends.frames import ModelKind
 from opta_lmx.serving.embedding import EMBEDDERS, EmbeddingService
 from opta_lmx.serving.service import Ticket
 
+_BREATH = 32
+"""Vectors written as text before others get their turn."""
 _Call = TypeVar("_Call")
 _Made_co = TypeVar("_Made_co", covariant=True)
 _Whole = TypeVar("_Whole")
@@ -62,6 +64,23 @@ class VectorCalls:
         except BaseException:  # whatever it is, the place in the line must not be lost
             ticket.give_back()
             raise
+
+    async def written(
+        self, vectors: Sequence[bytes], write: Callable[[int, bytes], bytes]
+    ) -> bytes:
+        """Each vector as JSON, with commas between, while others get their turn.
+
+        Args:
+            vectors: as in `Vectors`.
+            write: gives the JSON of the vector at a place.
+        """
+        text = bytearray()
+        for index, vector in enumerate(vectors):
+            text += b"," if index else b""
+            text += write(index, vector)
+            if index % _BREATH == _BREATH - 1:
+                await self.calls.clock.sleep(0)
+        return bytes(text)
 
     def response(
         self,

@@ -12,6 +12,7 @@ from starlette.websockets import WebSocketDisconnect
 from uvicorn.config import Config
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
+from websockets.frames import Frame
 from websockets.http11 import Request
 
 from opta_lmx.api.http1 import CONNECTION, WRITE_TIMEOUT_S, Connection, WriteWatch
@@ -20,9 +21,21 @@ from opta_lmx.api.streaming import MAX_BACKLOG_BYTES, ClientGone, SlowReader
 FRAME_LIMIT_BYTES = 16 * 1024 * 1024
 """A message above this closes the connection (1009); routes refuse smaller ones politely."""
 
+MAX_FRAGMENTS = 16_384
+"""Frames that one message may be cut into: their number is not bounded by its size."""
+
+_POLITE_BYTES = 64 * 1024
+_PIECE_BYTES = 16 * 1024
+_POLICY_VIOLATION = 1008
+
 PING_INTERVAL_S = 20.0
 PING_TIMEOUT_S = 20.0
 """A client that answers no ping for so long is gone."""
+
+
+def frame_limit(body_limit_bytes: int) -> int:
+    """Return uvicorn's `ws_max_size`: whatever a body may hold, a message may hold."""
+    return max(FRAME_LIMIT_BYTES, body_limit_bytes + _POLITE_BYTES)
 
 
 class _SocketConnection:
@@ -54,6 +67,8 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._watch: WriteWatch | None = None
+        self._unread = bytearray()
+        self._reading: asyncio.Handle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take over the connection from HTTP."""
@@ -61,6 +76,44 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         self._watch = WriteWatch(
             cast("asyncio.Transport", transport), self.loop, self.write_timeout_s
         )
+
+    def data_received(self, data: bytes) -> None:
+        """Take what arrived, a piece in each turn of the loop: others must get theirs."""
+        self._unread += data
+        if self._reading is None:
+            self._read_piece()
+        elif not self.transport.is_closing():
+            self.transport.pause_reading()
+
+    def _read_piece(self) -> None:
+        self._reading = None
+        piece = bytes(self._unread[:_PIECE_BYTES])
+        del self._unread[:_PIECE_BYTES]
+        super().data_received(piece)
+        if self.transport.is_closing():
+            self._unread.clear()
+        elif self._unread:
+            self.transport.pause_reading()
+            self._reading = self.loop.call_soon(self._read_piece)
+        elif not self.read_paused:
+            self.transport.resume_reading()
+
+    def handle_cont(self, event: Frame) -> None:
+        """Take a further part of a message."""
+        if self.close_sent:
+            return
+        if len(self.frames) < MAX_FRAGMENTS:
+            super().handle_cont(event)
+            return
+        self.conn.fail(_POLICY_VIOLATION, "too many fragments")
+        self.handle_parser_exception()
+
+    def handle_ping(self) -> None:
+        """Answer, unless the client does not even read the answers it has."""
+        if self.writable.is_set():
+            super().handle_ping()
+        else:
+            self.conn.data_to_send()
 
     def handle_connect(self, event: Request) -> None:
         """Answer the handshake; the application may ask for the connection."""
@@ -89,6 +142,9 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone."""
+        if self._reading is not None:
+            self._reading.cancel()
+        self._unread.clear()
         if self._watch is not None:
             self._watch.stop()
         super().connection_lost(exc)

@@ -72,13 +72,15 @@ class Embed(msgspec.Struct, tag=True, frozen=True):
 
     An input is a text, token ids taken as they are, or for `rerank` a document, which `query`
     is asked of. `cut_to` bounds the tokens of each input (never the query's) by cutting its end
-    off, and whatever is beyond the window with it; None makes an input that is too long an error.
+    off, and whatever is beyond the window with it; None makes an input that is too long an error,
+    and so it is among the first `uncut` inputs in any case.
     """
 
     id: int
     inputs: tuple[str | tuple[int, ...], ...]
     cut_to: int | None = None
     query: str | None = None
+    uncut: int = 0
 
 
 class Cancel(msgspec.Struct, tag=True, frozen=True):
@@ -192,7 +194,7 @@ class Embedded(msgspec.Struct, tag=True, frozen=True):
 
     `tokens` counts each input's tokens. Or nothing was made, because of the input at place
     `at`: `needs` is its length in tokens where that is beyond the window (at least, unless
-    `exact`), else `error` says why. `Released` follows.
+    `exact`; `of_query`: so is the query's alone), else `error` says why. `Released` follows.
     """
 
     id: int
@@ -201,6 +203,7 @@ class Embedded(msgspec.Struct, tag=True, frozen=True):
     at: int | None = None
     needs: int = 0
     exact: bool = True
+    of_query: bool = False
     error: str = ""
 
 

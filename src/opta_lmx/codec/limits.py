@@ -9,15 +9,22 @@ class ContextLengthError(LmxError):
     `prompt_tokens` is only a lower bound where `exact` is False.
     """
 
-    def __init__(self, message: str, limit: int, prompt_tokens: int, *, exact: bool) -> None:
-        super().__init__(ErrorKind.CONTEXT_LENGTH_EXCEEDED, message, param="messages")
+    def __init__(
+        self, message: str, limit: int, prompt_tokens: int, *, exact: bool, param: str
+    ) -> None:
+        super().__init__(ErrorKind.CONTEXT_LENGTH_EXCEEDED, message, param=param)
         self.limit = limit
         self.prompt_tokens = prompt_tokens
         self.exact = exact
 
 
 def context_exceeded(
-    limit: int, prompt_tokens: int, completion_tokens: int = 0, *, exact: bool = True
+    limit: int,
+    prompt_tokens: int,
+    completion_tokens: int = 0,
+    *,
+    exact: bool = True,
+    param: str = "messages",
 ) -> ContextLengthError:
     """Build the error for a request that cannot fit in the model's window.
 
@@ -29,15 +36,16 @@ def context_exceeded(
         prompt_tokens: exact tokens of the rendered prompt.
         completion_tokens: tokens the caller asked to reserve for the answer.
         exact: False when `prompt_tokens` is only a lower bound.
+        param: the request field that holds the prompt.
     """
     total = prompt_tokens + completion_tokens
     message = (
         f"This model's maximum context length is {limit} tokens. "
         f"However, you requested {'' if exact else 'at least '}{total} tokens "
-        f"({prompt_tokens} in the messages, {completion_tokens} in the completion). "
-        "Please reduce the length of the messages or completion."
+        f"({prompt_tokens} in the {param}, {completion_tokens} in the completion). "
+        f"Please reduce the length of the {param} or completion."
     )
-    return ContextLengthError(message, limit, prompt_tokens, exact=exact)
+    return ContextLengthError(message, limit, prompt_tokens, exact=exact, param=param)
 
 
 def input_exceeded(limit: int, tokens: int, param: str, *, exact: bool = True) -> LmxError:

@@ -4,11 +4,18 @@ import secrets
 import string
 
 _ALPHANUMERIC = string.ascii_letters + string.digits
+_COUNT = len(_ALPHANUMERIC)
+_FAIR = 256 - 256 % _COUNT
 
 
 def random_id(prefix: str = "", length: int = 24) -> str:
     """Return `prefix` plus `length` random characters of `[A-Za-z0-9]`."""
-    return prefix + "".join(secrets.choice(_ALPHANUMERIC) for _ in range(length))
+    chars: list[str] = []
+    while len(chars) < length:
+        # Bytes at the top of the range are left out: they would make some characters likelier.
+        drawn = secrets.token_bytes(length)
+        chars += [_ALPHANUMERIC[byte % _COUNT] for byte in drawn if byte < _FAIR]
+    return prefix + "".join(chars[:length])
 
 
 def tool_call_id() -> str:

@@ -135,7 +135,7 @@ class Planner:
         wanted = self.reference(ref)
         entry = self.store.get(wanted.name)
         override = self._settings.for_model(entry.name)
-        backend = self._backend(entry, wanted.backend)
+        backend = self.backend_of(entry, wanted.backend)
         registry.require(backend)
         load = self._load(entry, backend, override)
         window = self._window(entry, context)
@@ -194,19 +194,24 @@ class Planner:
             options=dict(override.options),
         )
 
-    def _backend(self, entry: ModelEntry, asked: str | None) -> BackendName:
+    def backend_of(self, entry: ModelEntry, asked: str | None) -> BackendName:
+        """The backend for a model: the one asked for, or its default.
+
+        Raises:
+            LmxError: INVALID_REQUEST `backend_mismatch`; that one cannot run it.
+        """
         if asked is None:
             return self.default_backend(entry)
         if asked == "gguf" and entry.format != "gguf":
             raise invalid(
                 f"Model '{entry.name}' is not a GGUF file, so llama.cpp cannot run it.",
-                param="backend",
+                param="model",
                 code="backend_mismatch",
             )
         if asked == "mlx" and entry.format == "gguf" and entry.kind != "chat":
             raise invalid(
                 f"Model '{entry.name}' is a GGUF file that makes no text; MLX cannot run it.",
-                param="backend",
+                param="model",
                 code="backend_mismatch",
             )
         return "mlx" if asked == "mlx" else "gguf"

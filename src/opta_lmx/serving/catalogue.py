@@ -1,6 +1,7 @@
 """What a client may ask for: models on disk joined with those that are loaded."""
 
 import asyncio
+import contextlib
 from typing import Literal
 
 import msgspec
@@ -12,6 +13,7 @@ from opta_lmx.models.names import split_ref
 from opta_lmx.models.store import ModelEntry
 
 _Loaded = dict[str, ModelStatus]
+_Aliases = dict[str, list[str]]
 
 
 class ServedModel(msgspec.Struct, frozen=True):
@@ -62,16 +64,22 @@ class Catalogue:
         return await asyncio.to_thread(self._all, self._loaded())
 
     async def get(self, ref: str) -> ServedModel:
-        """One model by reference. Raises MODEL_NOT_FOUND."""
+        """One model by reference.
+
+        Raises:
+            LmxError: MODEL_NOT_FOUND; CONFLICT `model_broken`; INVALID_REQUEST
+                `backend_mismatch`.
+        """
         return await asyncio.to_thread(self._one, ref, self._loaded())
 
     def _loaded(self) -> _Loaded:
         return {status.id: status for status in self._engine.status()}
 
     def _all(self, loaded: _Loaded) -> "list[ServedModel]":
+        aliases = self._aliases()
         entries = self._planner.store.list()
         models = [
-            self._join(entry.name, entry, loaded.pop(entry.name, None))
+            self._join(entry.name, entry, loaded.pop(entry.name, None), aliases)
             for entry in entries
             if entry.broken is None
         ]
@@ -79,16 +87,18 @@ class Catalogue:
         for status in loaded.values():
             entry = by_name.get(split_ref(status.id)[0])
             if entry is not None:
-                models.append(self._join(status.id, entry, status))
+                models.append(self._join(status.id, entry, status, aliases))
         return models
 
     def _one(self, ref: str, loaded: _Loaded) -> ServedModel:
         wanted = self._planner.reference(ref)
         entry = self._planner.store.get(wanted.name)
-        model_id = self._planner.id_of(entry, wanted.backend)
-        return self._join(model_id, entry, loaded.get(model_id))
+        model_id = self._planner.id_of(entry, self._planner.backend_of(entry, wanted.backend))
+        return self._join(model_id, entry, loaded.get(model_id), self._aliases())
 
-    def _join(self, model_id: str, entry: ModelEntry, status: ModelStatus | None) -> ServedModel:
+    def _join(
+        self, model_id: str, entry: ModelEntry, status: ModelStatus | None, aliases: _Aliases
+    ) -> ServedModel:
         """From what was read already: the model may be gone from the disk by now."""
         asked = split_ref(model_id)[1]
         backend = status.backend if status else asked or self._planner.default_backend(entry)
@@ -109,19 +119,17 @@ class Catalogue:
             kind=entry.info.kind,
             tools=abilities.tools,
             reasoning=abilities.reasoning,
-            aliases=self._aliases(model_id),
+            aliases=tuple(aliases.get(model_id, ())),
             size_bytes=entry.size_bytes,
             parameters=entry.info.parameters,
             source=entry.source,
             load_s=status.load_s if status else 0.0,
         )
 
-    def _aliases(self, model_id: str) -> tuple[str, ...]:
-        """Configured names that lead to this very model and backend."""
-        return tuple(alias for alias in self._planner.aliases if self._leads(alias, model_id))
-
-    def _leads(self, alias: str, model_id: str) -> bool:
-        try:
-            return self._planner.canonical(alias) == model_id
-        except LmxError:
-            return False  # its target is not in the store
+    def _aliases(self) -> _Aliases:
+        """Configured names by the id (model and backend) that they lead to."""
+        found: _Aliases = {}
+        for alias in self._planner.aliases:
+            with contextlib.suppress(LmxError):  # its target is not in the store
+                found.setdefault(self._planner.canonical(alias), []).append(alias)
+        return found

@@ -1,6 +1,7 @@
 """Embedding calls: the same gate, line and slots as every model call, vectors instead of text."""
 
-from collections.abc import Callable, Collection
+import asyncio
+from collections.abc import Callable, Collection, Sequence
 
 import msgspec
 
@@ -23,9 +24,10 @@ class EmbeddingRequest(msgspec.Struct, frozen=True):
     """One call, whatever dialect it came in.
 
     `inputs` are texts, or token ids of the model's own vocabulary taken as they are, special
-    ones included; with `query`, documents that it is asked of. `cut_to` asks for inputs to be cut at that many tokens and at the window;
-    without it one too long is refused. `dimensions` is the width wanted. `place` names the
-    request field of an input in errors.
+    ones included; with `query`, documents that it is asked of. `cut_to` asks for inputs to be
+    cut at that many tokens and at the window, but for the first `uncut`; without it one too long
+    is refused. `dimensions` is the width wanted. `place` names the request field of an input in
+    errors.
     """
 
     model: str
@@ -33,6 +35,7 @@ class EmbeddingRequest(msgspec.Struct, frozen=True):
     cut_to: int | None = None
     dimensions: int | None = None
     query: str | None = None
+    uncut: int = 0
     place: Callable[[int], str] = "input.{}".format
 
 
@@ -92,7 +95,7 @@ class EmbeddingRun:
         self._submitted = True
         request = self._request
         answer = await self._runtime.embed(
-            Embed(self._ticket, request.inputs, request.cut_to, request.query)
+            Embed(self._ticket, request.inputs, request.cut_to, request.query, request.uncut)
         )
         self._over = True
         self._check(answer, ready)
@@ -100,13 +103,13 @@ class EmbeddingRun:
         width = request.dimensions or ready.dimensions
         vectors = answer.vectors
         if width < ready.dimensions:
-            vectors = tuple(shortened(vector, width) for vector in vectors)
+            vectors = await asyncio.to_thread(_all_shortened, vectors, width)
         return Vectors(model, vectors, answer.tokens)
 
     def _check(self, answer: Embedded, ready: Ready) -> None:
         if answer.at is None:
             return
-        param = self._request.place(answer.at)
+        param = "query" if answer.of_query else self._request.place(answer.at)
         if answer.needs:
             raise input_exceeded(ready.context, answer.needs, param, exact=answer.exact)
         raise invalid(f"Invalid value for '{param}': {answer.error}.", param=param)
@@ -151,6 +154,10 @@ class EmbeddingService:
     def run(self, ticket: Ticket, request: EmbeddingRequest) -> EmbeddingRun:
         """The call itself; nothing happens before `EmbeddingRun.made`. Close it in any case."""
         return EmbeddingRun(ticket.runtime, ticket.numbers[0], request, self._limits, self._ports)
+
+
+def _all_shortened(vectors: Sequence[bytes], width: int) -> tuple[bytes, ...]:
+    return tuple(shortened(vector, width) for vector in vectors)
 
 
 def check_width(wanted: int | None, ready: Ready) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from opta_lmx.core.errors import LmxError
 from opta_lmx.core.types import Accepted, Usage
 from opta_lmx.serving.answering import AnswerEvent, Answering, Ended
 
@@ -34,9 +35,18 @@ class PromptBatch:
 
     async def open(self) -> Accepted:
         """Pass the second gate with every prompt. Raises what `ModelRun.open` raises."""
-        self.accepted = tuple([await part.open() for part in self._parts])
+        self.accepted = tuple([await self._open(place) for place in range(len(self._parts))])
         prompt_tokens = sum(one.prompt_tokens for one in self.accepted)
         return msgspec.structs.replace(self.accepted[0], prompt_tokens=prompt_tokens)
+
+    async def _open(self, place: int) -> Accepted:
+        """Open one of the parts; where there are several, an error names which one it was."""
+        try:
+            return await self._parts[place].open()
+        except LmxError as error:
+            if error.param == "prompt" and len(self._parts) > 1:
+                error.param = f"prompt.{place}"
+            raise
 
     def __aiter__(self) -> "PromptBatch":
         return self

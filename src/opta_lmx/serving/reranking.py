@@ -75,6 +75,7 @@ def rerank(service: EmbeddingService, ticket: Ticket, request: RerankRequest) ->
         inputs=request.documents if pairs else (request.query, *request.documents),
         cut_to=request.cut_to,
         query=request.query if pairs else None,
+        uncut=0 if pairs else 1,
         place=_place_of_pair if pairs else _place,
     )
     return RerankRun(service.run(ticket, wanted), pairs=pairs)

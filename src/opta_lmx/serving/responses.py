@@ -42,6 +42,7 @@ RUNNING = ("queued", "in_progress")
 BROKEN = ("failed", "cancelled")
 _ID_LENGTH = 128
 _SWEEP_BATCH = 500
+_SWEEPS_PER_FILL = 16
 
 _metadata = MetaData()
 _RESPONSES = Table(
@@ -119,6 +120,12 @@ class StoredResponses:
         self._limits = limits
         self._clock = clock
         self._telemetry = telemetry
+        self._grown_bytes = 0
+
+    @property
+    def crowded(self) -> bool:
+        """True when so much was stored since the last sweep that one is due."""
+        return self._grown_bytes > self._limits.max_bytes // _SWEEPS_PER_FILL
 
     def check(self) -> None:
         """Raise UNAVAILABLE `store_unavailable` while nothing can be stored."""
@@ -139,6 +146,7 @@ class StoredResponses:
             *_item_rows(body["id"], len(inputs), body["output"], output=True),
         ]
         await self._database.write(lambda connection: _save(connection, row, items))
+        self._grown_bytes += row["bytes"]
 
     def _row(self, body: Json, inputs: Sequence[Json], tenant: str) -> Json:
         encoded = msgspec.json.encode(body)
@@ -216,6 +224,12 @@ class StoredResponses:
         )
         return [(row[0], row[1]) for row in connection.execute(wanted)]
 
+    async def check_previous(self, response_id: str, tenant: str = DEFAULT_TENANT) -> None:
+        """Raise INVALID_REQUEST `previous_response_not_found` for a response that is gone."""
+        wanted = select(_RESPONSES.c.id).where(*self._living(response_id, tenant))
+        if await self._database.read(lambda connection: connection.scalar(wanted)) is None:
+            raise _no_previous(response_id, at_once=True)
+
     async def history(self, response_id: str, tenant: str = DEFAULT_TENANT) -> list[Json]:
         """Every item of a conversation up to and with a response, oldest first.
 
@@ -292,20 +306,22 @@ class StoredResponses:
         return [msgspec.json.decode(body) for body in rows]
 
     async def replace(self, body: Json) -> None:
-        """Store the new state of a response, and its output; what it was asked stays."""
+        """Store the new state of an unfinished response, and its output.
+
+        What it was asked stays; one that has ended meanwhile, or was deleted, stays as it is.
+        """
         encoded = msgspec.json.encode(body)
         await self._database.write(lambda connection: _replace(connection, body, encoded))
 
     async def sweep(self) -> int:
         """Remove what has expired, then the oldest beyond the bytes allowed; how many went."""
         now_ms, most = self._clock.now_ms(), self._limits.max_bytes
+        self._grown_bytes = 0
         gone = 0
-        while True:
-            batch = await self._database.write(lambda connection: _sweep(connection, now_ms, most))
+        while batch := await self._database.write(lambda rows: _sweep(rows, now_ms, most)):
             gone += batch
-            if batch < _SWEEP_BATCH:
-                break
         if gone:
+            await self._database.shrink()
             self._telemetry.log("info", "stored responses removed", count=gone)
         return gone
 
@@ -358,11 +374,10 @@ def _replace(connection: Connection, body: Json, encoded: bytes) -> None:
     )
     asked, size = connection.execute(inputs).one()
     values = {"status": body["status"], "body": encoded, "bytes": 2 * len(encoded) + (size or 0)}
-    changed = connection.execute(
-        update(_RESPONSES).where(columns.id == response_id).values(**values)
-    )
+    unfinished = (columns.id == response_id, columns.status.in_(RUNNING))
+    changed = connection.execute(update(_RESPONSES).where(*unfinished).values(**values))
     if not changed.rowcount:
-        return  # Deleted meanwhile: its owner did not want it.
+        return  # Its owner did not want it, or it was made while somebody took it for lost.
     connection.execute(
         delete(_ITEMS).where(_ITEMS.c.response_id == response_id, _ITEMS.c.output.is_(True))
     )

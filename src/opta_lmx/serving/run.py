@@ -1,5 +1,6 @@
 """One model call from prepared prompt to last token, accounted for however it ends."""
 
+import asyncio
 from types import TracebackType
 from typing import Self
 
@@ -9,6 +10,7 @@ from opta_lmx.backends.frames import Prepared, Ready, Submit, TokenOut
 from opta_lmx.codec.constraints import answer_grammar
 from opta_lmx.codec.limits import context_exceeded
 from opta_lmx.core.clock import Clock
+from opta_lmx.core.errors import LmxError
 from opta_lmx.core.pauses import TakesLong, no_long_pauses
 from opta_lmx.core.telemetry import Telemetry
 from opta_lmx.core.types import (
@@ -110,7 +112,7 @@ class ModelRun:
         """Tokens of the prompt, whether they fit or not. Raises what `open` raises besides."""
         ready, prepared = await self._prepare()
         if prepared.at_least:
-            raise context_exceeded(ready.context, prepared.at_least, exact=False)
+            raise self._too_long(ready, prepared)
         return len(prepared.ids)
 
     async def _prepare(self) -> tuple[Ready, Prepared]:
@@ -139,10 +141,10 @@ class ModelRun:
         """Fix every parameter; an answer limit beyond the window ends there with `length`."""
         wanted = self._request.max_tokens or self._limits.default_max_tokens
         if prepared.at_least:
-            raise context_exceeded(ready.context, prepared.at_least, wanted or 1, exact=False)
+            raise self._too_long(ready, prepared, wanted or 1)
         room = ready.context - len(prepared.ids)
         if room < 1:
-            raise context_exceeded(ready.context, len(prepared.ids), wanted or 1)
+            raise self._too_long(ready, prepared, wanted or 1)
         defaults = (self._runtime.plan.sampling, ready.sampling, DEFAULT_SAMPLING)
         check_features(self._request, ready)
         return Submit(
@@ -161,6 +163,15 @@ class ModelRun:
                 return answer_grammar(*arguments)
         except TakesLong:  # its schemas were judged, but so long ago that they are forgotten
             return await asyncio.to_thread(answer_grammar, *arguments)
+
+    def _too_long(self, ready: Ready, prepared: Prepared, answer: int = 0) -> LmxError:
+        return context_exceeded(
+            ready.context,
+            prepared.at_least or len(prepared.ids),
+            answer,
+            exact=not prepared.at_least,
+            param="messages" if self._request.prompt.messages else "prompt",
+        )
 
     def __aiter__(self) -> "ModelRun":
         return self

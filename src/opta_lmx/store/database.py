@@ -13,7 +13,14 @@ from sqlalchemy.exc import SQLAlchemyError
 from opta_lmx.core.clock import Clock
 from opta_lmx.core.errors import ErrorKind, LmxError
 from opta_lmx.core.telemetry import Telemetry
-from opta_lmx.store.engine import WRITES, check_file, copy_database, make_engine
+from opta_lmx.store.engine import (
+    WRITES,
+    check_file,
+    copy_database,
+    create_file,
+    give_back_pages,
+    make_engine,
+)
 from opta_lmx.store.schema import Pending, Schema, is_empty, pending, take
 from opta_lmx.store.writer import Writer
 
@@ -63,8 +70,10 @@ class Database:
 
     def _open(self, schemas: tuple[Schema, ...]) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        if self._path.exists():
+        if self._path.exists() and self._path.stat().st_size:
             check_file(self._path)
+        else:
+            create_file(self._path)
         self._engine = make_engine(self._path)
         with self._engine.connect() as connection:
             steps = pending(connection, schemas)
@@ -109,7 +118,7 @@ class Database:
         try:
             future = self._writer.submit(work)
         except RuntimeError:
-            raise unavailable("the server is stopping") from None
+            raise _stopping() from None
         try:
             # A caller that is cancelled must not take back what may be committed already.
             return await asyncio.shield(asyncio.wrap_future(future))
@@ -125,9 +134,18 @@ class Database:
         self.check()
         loop = asyncio.get_running_loop()
         try:
-            return await loop.run_in_executor(self._readers, self._reading, work)
+            future = loop.run_in_executor(self._readers, self._reading, work)
+        except RuntimeError:
+            raise _stopping() from None
+        try:
+            return await future
         except SQLAlchemyError as error:
             raise self._trouble(error) from None
+
+    async def shrink(self) -> None:
+        """Give space that nothing uses back to the disk, in steps between other writes."""
+        while await self.write(give_back_pages):
+            pass
 
     def _reading(self, work: Callable[[Connection], _Result]) -> _Result:
         assert self._engine is not None
@@ -155,6 +173,10 @@ class Database:
         self._readers.shutdown(wait=True)
         if self._engine is not None:
             self._engine.dispose()
+
+
+def _stopping() -> LmxError:
+    return unavailable("the server is stopping")
 
 
 def _is_damage(error: Exception) -> bool:

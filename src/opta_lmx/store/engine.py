@@ -12,6 +12,10 @@ WRITES = "lmx_writes"
 """Execution option of the writer's connection: its transactions take the write lock at once."""
 
 _BUSY_MS = 5_000
+_JOURNAL_BYTES = 64 * 1024**2
+_PAGES_AT_ONCE = 2048
+_INCREMENTAL = 2
+_CHECKED_BYTES = 256 * 1024**2
 _READERS = 2
 
 
@@ -25,6 +29,7 @@ def make_engine(path: Path) -> Engine:
         URL.create("sqlite", database=str(path)),
         pool_size=_READERS + 1,
         max_overflow=0,
+        hide_parameters=True,  # What people said must not stand in a log.
         connect_args={"check_same_thread": False, "isolation_level": None},
     )
     event.listen(engine, "connect", _prepare)
@@ -32,11 +37,22 @@ def make_engine(path: Path) -> Engine:
     return engine
 
 
+def create_file(path: Path) -> None:
+    """Make an empty database that can give space back to the disk: it must be said first."""
+    connection = sqlite3.connect(path, isolation_level=None)
+    try:
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        connection.execute("PRAGMA journal_mode = WAL")
+    finally:
+        connection.close()
+
+
 def _prepare(connection: Any, _: ConnectionPoolEntry) -> None:
     assert isinstance(connection, sqlite3.Connection)
     for pragma in (
         f"busy_timeout = {_BUSY_MS}",
         "journal_mode = WAL",
+        f"journal_size_limit = {_JOURNAL_BYTES}",
         "synchronous = FULL",
         "foreign_keys = ON",
     ):
@@ -64,10 +80,30 @@ def copy_database(source: Path, target: Path) -> None:
     part.replace(target)
 
 
+def give_back_pages(connection: Connection) -> bool:
+    """Free some unused pages at the end of the file; true while there are more."""
+    plain = connection.connection.driver_connection
+    assert isinstance(plain, sqlite3.Connection)
+    # Read to its end: each row of this statement frees one page.
+    plain.execute(f"PRAGMA incremental_vacuum({_PAGES_AT_ONCE})").fetchall()
+    left = connection.exec_driver_sql("PRAGMA freelist_count").scalar_one()
+    mode = connection.exec_driver_sql("PRAGMA auto_vacuum").scalar_one()
+    return left > 0 and mode == _INCREMENTAL
+
+
 def check_file(path: Path) -> None:
-    """Look the whole file over. Raises sqlite3.DatabaseError when it is damaged."""
+    """Look a file over: all of it, unless it is large and was closed in good order.
+
+    Reading takes about a second for each gigabyte; damage that is not met here is met by the
+    first call that reads it. Raises sqlite3.DatabaseError.
+    """
+    left_open = path.with_name(f"{path.name}-wal").exists()
+    whole = left_open or path.stat().st_size <= _CHECKED_BYTES
     connection = sqlite3.connect(path)
     try:
+        if not whole:
+            connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+            return
         verdict = connection.execute("PRAGMA quick_check(1)").fetchone()
     finally:
         connection.close()

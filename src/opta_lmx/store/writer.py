@@ -7,7 +7,6 @@ from concurrent.futures import Future
 from typing import Any
 
 from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import SQLAlchemyError
 
 from opta_lmx.store.engine import WRITES
 
@@ -102,7 +101,7 @@ class Writer:
                 with connection.begin():
                     for job in batch:
                         _attempt(connection, job)
-        except SQLAlchemyError as error:
+        except Exception as error:  # noqa: BLE001 - the thread must outlive it, its callers learn of it
             failure = error
         for job in batch:
             job.settle(failure)

@@ -162,7 +162,11 @@ SAMPLING: tuple[Row, ...] = (
     supported("logit_bias", {"5": -100}, "Token ids to -100..100."),
     supported("stop", ["x", "y"], "Up to four strings, also across token borders."),
     supported("n", 2, "Answers side by side, interleaved in a stream."),
-    supported("logprobs", True, "Of the visible text's tokens, before temperature."),
+    supported(
+        "logprobs",
+        True,
+        "Of the visible text's tokens: the model's own, before bias, penalties and temperature.",
+    ),
     nested("top_logprobs", "supported", "0 to 20.", logprobs=True, top_logprobs=5),
 )
 

@@ -5,8 +5,10 @@ import re
 import socket
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from tests.support.server import LiveServer, sim_server
@@ -118,7 +120,10 @@ def test_a_stop_string_is_noticed_behind_a_blocked_write(patient: LiveServer) ->
         until(lambda: busy(patient, "stopping"), 20)
         until(lambda: not busy(patient, "stopping"), 4)
         text = read_all(client, b"[DONE]")
-    assert text.count(WORD.encode()) == 100
+    told = [json.loads(line[6:]) for line in text.splitlines() if line.startswith(b"data: {")]
+    said = [c["delta"].get("content", "") for chunk in told for c in chunk["choices"]]
+    # How a token's text is cut into pieces is nobody's business here.
+    assert "".join(said) == f"{WORD} " * 100
     assert b'"finish_reason":"stop"' in text
     assert b'"completion_tokens":101' in text
     assert b"HALT" not in text
@@ -147,3 +152,18 @@ def test_pipelined_requests_are_answered_in_turn(patient: LiveServer) -> None:
         text = read_all(client, b"[DONE]") + read_all(client, b"[DONE]")
     assert text.count(b"HTTP/1.1 200 OK") == 3
     assert text.index(b"[DONE]") < text.index(b'"chat.completion"') < text.rindex(b"[DONE]")
+
+
+def test_a_keep_alive_after_the_end_does_not_stop_the_server(tmp_path: Path) -> None:
+    """An answer that ended, but waits for its reader: nobody else may notice."""
+    limits = {"keepalive_s": 1.0}
+    with (
+        sim_server(tmp_path, SCRIPTS, send_buffer=8192, server=limits) as running,
+        connect(running, request("short", stream=True)) as client,
+    ):
+        until(lambda: busy(running, "short"), 20)
+        until(lambda: not busy(running, "short"), 4)
+        ended = time.monotonic()
+        while time.monotonic() - ended < 1.5:
+            assert httpx.get(f"{running.url}/healthz", timeout=5).status_code == 200
+        assert read_all(client, b"[DONE]").count(WORD.encode()) == 250

@@ -59,6 +59,22 @@ def test_a_long_query_of_many_documents_does_not_multiply(tmp_path: Path) -> Non
         assert server.status("m")["restarts"] == 0
 
 
+def test_only_documents_are_cut(tmp_path: Path) -> None:
+    """Neither kind of model may lose part of the question, which would change the ranking."""
+    models = {"m": {"kind": "embedding", "context": 8}, "r": {"kind": "rerank", "context": 8}}
+    body = {"query": "xyza", "documents": ["aaaa", "xxaa"], "max_tokens_per_doc": 2}
+    with sim_server(tmp_path, models) as server:
+        for model, score in (("m", 0.5), ("r", 0.25)):
+            reply = post(server, ("/v2/rerank", body), model=model)
+            assert reply.status_code == 200, reply.text
+            scores = [one["relevance_score"] for one in reply.json()["results"]]
+            assert scores == pytest.approx([score, score])
+            assert reply.json()["meta"]["tokens"]["input_tokens"] == (8 if model == "m" else 12)
+        for model in ("m", "r"):
+            refused = post(server, ("/v2/rerank", body), model=model, query="x" * 9)
+            assert (refused.status_code, refused.json()["error"]["param"]) == (400, "query")
+
+
 def _idle(server: LiveServer) -> bool:
     status = server.status("m")
     return (status["running"], status["waiting"]) == (0, 0)

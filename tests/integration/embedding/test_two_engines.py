@@ -163,6 +163,8 @@ def test_documents_are_cut_only_when_asked(server: ServerProcess, model: str) ->
     assert refused.status_code == 400
     assert refused.json()["error"]["param"] == "documents.1"
     assert "maximum context length is 96 tokens" in refused.json()["message"]
+    endless = post(server, "/v2/rerank", **body | {"query": "abc " * 200}, max_tokens_per_doc=20)
+    assert (endless.status_code, endless.json()["error"]["param"]) == (400, "query")
     cut = post(server, "/v2/rerank", **body, max_tokens_per_doc=20)
     assert cut.status_code == 200, cut.text
     short = body | {"documents": ["abc", "abc " * 6 + "ab"]}

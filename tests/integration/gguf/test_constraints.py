@@ -11,7 +11,7 @@ import pytest
 from opta_lmx.backends.frames import Fault
 from opta_lmx.codec.answer import Answer, AnswerStyle
 from opta_lmx.codec.deltas import CallArguments, CallStart
-from opta_lmx.core.types import Message, Prompt, SamplingParams
+from opta_lmx.core.types import Message, Prompt, SamplingParams, ToolChoice
 from tests.support.constrained import WEATHER, call_grammar, json_grammar
 from tests.support.gguf_child import GREEDY, Child
 from tests.support.tiny import tiny_gguf, write_gguf
@@ -67,6 +67,17 @@ def test_a_required_call_of_the_starter(starter: Child) -> None:
         assert [d.name for d in deltas if isinstance(d, CallStart)] == ["get_weather"]
         written = "".join(d.text for d in deltas if isinstance(d, CallArguments))
         jsonschema_rs.validator_for(WEATHER.parameters).validate(json.loads(written))
+
+
+def test_text_beside_a_call_that_may_come_ends_as_it_would_alone(starter: Child) -> None:
+    """The token that ends it is not the one that llama.cpp's grammars end with."""
+    chat = Prompt(messages=(Message("user", "What is the capital of France?"),), tools=(WEATHER,))
+    ids = starter.prepare(chat).ids
+    auto = call_grammar(starter.ready().speech, WEATHER, tool_choice=ToolChoice())
+    alone = starter.generate(ids, max_tokens=60)
+    held = starter.generate(ids, max_tokens=60, grammar=auto)
+    assert alone[-1].finish == "stop"
+    assert [(out.piece, out.finish) for out in held] == [(out.piece, out.finish) for out in alone]
 
 
 def test_grammars_that_cannot_be_used_are_refused_and_the_server_lives(roomy: Child) -> None:

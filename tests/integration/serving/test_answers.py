@@ -58,6 +58,7 @@ def test_answers_are_admitted_together_or_not_at_all(tmp_path: Path) -> None:
         with pytest.raises(LmxError) as never:
             stack.serving.gate("a", 99)
         assert (never.value.kind, never.value.param) == (ErrorKind.INVALID_REQUEST, "n")
+        assert "99 answers, more than the 10" in never.value.message
         held.close()
         stack.serving.gate("a", 3).give_back()
         (status,) = stack.engine.status()

@@ -4,6 +4,7 @@ import asyncio
 from typing import Any
 
 import pytest
+import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 from starlette.types import Message, Receive, Scope, Send
@@ -44,8 +45,8 @@ class Inner:
 class Door:
     """A guard, what is behind it, and what it counted."""
 
-    def __init__(self, *allowed: str) -> None:
-        self.inner = Inner()
+    def __init__(self, *allowed: str, inner: Inner | None = None) -> None:
+        self.inner = inner or Inner()
         self.telemetry = Counting()
         rules = GuardRules(allowed_hosts=frozenset(allowed))
         self._guard = Guard(self.inner, rules, Envelopes(render), SystemClock(), self.telemetry)
@@ -118,3 +119,30 @@ def test_a_websocket_under_a_foreign_name_never_passes() -> None:
     sent = door.ask("websocket", host="evil.example")
     assert [message["type"] for message in sent] == ["websocket.close"]
     assert door.inner.scopes == []
+
+
+TRACE = "0af7651916cd43dd8448eb211c80319c"
+
+
+@pytest.mark.parametrize(
+    ("header", "expected"),
+    [
+        (f"00-{TRACE}-b7ad6b7169203331-01", TRACE),
+        (f"01-{TRACE}-b7ad6b7169203331-01-later", TRACE),
+        (f"00-{'0' * 32}-b7ad6b7169203331-01", None),
+        (f"00-{TRACE.upper()}-b7ad6b7169203331-01", None),
+        ("nonsense", None),
+    ],
+)
+def test_the_log_names_the_clients_trace(header: str, expected: str | None) -> None:
+    bound: list[dict[str, Any]] = []
+
+    class Looking(Inner):
+        async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+            bound.append(dict(structlog.contextvars.get_contextvars()))
+            await super().__call__(scope, receive, send)
+
+    door = Door(inner=Looking())
+    door.ask(traceparent=header)
+    door.ask()
+    assert [context.get("trace_id") for context in bound] == [expected, None]

@@ -120,6 +120,18 @@ def test_a_name_without_end_costs_nothing(ref: str) -> None:
     assert time.perf_counter() - began < 0.5
 
 
+@pytest.mark.parametrize("ref", ["a/" * 255, "llama-q4_k_m/" * 39, "-q4_0" * 102, ".gguf" * 102])
+def test_a_long_name_costs_little_however_many_models_there_are(ref: str) -> None:
+    """The event loop waits for it."""
+    many = [Known(f"org{n % 9}/Llama-{n}-Instruct-Q4_K_M", "Q4_K_M", "gguf") for n in range(300)]
+    with pytest.raises(LmxError):
+        resolve("warm", many, ALIASES)
+    began = time.process_time()
+    with pytest.raises(LmxError):
+        resolve(ref, many, ALIASES)
+    assert time.process_time() - began < 0.05
+
+
 def test_an_alias_never_hides_a_model() -> None:
     assert resolve("starter", STORE, {"starter": "one/same"}).name == "starter"
     assert resolve("Starter", STORE, {"Starter": "one/same"}).name == "one/same"

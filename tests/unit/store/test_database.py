@@ -17,6 +17,7 @@ from sqlalchemy import Connection, text
 from opta_lmx.core.clock import SystemClock
 from opta_lmx.core.errors import ErrorKind, LmxError
 from opta_lmx.core.telemetry import NullTelemetry
+from opta_lmx.store import engine
 from opta_lmx.store.database import Database
 from opta_lmx.store.schema import Schema
 from tests.support.asynchronous import in_loop
@@ -228,9 +229,42 @@ async def test_a_folder_in_its_place_is_a_typed_error(tmp_path: Path) -> None:
 async def test_writing_after_the_end_is_a_typed_error(tmp_path: Path) -> None:
     database = opened(tmp_path / "lmx.db")
     await database.close()
-    with pytest.raises(LmxError) as caught:
-        await database.write(note("late"))
-    assert caught.value.kind is ErrorKind.UNAVAILABLE
+    for call in (database.write(note("late")), database.read(words)):
+        with pytest.raises(LmxError) as caught:
+            await call
+        assert caught.value.kind is ErrorKind.UNAVAILABLE
+
+
+@in_loop
+async def test_a_large_file_is_read_through_only_after_an_unclean_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "lmx.db"
+    database = opened(path)
+    for n in range(200):
+        await database.write(note(f"word {n} " + "x" * 200))
+    await database.close()
+    content = path.read_bytes()
+    half = len(content) // 2
+    path.write_bytes(content[:half] + b"\xa5" * 8192 + content[half + 8192 :])
+    monkeypatch.setattr(engine, "_CHECKED_BYTES", 1000)
+    engine.check_file(path)
+    path.with_name("lmx.db-wal").touch()
+    with pytest.raises(sqlite3.DatabaseError):
+        engine.check_file(path)
+    path.write_bytes(b"not a database at all" * 100)
+    path.with_name("lmx.db-wal").unlink(missing_ok=True)
+    with pytest.raises(sqlite3.DatabaseError):
+        engine.check_file(path)
+
+
+@in_loop
+async def test_the_writer_outlives_a_write_that_breaks_its_transaction(tmp_path: Path) -> None:
+    database = opened(tmp_path / "lmx.db")
+    with pytest.raises(LmxError):
+        await database.write(lambda connection: connection.exec_driver_sql("ROLLBACK"))
+    assert await asyncio.wait_for(database.write(note("after")), 10) == 1
+    await database.close()
 
 
 async def all_words(path: Path) -> set[str]:
@@ -247,6 +281,7 @@ from pathlib import Path
 from sqlalchemy import text
 from opta_lmx.core.clock import SystemClock
 from opta_lmx.core.telemetry import NullTelemetry
+from opta_lmx.store import engine
 from opta_lmx.store.database import Database
 from opta_lmx.store.schema import Schema
 

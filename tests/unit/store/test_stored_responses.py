@@ -242,3 +242,55 @@ def test_without_a_database_every_call_says_so(tmp_path: Path) -> None:
         assert (await refused(shelf.store.get("resp_a"))).code == "store_unavailable"
 
     on_shelf(tmp_path, scenario)
+
+
+def test_the_bytes_are_bounded_also_while_others_expire(tmp_path: Path) -> None:
+    async def scenario(shelf: Shelf) -> None:
+        await shelf.store.save(body("old"), asked("old"))
+        shelf.clock.ms += 1_001_000
+        for n in range(100):
+            await shelf.store.save(body(f"{n:03}"), asked(f"{n:03}"))
+        assert await shelf.store.sweep() > 50
+        assert await shelf.store.sweep() == 0
+
+    on_shelf(tmp_path, scenario, ttl_s=1000.0, max_bytes=20_000)
+
+
+def test_what_ended_meanwhile_is_not_taken_for_lost(tmp_path: Path) -> None:
+    async def scenario(shelf: Shelf) -> None:
+        await shelf.store.save(body("a", status="in_progress"), asked("a"))
+        (seen,) = await shelf.store.unfinished()
+        await shelf.store.replace(body("a"))
+        await shelf.store.replace({**seen, "status": "failed"})
+        assert b'"completed"' in await shelf.store.get("resp_a")
+        assert len(await shelf.store.history("resp_a")) == 2
+
+    on_shelf(tmp_path, scenario)
+
+
+def test_what_a_sweep_removes_is_given_back_to_the_disk(tmp_path: Path) -> None:
+    sizes: list[int] = []
+
+    async def scenario(shelf: Shelf) -> None:
+        for n in range(200):
+            await shelf.store.save(body(str(n)), [message(f"m_{n}", "user", "x" * 60_000)])
+        shelf.clock.ms += 2_000_000
+        sizes.append((tmp_path / "lmx.db").stat().st_size)
+        assert await shelf.store.sweep() == 200
+
+    on_shelf(tmp_path, scenario, ttl_s=1000.0)
+    assert sizes[0] > 8_000_000
+    assert (tmp_path / "lmx.db").stat().st_size < 500_000
+
+
+def test_much_stored_at_once_makes_a_sweep_due(tmp_path: Path) -> None:
+    async def scenario(shelf: Shelf) -> None:
+        await shelf.store.save(body("a"), asked("a"))
+        assert not shelf.store.crowded
+        for n in range(10):
+            await shelf.store.save(body(str(n)), asked(str(n)))
+        assert shelf.store.crowded
+        await shelf.store.sweep()
+        assert not shelf.store.crowded
+
+    on_shelf(tmp_path, scenario, max_bytes=50_000)

@@ -1,6 +1,6 @@
 """`POST /api/embed`, and the older `/api/embeddings` for one text."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
 import msgspec
@@ -71,6 +71,10 @@ def _cut(options: EmbedOptions | None) -> int:
     return (options and options.num_ctx) or MAX_INT32
 
 
+def _write(_: int, vector: bytes) -> bytes:
+    return _encode(numbers(vector))
+
+
 class EmbedRoutes:
     """Parses embedding requests, runs them, renders the vectors.
 
@@ -106,21 +110,22 @@ class EmbedRoutes:
         """Make vectors of texts."""
         began = self._clock.monotonic()
 
-        def render(call: EmbedCall, made: Vectors) -> dict[str, Any]:
-            return {
-                "model": call.name,
-                "embeddings": [numbers(vector) for vector in made.vectors],
+        async def render(call: EmbedCall, made: Vectors) -> bytes:
+            vectors = await self._vectors.written(made.vectors, _write)
+            tail = {
                 "total_duration": nanoseconds(self._clock.monotonic() - began),
                 "prompt_eval_count": made.total_tokens,
             }
+            name, rest = _encode(call.name), _encode(tail)[1:]
+            return b'{"model":%b,"embeddings":[%b],%b' % (name, vectors, rest)
 
         return await self._answer(request, self._embed, render)
 
     async def embeddings(self, request: Request) -> Response:
         """Make a vector of one text."""
 
-        def render(_: EmbedCall, made: Vectors) -> dict[str, Any]:
-            return {"embedding": numbers(made.vectors[0])}
+        async def render(_: EmbedCall, made: Vectors) -> bytes:
+            return b'{"embedding":%b}' % _write(0, made.vectors[0])
 
         return await self._answer(request, self._embeddings, render)
 
@@ -128,12 +133,12 @@ class EmbedRoutes:
         self,
         request: Request,
         reader: BodyReader[EmbedCall],
-        render: Callable[[EmbedCall, Vectors], dict[str, Any]],
+        render: Callable[[EmbedCall, Vectors], Awaitable[bytes]],
     ) -> Response:
         ticket, read = await self._vectors.admit(request, reader, read_head=head)
         run = self._vectors.service.run(ticket, read.call.request)
 
         async def whole(made: Vectors) -> bytes:
-            return _encode(render(read.call, made))
+            return await render(read.call, made)
 
         return self._vectors.response(run, whole, read)

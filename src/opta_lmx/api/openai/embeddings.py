@@ -12,7 +12,6 @@ from starlette.responses import Response
 from opta_lmx.api.documents import inference_docs
 from opta_lmx.api.fields import MAX_INT32, BodyReader, ModelName, Positive, WireModel, validated
 from opta_lmx.api.vector_calls import VectorCalls
-from opta_lmx.core.clock import Clock
 from opta_lmx.core.errors import LmxError, invalid
 from opta_lmx.serving.embedding import EmbeddingRequest, Vectors
 from opta_lmx.serving.vectors import numbers
@@ -28,8 +27,6 @@ _INPUT: dict[str, Any] = {
         {"type": "array", "items": _TOKENS, "minItems": 1, "maxItems": MAX_INPUTS},
     ]
 }
-_BREATH = 32
-"""Vectors written as text before others get their turn."""
 _encode = msgspec.json.Encoder().encode
 
 
@@ -123,16 +120,10 @@ def _bad(param: str, reason: str) -> LmxError:
 
 
 class EmbeddingsRoute:
-    """Parses an embeddings request, runs it, renders the vectors.
+    """Parses an embeddings request, runs it, renders the vectors."""
 
-    Args:
-        vectors: admits and answers.
-        clock: lets others take their turn while a long answer is written.
-    """
-
-    def __init__(self, vectors: VectorCalls, clock: Clock) -> None:
+    def __init__(self, vectors: VectorCalls) -> None:
         self._vectors = vectors
-        self._clock = clock
         self._read = BodyReader(parse_embeddings, lenient=vectors.calls.lenient)
 
     def router(self) -> APIRouter:
@@ -159,13 +150,11 @@ class EmbeddingsRoute:
         return self._vectors.response(run, render, read)
 
     async def _render(self, made: Vectors, call: EmbeddingsCall) -> bytes:
-        parts: list[bytes] = []
-        for index, vector in enumerate(made.vectors):
+        def write(index: int, vector: bytes) -> bytes:
             shown = base64.b64encode(vector).decode() if call.base64 else numbers(vector)
-            item = {"object": "embedding", "index": index, "embedding": shown}
-            parts.append(_encode(item))
-            if index % _BREATH == _BREATH - 1:
-                await self._clock.sleep(0)
+            return _encode({"object": "embedding", "index": index, "embedding": shown})
+
+        data = await self._vectors.written(made.vectors, write)
         usage = {"prompt_tokens": made.total_tokens, "total_tokens": made.total_tokens}
         tail = _encode({"model": call.request.model, "usage": usage})
-        return b'{"object":"list","data":[' + b",".join(parts) + b"]," + tail[1:]
+        return b'{"object":"list","data":[%b],%b' % (data, tail[1:])

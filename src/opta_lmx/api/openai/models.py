@@ -12,12 +12,12 @@ def router(catalogue: Catalogue) -> APIRouter:
     """The two routes; an id may contain slashes, raw or encoded."""
     routes = APIRouter()
 
-    @routes.get("/v1/models")
+    @routes.get("/v1/models", responses=error_docs(503))
     async def list_models() -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
         """List the models that can be asked for."""
         return {"object": "list", "data": [_render(model) for model in await catalogue.list()]}
 
-    @routes.get("/v1/models/{model_id:path}", responses=error_docs(404))
+    @routes.get("/v1/models/{model_id:path}", responses=error_docs(400, 404, 409, 503))
     async def get_model(model_id: str) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
         """Describe one model."""
         return _render(await catalogue.get(model_id))

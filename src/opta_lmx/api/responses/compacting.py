@@ -1,5 +1,6 @@
 """Making a conversation short: the model tells what happened, its rules stay word for word."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -9,6 +10,7 @@ from opta_lmx.api.responses import sealed, wire
 from opta_lmx.api.responses.items import read_items
 from opta_lmx.api.responses.parse import Draft
 from opta_lmx.api.responses.resource import usage_of
+from opta_lmx.api.responses.turns import to_messages
 from opta_lmx.codec.deltas import TextDelta
 from opta_lmx.codec.merging import merge_adjacent
 from opta_lmx.core.errors import ErrorKind, LmxError
@@ -55,12 +57,21 @@ def summarising(request: GenerationRequest) -> GenerationRequest:
     )
 
 
-async def compact(answering: Answering, messages: tuple[Message, ...], response_id: str) -> Json:
+def rules_of(items: Iterable[Json]) -> tuple[str, ...]:
+    """The system texts of a conversation, word for word.
+
+    `instructions` are none of them: each request brings its own.
+    """
+    turns = to_messages(None, items)
+    return tuple(turn.content for turn in turns if turn.role == "system")
+
+
+async def compact(answering: Answering, rules: tuple[str, ...], response_id: str) -> Json:
     """Run the summary and return the compacted response.
 
     Args:
         answering: the call that `summarising` asked for, not yet opened.
-        messages: the conversation, without the asking.
+        rules: what stays word for word (`rules_of`).
         response_id: `resp_...`.
 
     Raises:
@@ -79,7 +90,6 @@ async def compact(answering: Answering, messages: tuple[Message, ...], response_
         raise LmxError(
             ErrorKind.UPSTREAM_FAILED, "The model wrote no summary.", code="empty_summary"
         )
-    rules = tuple(message.content for message in messages if message.role == "system")
     item = {
         "type": "compaction",
         "id": random_id("cmp_"),

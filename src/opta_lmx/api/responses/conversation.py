@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
+
 from opta_lmx.api.responses.items import REFERENCE
 from opta_lmx.api.responses.making import Wanted
 from opta_lmx.api.responses.parse import Draft
@@ -14,8 +16,16 @@ Json = dict[str, Any]
 MAX_REFERENCES = 1000
 """Items one request may name instead of sending."""
 
-Remembered = Mapping[str, list[Json]]
-"""Conversations of one connection by the id of their last response, stored or not."""
+
+class Conversation(msgspec.Struct, frozen=True):
+    """What one connection knows of a conversation; `stored`: its last response is kept, too."""
+
+    items: list[Json]
+    stored: bool
+
+
+Remembered = Mapping[str, Conversation]
+"""Conversations of one connection by the id of their last response."""
 
 
 async def complete(draft: Draft, store: StoredResponses, remembered: Remembered) -> Wanted:
@@ -44,7 +54,11 @@ async def _history(
     if previous is None:
         return []
     known = remembered.get(previous)
-    return await store.history(previous) if known is None else known
+    if known is None:
+        return await store.history(previous)
+    if known.stored:
+        await store.check_previous(previous)
+    return known.items
 
 
 async def _resolved(items: list[Json], history: list[Json], store: StoredResponses) -> list[Json]:

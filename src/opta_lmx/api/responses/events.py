@@ -145,7 +145,7 @@ class ResponseEvents:
         """Mark the response as failed."""
         told = {"code": _CODES.get(error.kind, "server_error"), "message": error.message}
         self._abandon("failed")
-        self.response |= {"error": told, "incomplete_details": None, "completed_at": None}
+        self.response["error"] = told
 
     def cancel(self) -> None:
         """Mark the response as cancelled."""
@@ -153,7 +153,12 @@ class ResponseEvents:
 
     def _abandon(self, status: str) -> None:
         partial = [] if self._open is None else [self._open.item("incomplete")]
-        self.response |= {"status": status, "output": [*self._output, *partial]}
+        self.response |= {
+            "status": status,
+            "output": [*self._output, *partial],
+            "incomplete_details": None,
+            "completed_at": None,
+        }
 
     def _state(self, kind: str) -> Json:
         self.begun = True

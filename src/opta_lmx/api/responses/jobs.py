@@ -25,6 +25,7 @@ class Jobs:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         # Known from before they are kept as queued: else they would look like left behind.
         self._known: set[str] = set()
+        self._ending: set[str] = set()
         self._closing = False
 
     async def start(self, making: Making) -> None:
@@ -43,6 +44,7 @@ class Jobs:
     def _forget(self, response_id: str) -> None:
         self._tasks.pop(response_id, None)
         self._known.discard(response_id)
+        self._ending.discard(response_id)
 
     async def _work(self, making: Making) -> None:
         async def note(events: list[Json]) -> None:
@@ -79,9 +81,13 @@ class Jobs:
     async def cancel(self, response_id: str) -> None:
         """Stop making a response; returns when its last state is kept."""
         task = self._tasks.get(response_id)
-        if task is not None:
+        if task is None:
+            return
+        if response_id not in self._ending:
+            # Only once: a second would interrupt the keeping of the last state.
+            self._ending.add(response_id)
             task.cancel()
-            await asyncio.wait({task})
+        await asyncio.wait({task})
 
     async def mend(self) -> None:
         """Mark responses that an earlier process left unfinished as failed."""

@@ -4,11 +4,11 @@ from typing import Any, cast
 
 import msgspec
 
-from opta_lmx.api.fields import validated
+from opta_lmx.api.fields import WireModel, validated
 from opta_lmx.api.responses import wire
 from opta_lmx.api.responses.items import read_items
 from opta_lmx.codec.constraints import check
-from opta_lmx.core.errors import invalid
+from opta_lmx.core.errors import invalid, unsupported
 from opta_lmx.core.types import (
     GenerationRequest,
     JsonOutput,
@@ -20,6 +20,8 @@ from opta_lmx.core.types import (
 )
 
 Json = dict[str, Any]
+
+_CHOICE_FIELDS = {"function": ("type", "name"), "allowed_tools": ("type", "mode", "tools")}
 
 
 class Draft(msgspec.Struct, frozen=True):
@@ -93,7 +95,7 @@ def _request(body: wire.Conversing) -> GenerationRequest:
         tool_choice=choice,
         parallel_tool_calls=body.parallel_tool_calls is not False,
     )
-    check(request, output="text.format.schema", tools="tools")
+    check(request, output="text.format.schema", tools="tools.{}.parameters")
     return request
 
 
@@ -174,6 +176,7 @@ def _choice(
             message = "'tool_choice' is 'required', but there are no tools."
             raise invalid(message, param="tool_choice")
         return msgspec.convert({"mode": wanted}, ToolChoice), tools
+    _only_said(wanted, _CHOICE_FIELDS[wanted.type], "tool_choice")
     if wanted.type == "allowed_tools":
         names = [tool.name for tool in wanted.tools or ()]
         _known(names, tools, "tool_choice.tools")
@@ -191,15 +194,23 @@ def _known(names: list[str], tools: tuple[Tool, ...], param: str) -> None:
 
 def _output(text: wire.Text | None) -> JsonOutput | None:
     wanted = None if text is None else text.format
-    if wanted is None or wanted.type == "text":
+    if wanted is None:
         return None
-    if wanted.type == "json_object":
-        return JsonOutput()
+    if wanted.type != "json_schema":
+        _only_said(wanted, ("type",), "text.format")
+        return None if wanted.type == "text" else JsonOutput()
     for name, value in (("schema", wanted.schema_), ("name", wanted.name)):
         if value is None:
             where = f"text.format.{name}"
             raise invalid(f"The parameter '{where}' is missing.", param=where)
     return JsonOutput(wanted.schema_)
+
+
+def _only_said(wanted: WireModel, names: tuple[str, ...], at: str) -> None:
+    """Refuse fields that mean something only beside another `type`."""
+    for name, value in wanted.model_dump(by_alias=True).items():
+        if value is not None and name not in names:
+            raise unsupported(f"'{at}.{name}' has no meaning with this type.", f"{at}.{name}")
 
 
 def _template_kwargs(reasoning: wire.Reasoning | None) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from opta_lmx.api.calls import Calls, ignored_header, with_session
 from opta_lmx.api.documents import error_docs, inference_docs
 from opta_lmx.api.fields import BodyReader
 from opta_lmx.api.responses import wire
-from opta_lmx.api.responses.compacting import compact, parse_compact, summarising
+from opta_lmx.api.responses.compacting import compact, parse_compact, rules_of, summarising
 from opta_lmx.api.responses.conversation import complete
 from opta_lmx.api.responses.events import DONE, server_sent
 from opta_lmx.api.responses.jobs import Jobs, not_in_background
@@ -137,11 +137,12 @@ class ResponsesRoute:
         response_id: str,
         stream: bool = False,
         include: Annotated[list[str] | None, Query()] = None,
+        include_obfuscation: bool = False,
         starting_after: int | None = None,
     ) -> Response:
         """A stored response."""
-        asked = {"stream": stream, "include": include, "starting_after": starting_after is not None}
-        _refuse(asked)
+        asked = {"stream": stream, "include": include, "include_obfuscation": include_obfuscation}
+        _refuse({**asked, "starting_after": starting_after is not None})
         body = await self._store.get(response_id)
         if not self._jobs.runs(response_id) and _status(body) in RUNNING:
             await self._jobs.mend()
@@ -199,11 +200,12 @@ class ResponsesRoute:
     async def compact(self, request: Request) -> Response:
         """Make a conversation short."""
         answering, wanted, headers = await self._aside(request, self._read_compact, compacting=True)
+        rules = rules_of([*wanted.history, *wanted.items])
 
         async def plain() -> bytes:
             made = "resp_" + uuid7(self._calls.clock.now_ms())
             with own_words():
-                return encode(await compact(answering, wanted.request.prompt.messages, made))
+                return encode(await compact(answering, rules, made))
 
         return PlainAnswer(plain, close=answering.close, headers=headers)
 
@@ -224,7 +226,9 @@ class ResponsesRoute:
     def _tidy(self) -> None:
         """Now and then, beside other work: remove what expired, mend what was interrupted."""
         now = self._calls.clock.monotonic()
-        if self._tidied_at is not None and now - self._tidied_at < _SWEEP_S:
+        recent = self._tidied_at is not None and now - self._tidied_at < _SWEEP_S
+        busy = self._tidying is not None and not self._tidying.done()
+        if busy or (recent and not self._store.crowded):
             return
         self._tidied_at = now
         # Held, because the loop itself holds its tasks but weakly.

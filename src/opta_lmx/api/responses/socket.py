@@ -15,7 +15,7 @@ from opta_lmx.api.calls import Calls, with_session
 from opta_lmx.api.errors import Envelopes
 from opta_lmx.api.fields import BodyReader
 from opta_lmx.api.http1 import connection_of
-from opta_lmx.api.responses.conversation import complete
+from opta_lmx.api.responses.conversation import Conversation, complete
 from opta_lmx.api.responses.making import Making, Ports
 from opta_lmx.api.responses.parse import Draft, parse_create
 from opta_lmx.api.sse import encode
@@ -32,8 +32,9 @@ CREATE = "response.create"
 MAX_REMEMBERED = 4
 """Conversations one connection remembers."""
 MAX_WAITING = 16
-"""Messages read ahead while a turn is made; more stay with the client."""
+"""Messages that may wait while a turn is made, of one largest body together; more are refused."""
 
+_RETRY_S = 1.0
 _ONLY_HTTP = ("stream_options", "background")
 
 
@@ -77,8 +78,10 @@ class _Connection:
         self._calls = route.calls
         self._ports = Ports(route.calls.serving, route.store, route.calls.clock)
         self._outbox = Outbox(websocket.send, connection_of(websocket.scope))
-        self._remembered: OrderedDict[str, list[Json]] = OrderedDict()
-        self._inbox: asyncio.Queue[bytes] = asyncio.Queue(MAX_WAITING)
+        self._remembered: OrderedDict[str, Conversation] = OrderedDict()
+        self._inbox: asyncio.Queue[bytes] = asyncio.Queue()
+        self._waiting_bytes = 0
+        self._telling = asyncio.Lock()
         self._last_sent = 0.0
 
     async def run(self) -> None:
@@ -104,19 +107,39 @@ class _Connection:
             if message["type"] == "websocket.disconnect":
                 return
             text = message.get("text")
-            await self._inbox.put((message.get("bytes") or b"") if text is None else text.encode())
+            body = (message.get("bytes") or b"") if text is None else text.encode()
+            # Never a wait: the end of the connection is read here, too.
+            if self._is_full(len(body)):
+                await self._refuse(_too_many())
+            else:
+                self._waiting_bytes += len(body)
+                self._inbox.put_nowait(body)
+
+    def _is_full(self, more_bytes: int) -> bool:
+        waiting = self._inbox.qsize()
+        size = self._waiting_bytes + more_bytes
+        return waiting >= MAX_WAITING or (
+            waiting > 0 and size > self._calls.limits.body_limit_bytes
+        )
 
     async def _answer(self) -> None:
         while True:
             body = await self._inbox.get()
-            status = 200
+            self._waiting_bytes -= len(body)
             try:
                 await self._turn(body)
             except LmxError as error:
-                event = self._error(error)
-                status = event["status"]
-                await self._send([event])
-            self._route.telemetry.count("requests_total", route=PATH, code=str(status))
+                await self._refuse(error)
+            else:
+                self._count(200)
+
+    async def _refuse(self, error: LmxError) -> None:
+        event = self._error(error)
+        await self._send([event])
+        self._count(event["status"])
+
+    def _count(self, status: int) -> None:
+        self._route.telemetry.count("requests_total", route=PATH, code=str(status))
 
     async def _turn(self, body: bytes) -> None:
         """One response. Raises what ends it before its first event."""
@@ -147,9 +170,12 @@ class _Connection:
         response = making.response
         if response["status"] not in ("completed", "incomplete"):
             return
+        previous, stored = response["previous_response_id"], response["store"]
+        if stored and previous not in self._remembered:
+            return  # The store knows it all, and what of it was deleted since.
         wanted = making.wanted
         items = [*wanted.history, *wanted.items, *response["output"]]
-        self._remembered[response["id"]] = items
+        self._remembered[response["id"]] = Conversation(items, stored)
         while len(self._remembered) > MAX_REMEMBERED:
             self._remembered.popitem(last=False)
 
@@ -160,14 +186,17 @@ class _Connection:
             due_s = self._last_sent + limit_s - clock.monotonic()
             if due_s <= 0:
                 self._last_sent = clock.monotonic()
-                await self._send(making.events.noop())
+                if not self._telling.locked():
+                    await self._send(making.events.noop())
             else:
                 await clock.sleep(due_s)
 
     async def _send(self, events: list[Json]) -> None:
-        for event in events:
-            self._last_sent = self._calls.clock.monotonic()
-            await self._outbox.send(encode(event))
+        """Send events that belong together; what says nothing must not come between them."""
+        async with self._telling:
+            for event in events:
+                self._last_sent = self._calls.clock.monotonic()
+                await self._outbox.send(encode(event))
 
     def _error(self, error: LmxError) -> Json:
         status, _, body = self._route.envelopes.render(PATH, error)
@@ -190,6 +219,15 @@ def _parse_message(fields: Json) -> Draft:
         raise unsupported("A turn that generates nothing is not supported.", "generate")
     other = {"type", "stream", "generate", *_ONLY_HTTP}
     return parse_create({name: value for name, value in fields.items() if name not in other})
+
+
+def _too_many() -> LmxError:
+    return LmxError(
+        ErrorKind.RATE_LIMITED,
+        "Too many messages wait on this connection.",
+        code="too_many_requests_on_socket",
+        retry_after=_RETRY_S,
+    )
 
 
 def _too_large(limit: int) -> LmxError:

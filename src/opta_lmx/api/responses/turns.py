@@ -13,6 +13,7 @@ from opta_lmx.core.types import Message, Role, ToolCall
 Json = dict[str, Any]
 
 SUMMARY_INTRODUCTION = "Summary of the conversation so far:"
+_SPEAKERS: tuple[Role, Role] = ("user", "assistant")
 _ROLES: dict[str, Role] = {"user": "user", "system": "system", "developer": "system"}
 
 
@@ -118,19 +119,56 @@ def _joined(one: str, other: str) -> str:
 
 
 def droppable(messages: Sequence[Message]) -> int:
-    """How many turns of the user, with what followed each, may go before the newest."""
-    return max(0, len(_user_turns(messages)) - 1)
+    """In how many steps a conversation can be made shorter; see `without_oldest`."""
+    return sum(max(0, len(places) - 1) for places in _borders(messages))
 
 
 def without_oldest(messages: Sequence[Message], count: int) -> tuple[Message, ...]:
-    """Leave out the `count` oldest turns of the user and what followed each; rules stay."""
-    places = _user_turns(messages)
-    if not count or count >= len(places):
+    """Leave out the `count` oldest parts of a conversation; rules stay.
+
+    First go turns of the user, each with all that followed it. Then, within the newest, go the
+    assistant's rounds of calls with their results, but for the last. What was asked last stays,
+    and no call is parted from its result.
+    """
+    users, rounds = _borders(messages)
+    tails = [*users[1:], *rounds[1:]]
+    if not 0 < count <= len(tails):
         return tuple(messages)
-    first, kept = places[0], places[count]
-    rules = [turn for turn in messages[first:kept] if turn.role == "system"]
-    return merge_adjacent([*messages[:first], *rules, *messages[kept:]])
+    kept = tails[count - 1]
+    newest = min(users[-1], kept)
+    begun = rounds[0] if kept > newest else kept
+    left_out = [*messages[users[0] : newest], *messages[begun:kept]]
+    rules = [turn for turn in left_out if turn.role == "system"]
+    head = [*messages[: users[0]], *rules]
+    return merge_adjacent([*head, *messages[newest:begun], *messages[kept:]])
 
 
-def _user_turns(messages: Sequence[Message]) -> list[int]:
-    return [place for place, turn in enumerate(messages) if turn.role == "user"]
+def _borders(messages: Sequence[Message]) -> tuple[list[int], list[int]]:
+    """Where turns of the user begin, and within the newest of them the assistant's rounds."""
+    whole = _unparting(messages)
+    users, rounds = ([at for at in _places(messages, role) if at in whole] for role in _SPEAKERS)
+    newest = max(_places(messages, "user"), default=-1)
+    if newest not in whole:
+        return users, []
+    return users, [at for at in rounds if at > newest]
+
+
+def _unparting(messages: Sequence[Message]) -> set[int]:
+    """Places that no call stands before whose result stands behind."""
+    called: dict[str, int] = {}
+    answered: dict[int, int] = {}
+    for at, turn in enumerate(messages):
+        called |= {call.id: at for call in turn.tool_calls}
+        if turn.tool_call_id in called:
+            answered[called[turn.tool_call_id]] = at
+    found: set[int] = set()
+    until = -1
+    for at in range(len(messages)):
+        if until < at:
+            found.add(at)
+        until = max(until, answered.get(at, -1))
+    return found
+
+
+def _places(messages: Sequence[Message], role: Role) -> list[int]:
+    return [place for place, turn in enumerate(messages) if turn.role == role]

@@ -1,18 +1,21 @@
 """The JSON frames of `/v1/chat/stream`: what a client sends, read strictly, and what it is told."""
 
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, Protocol, cast
+from typing import Annotated, Any, Protocol, TypeVar, cast
 
 import msgspec
 from pydantic import StringConstraints
 
 from opta_lmx.api.errors import RenderError
 from opta_lmx.api.fields import BodyReader, WireModel, validated
-from opta_lmx.api.json_body import decode
+from opta_lmx.api.json_body import decode, decode_object
 from opta_lmx.core.errors import LmxError, invalid, unsupported
 from opta_lmx.core.types import GenerationRequest, TokenEvent, ToolCall, Usage
 
 MAX_REQUEST_ID = 128
+MAX_CONTROL_BYTES = 4096
+"""Of a frame that only asks for a pong or cancels."""
+_MAX_HEAD_BYTES = 1024
 
 RequestId = Annotated[
     str, StringConstraints(min_length=1, max_length=MAX_REQUEST_ID, pattern=r"^[!-~]+$")
@@ -60,6 +63,9 @@ class PingFrame(WireModel):
     type: str
 
 
+_Control = TypeVar("_Control", CancelFrame, PingFrame)
+
+
 class _Ids(WireModel):
     request_id: RequestId | None = None
 
@@ -72,8 +78,9 @@ class Head(msgspec.Struct, frozen=True):
 
 
 class _RawHead(msgspec.Struct):
-    type: Any = None
-    request_id: Any = None
+    # Not decoded with the frame: both may be anything, and of any size.
+    type: msgspec.Raw = msgspec.Raw(b"null")
+    request_id: msgspec.Raw = msgspec.Raw(b"null")
 
 
 _head_decoder = msgspec.json.Decoder(_RawHead)
@@ -86,10 +93,32 @@ def read_head(body: bytes) -> Head:
         LmxError: INVALID_REQUEST; no JSON object, or a type or id that is none.
     """
     raw = decode(body, _head_decoder)
-    if not isinstance(raw.type, str):
+    kind = _short(raw.type)
+    if not isinstance(kind, str):
         raise invalid("The frame's 'type' must be a string.", param="type")
-    ids = validated(_Ids, {"request_id": raw.request_id})
-    return Head(raw.type, ids.request_id)
+    ids = validated(_Ids, {"request_id": _short(raw.request_id)})
+    return Head(kind, ids.request_id)
+
+
+def _short(raw: msgspec.Raw) -> object:
+    """The value, or one that is no text where it is longer than any type or id."""
+    return msgspec.json.decode(raw) if len(bytes(raw)) <= _MAX_HEAD_BYTES else ()
+
+
+def read_cancel(body: bytes) -> str:
+    """Read a `chat.cancel` frame; the id of the request. Raises LmxError."""
+    return _control(CancelFrame, body).request_id
+
+
+def check_ping(body: bytes) -> None:
+    """Read a `ping` frame. Raises LmxError."""
+    _control(PingFrame, body)
+
+
+def _control(kind: type[_Control], body: bytes) -> _Control:
+    if len(body) > MAX_CONTROL_BYTES:
+        raise invalid(f"Such a frame has at most {MAX_CONTROL_BYTES} bytes.", param="type")
+    return validated(kind, decode_object(body))
 
 
 def chat_reader(dialect: ChatDialect, *, lenient: bool) -> BodyReader[ChatCall]:

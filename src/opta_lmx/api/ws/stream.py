@@ -4,20 +4,20 @@ import asyncio
 
 from fastapi import APIRouter, WebSocket
 
+from opta_lmx.api.body import BodyParser
 from opta_lmx.api.calls import Calls, with_session
-from opta_lmx.api.fields import BodyReader, validated
+from opta_lmx.api.fields import BodyReader
 from opta_lmx.api.http1 import connection_of
-from opta_lmx.api.json_body import decode_object
 from opta_lmx.api.streaming import ClientGone
 from opta_lmx.api.ws.frames import (
     PONG,
-    CancelFrame,
     ChatCall,
     ChatDialect,
     Frames,
     Head,
-    PingFrame,
     chat_reader,
+    check_ping,
+    read_cancel,
     read_head,
 )
 from opta_lmx.api.ws.turn import Turn
@@ -57,6 +57,7 @@ class ChatStream:
         self.dialect = dialect
         self.telemetry = telemetry
         self.max_requests = max_requests
+        self.parser = BodyParser()
         self.read: BodyReader[ChatCall] = chat_reader(dialect, lenient=calls.lenient)
 
     def router(self) -> APIRouter:
@@ -106,6 +107,8 @@ class _Socket:
                 await self._refuse_binary()
                 return
             await self._take(text.encode())
+            # Frames that are here already, and refused at once, would never let others run.
+            await self._clock.sleep(0)
 
     async def _refuse_binary(self) -> None:
         wrong = invalid("Binary frames are not supported: send JSON as text.", code="binary_frame")
@@ -119,14 +122,14 @@ class _Socket:
         head = Head("", None)
         try:
             self._check_size(body)
-            head = read_head(body)
+            head = await self._route.parser.parse(read_head, body)
             match head.type:
                 case "chat.request":
                     await self._request(head, body)
                 case "chat.cancel":
-                    self._cancel(validated(CancelFrame, decode_object(body)).request_id)
+                    self._cancel(read_cancel(body))
                 case "ping":
-                    validated(PingFrame, decode_object(body))
+                    check_ping(body)
                     await self._outbox.send(PONG)
                 case other:
                     raise invalid(f"The frame type '{other[:64]}' is unknown.", param="type")

@@ -5,6 +5,7 @@ encodes one batch, both sized by what was measured, so that a cancel is never fa
 """
 
 from opta_lmx.backends.embedding.encoder import (
+    Encoded,
     EncodeError,
     Encoder,
     Input,
@@ -131,16 +132,22 @@ class VectorEngine:
         request = job.request
         place = len(job.tokens)
         try:
-            encoded = self._encoder.read(job.unread, request.cut_to)
+            cut_to = None if place < request.uncut else request.cut_to
+            encoded = self._encoder.read(job.unread, cut_to)
         except InputError as error:
             self._end(job, Embedded(request.id, at=place, error=str(error)))
             return False
         if encoded.tokens > self._window:
-            needs, exact = encoded.tokens, encoded.exact
-            self._end(job, Embedded(request.id, at=place, needs=needs, exact=exact))
+            self._end(job, self._too_long(job, encoded))
             return False
         job.took(encoded)
         return True
+
+    def _too_long(self, job: Job, encoded: Encoded) -> Embedded:
+        needs, exact = encoded.tokens, encoded.exact
+        of_query = encoded.second >= self._window
+        place = len(job.tokens)
+        return Embedded(job.request.id, at=place, needs=needs, exact=exact, of_query=of_query)
 
     def _budget(self) -> int:
         if not self._ms_per_token:

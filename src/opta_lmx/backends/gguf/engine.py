@@ -29,7 +29,7 @@ from opta_lmx.backends.gguf.slots import SlotTable
 from opta_lmx.backends.gguf.streams import Happening, Job, Streams
 from opta_lmx.backends.protocol import Emit, Engine, Texts
 from opta_lmx.backends.refusal import bias_refusal
-from opta_lmx.codec.constraints import resolve
+from opta_lmx.codec.constraints import may_end_with, resolve
 from opta_lmx.core.clock import Clock, SystemClock
 
 _WAIT_S = 0.005
@@ -184,12 +184,13 @@ class GgufEngine:
         while (taken := self._slots.start()) is not None:
             request, slot, cached = taken
             model = self._model
+            grammar = resolve(request.grammar or "", model.words.controls.get)
             body = completion_body(
                 request,
                 slot,
                 cache_prompt=model.options.cache_prompt,
                 markers=model.words.markers,
-                grammar=resolve(request.grammar or "", model.words.controls.get),
+                grammar=may_end_with(grammar, model.ends),
                 banned=model.words.misread if request.grammar else (),
             )
             follower = self._followers.pop(request.id, None)

@@ -29,17 +29,20 @@ from opta_lmx.models.gguf_info import read_gguf_info
 _TOKENS = "tokenizer.ggml.tokens"
 _TYPES = "tokenizer.ggml.token_type"
 _KIND = "tokenizer.ggml.model"
+_ENDS = tuple(f"tokenizer.ggml.{name}_token_id" for name in ("eos", "eot", "eom"))
 _SPACE_PREFIX = "tokenizer.ggml.add_space_prefix"
 
 
 class OpenModel(msgspec.Struct, frozen=True):
     """A model being served.
 
-    `socket` is llama.cpp's; `words` its incomplete pieces; `vocabulary` the number of tokens.
+    `socket` is llama.cpp's; `words` its incomplete pieces; `vocabulary` the number of tokens;
+    `ends` those that end an answer, of which llama.cpp's grammars know one by themselves.
     """
 
     socket: str
     vocabulary: int
+    ends: tuple[int, ...]
     plan: Plan
     options: GgufOptions
     words: Vocabulary
@@ -56,7 +59,7 @@ def open_model(spec: Load) -> OpenModel:
     try:
         options = msgspec.convert(spec.options, GgufOptions)
         info = read_gguf_info(Path(spec.path))
-        tokens, words, marks, lacks = _read_words(Path(spec.path))
+        tokens, words, marks, lacks, ends = _read_words(Path(spec.path))
     except msgspec.ValidationError as error:
         raise LoadError(f"the options of the gguf backend are wrong: {error}") from error
     except LmxError as error:
@@ -84,7 +87,7 @@ def open_model(spec: Load) -> OpenModel:
     )
     tokenizer = LlamaTokenizer(socket, info.vocabulary, bos, eos)
     texts = TemplateTexts(template, tokenizer, find_infill(marks.get))
-    return OpenModel(socket, info.vocabulary, plan, options, words, ready, texts)
+    return OpenModel(socket, info.vocabulary, ends, plan, options, words, ready, texts)
 
 
 class _Words(NamedTuple):
@@ -94,6 +97,7 @@ class _Words(NamedTuple):
     reader: Vocabulary
     marks: dict[str, int]
     lacks: tuple[str, ...]
+    ends: tuple[int, ...]
 
 
 def _read_words(path: Path) -> _Words:
@@ -105,7 +109,10 @@ def _read_words(path: Path) -> _Words:
     space_prefix = cast("bool | None", metadata.get(_SPACE_PREFIX))
     marks = {text: token for token, text in enumerate(tokens) if text in MARK_TEXTS}
     lacks = () if follows_grammars(kind, space_prefix) else ("grammar",)
-    return _Words(frozenset(text for text in tokens if text.startswith("<")), words, marks, lacks)
+    named = (metadata.get(key) for key in _ENDS)
+    ends = {token for token in named if isinstance(token, int) and 0 <= token < len(tokens)}
+    texts = frozenset(text for text in tokens if text.startswith("<"))
+    return _Words(texts, words, marks, lacks, tuple(sorted(ends)))
 
 
 def _template(

@@ -8,7 +8,14 @@ from jinja2 import Template, TemplateError, TemplateSyntaxError, nodes
 from opta_lmx.backends.protocol import TextError
 from opta_lmx.backends.text.defaults import default_template
 from opta_lmx.backends.text.environment import TemplateRefusedError, build_environment
-from opta_lmx.backends.text.turns import fold_after_tools, merge_turns, message_dicts, tool_dicts
+from opta_lmx.backends.text.turns import (
+    fold_after_tools,
+    merge_turns,
+    message_dicts,
+    short_call_ids,
+    single_calls,
+    tool_dicts,
+)
 from opta_lmx.codec.tools.dialects import speech_for_template
 from opta_lmx.core.types import Message, Speech, Tool
 
@@ -81,8 +88,8 @@ class ChatTemplate:
     ) -> str:
         """Return the prompt text.
 
-        A template that refuses system turns or demands alternation is asked again with the
-        conversation merged to fit.
+        A template that refuses system turns, ids of calls or several calls in a turn, or demands
+        alternation, is asked again with the conversation changed to fit.
 
         Raises:
             TextError: the template refused or failed; its own words are in the message.
@@ -93,6 +100,9 @@ class ChatTemplate:
         values.update(self._specials)
         values.update(tools=tool_dicts(tools), add_generation_prompt=add_generation_prompt)
         refusal = ""
+        if self.speech.tools == "harmony":
+            # Its template shows the first call of a turn and drops the others in silence.
+            messages = single_calls(messages)
         for attempt in _attempts(messages):
             try:
                 return self._evaluate({**values, "messages": message_dicts(attempt)})
@@ -118,13 +128,15 @@ class ChatTemplate:
 
 def _attempts(messages: Sequence[Message]) -> Iterator[Sequence[Message]]:
     """The conversation as it is, then as stricter templates may accept it."""
-    yield messages
-    merged = merge_turns(messages)
-    if merged != list(messages):
-        yield merged
-    folded = fold_after_tools(merged)
-    if folded != merged:
-        yield folded
+    tried: list[list[Message]] = []
+    for base in (list(messages), single_calls(messages)):
+        short = short_call_ids(base)
+        merged = merge_turns(short)
+        folded = fold_after_tools(short)
+        for attempt in (base, short, folded, merged, fold_after_tools(merged)):
+            if attempt not in tried:
+                tried.append(attempt)
+                yield attempt
 
 
 def _compile(source: str) -> tuple[Template, bool]:

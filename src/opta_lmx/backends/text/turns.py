@@ -1,6 +1,8 @@
 """Turns as templates want them: OpenAI-shaped dictionaries, and merging for strict templates."""
 
+import hashlib
 import json
+import string
 from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
@@ -8,6 +10,9 @@ import msgspec
 
 from opta_lmx.codec.merging import SEPARATOR, merge_adjacent
 from opta_lmx.core.types import Message, Tool, ToolCall
+
+_ALPHANUMERIC = string.ascii_letters + string.digits
+_SHORT_ID = 9
 
 
 class Arguments(dict[str, Any]):
@@ -74,6 +79,61 @@ def fold_after_tools(messages: Sequence[Message]) -> list[Message]:
         else:
             folded.append(message)
     return folded
+
+
+def short_call_ids(messages: Sequence[Message]) -> list[Message]:
+    """Give calls and their results ids of nine letters and digits: Mistral's templates demand it.
+
+    The same id becomes the same everywhere, so the prompts of a conversation share their prefix.
+    """
+    return [
+        msgspec.structs.replace(
+            turn,
+            tool_calls=tuple(
+                msgspec.structs.replace(call, id=_short_id(call.id)) for call in turn.tool_calls
+            ),
+            tool_call_id=None if turn.tool_call_id is None else _short_id(turn.tool_call_id),
+        )
+        for turn in messages
+    ]
+
+
+def _short_id(given: str) -> str:
+    if len(given) == _SHORT_ID and given.isascii() and given.isalnum():
+        return given
+    digest = hashlib.sha256(given.encode("utf-8", "replace")).digest()
+    return "".join(_ALPHANUMERIC[byte % len(_ALPHANUMERIC)] for byte in digest[:_SHORT_ID])
+
+
+def single_calls(messages: Sequence[Message]) -> list[Message]:
+    """Give every call a turn of its own, its results behind it.
+
+    Some templates show the first call of a turn only, or refuse a turn with more.
+    """
+    turns: list[Message] = []
+    waiting: list[Message] = []
+    for turn in messages:
+        if turn.role == "tool" and waiting:
+            _place(turn, turns, waiting)
+            continue
+        turns += waiting
+        waiting = []
+        if len(turn.tool_calls) < 2:
+            turns.append(turn)
+            continue
+        first, *others = turn.tool_calls
+        turns.append(msgspec.structs.replace(turn, tool_calls=(first,)))
+        waiting = [Message("assistant", "", tool_calls=(c,), name=turn.name) for c in others]
+    return turns + waiting
+
+
+def _place(result: Message, turns: list[Message], waiting: list[Message]) -> None:
+    """Put a result behind its call, and with it the calls up to that one."""
+    ids = [turn.tool_calls[0].id for turn in waiting]
+    reached = ids.index(result.tool_call_id) + 1 if result.tool_call_id in ids else 0
+    turns += waiting[:reached]
+    del waiting[:reached]
+    turns.append(result)
 
 
 def _message_dict(message: Message, names: dict[str, str]) -> dict[str, Any]:

@@ -23,6 +23,7 @@ Fixed text, since versions of the library differ in how they read a pattern here
 """
 _ANY = "/(?s:.*)/"
 _NOTE = " // mark "
+_START = re.compile(r"^start: (.*)$", re.MULTILINE)
 _MARKED = re.compile(
     rf'^(?P<name>(?P<kind>mark|until)_\d+)(?:\[lazy\])?: .*{_NOTE}(?P<text>".*")$', re.MULTILINE
 )
@@ -87,6 +88,19 @@ class Lark:
 
     def _name(self, kind: str, key: object) -> str:
         return self._names.setdefault((kind, key), f"{kind}_{len(self._names)}")
+
+
+def may_end_with(grammar: str, ends: Sequence[int]) -> str:
+    """Let tokens end an answer wherever it is complete; for engines that know but one such token.
+
+    Args:
+        grammar: as `Lark.text` or `resolve` wrote it.
+        ends: ids; none leaves the grammar as it is.
+    """
+    if not ends:
+        return grammar
+    tokens = ",".join(map(str, sorted(ends)))
+    return _START.sub(lambda found: f"start: ({found[1]}) <[{tokens}]>?", grammar, count=1)
 
 
 def resolve(grammar: str, special: Callable[[str], int | None]) -> str:

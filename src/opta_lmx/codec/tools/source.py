@@ -89,6 +89,8 @@ class Source:
     def follows(self, marks: "Marks") -> Reads[str]:
         """Return which mark stands here, without consuming it; empty when none does."""
         while True:
+            if self.at < len(self.text) and self.text[self.at] not in marks.firsts:
+                return ""
             found = marks.whole.match(self.text, self.at)
             if found is not None:
                 return found.group()
@@ -126,16 +128,33 @@ class Marks:
     def __init__(self, marks: Iterable[str]) -> None:
         """Use `marks_of`, which keeps what it compiled."""
         self.all = tuple(sorted({mark for mark in marks if mark}, key=len, reverse=True))
+        self.firsts = frozenset(mark[0] for mark in self.all)
         never = r"(?!)"
         self.whole = re.compile("|".join(map(re.escape, self.all)) or never)
         nested = (_beginnings(mark) for mark in self.all if len(mark) > 1)
         self._cut = re.compile(f"(?:{'|'.join(nested) or never})\\Z")
         self._longest = max((len(mark) for mark in self.all), default=1)
+        self._overlapping = any(
+            first.endswith(second[:size])
+            for first in self.all
+            for second in self.all
+            for size in range(1, min(len(first), len(second)))
+        )
 
     def cut(self, text: str, start: int) -> int:
-        """Return how many characters at the end of `text[start:]` may be the start of a mark."""
+        """Return how many characters at the end of `text[start:]` may be the start of a mark.
+
+        Those that belong to a whole mark are none.
+        """
         found = self._cut.search(text, max(start, len(text) - self._longest + 1))
-        return 0 if found is None else len(text) - found.start()
+        if found is None:
+            return 0
+        if self._overlapping:
+            begin = max(start, found.start() - self._longest + 1)
+            for whole in self.whole.finditer(text, begin):
+                if whole.start() < found.start() < whole.end():
+                    return self.cut(text, whole.end())
+        return len(text) - found.start()
 
 
 @lru_cache(maxsize=256)

@@ -77,6 +77,23 @@ def test_system_text_and_blocks_come_first() -> None:
     assert [turn.role for turn in mid] == ["user", "system", "user"]
 
 
+@pytest.mark.parametrize("empty", ["", " \n", [], [{"type": "text", "text": ""}]])
+def test_instructions_without_words_are_no_turn(empty: Any) -> None:
+    assert turns(USER, system=empty) == turns(USER)
+    mid = turns(USER, {"role": "system", "content": empty}, USER)
+    assert [turn.role for turn in mid] == ["user"]
+    error = refusal(messages=[{"role": "system", "content": empty}])
+    assert (error.kind, error.param) == (ErrorKind.INVALID_REQUEST, "messages")
+
+
+def test_the_place_of_wrong_content_is_the_fields_own() -> None:
+    assert refusal(system=5).param == "system"
+    assert refusal(messages=[{"role": "user", "content": None}]).param == "messages.0.content"
+    result = {"type": "tool_result", "tool_use_id": "a", "content": 5}
+    error = refusal(messages=[{"role": "user", "content": [result]}])
+    assert error.param == "messages.0.content.0.content"
+
+
 def test_a_tool_turn() -> None:
     found = turns(
         USER,

@@ -82,10 +82,11 @@ ARGUMENTS = st.dictionaries(st.text(max_size=4), st.integers() | st.text(max_siz
 
 @st.composite
 def answers(draw: st.DrawFn) -> list[Delta]:
-    """Thinking, then text, then calls, each cut anywhere."""
+    """Thinking, then text, then calls with text between them, each cut anywhere."""
     found: list[Delta] = [ReasoningDelta(text) for text in draw(TEXTS)]
     found += [TextDelta(text) for text in draw(TEXTS)]
     for index, arguments in enumerate(draw(st.lists(ARGUMENTS, max_size=3))):
+        found += [TextDelta(text) for text in draw(TEXTS)]
         found.append(CallStart(index, f"id{index}", "look"))
         text = json.dumps(arguments, ensure_ascii=draw(st.booleans()))
         cut = draw(st.integers(0, len(text)))

@@ -111,6 +111,8 @@ def test_what_is_refused_by_both(fields: dict[str, Any], param: str) -> None:
         ({"template": "{{ x }}"}, "template"),
         ({"images": ["aGk="]}, "images"),
         ({"raw": True, "system": "s"}, "system"),
+        ({"raw": True, "think": True}, "think"),
+        ({"suffix": "x", "think": "low"}, "think"),
         ({"suffix": "s", "system": "s"}, "system"),
         ({"width": 5}, "width"),
     ],

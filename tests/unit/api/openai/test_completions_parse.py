@@ -139,6 +139,21 @@ def test_echo_alone_needs_no_tokens() -> None:
     assert call.requests[0].echo
 
 
+@pytest.mark.parametrize(
+    ("fields", "name"),
+    [
+        ({"n": 3}, "n"),
+        ({"n": 2, "best_of": 3}, "best_of"),
+        ({"prompt": ["a"] * 4, "n": 3, "best_of": 3}, "prompt"),
+        ({"prompt": ["a"] * 2, "n": 3}, "n"),
+    ],
+)
+def test_too_many_answers_are_blamed_on_what_asks_for_most(
+    fields: dict[str, Any], name: str
+) -> None:
+    assert PARSER.head(json.dumps({"model": "m", **fields}).encode()).counted_by == name
+
+
 def head(**fields: Any) -> int:
     return PARSER.head(json.dumps({"model": "m", **fields}).encode()).answers
 

@@ -1,6 +1,7 @@
 """Input items: checked by position, completed, and joined into turns."""
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -212,19 +213,57 @@ def test_a_bomb_is_not_unpacked() -> None:
 
 
 roles = st.sampled_from(["system", "user", "assistant", "tool"])
+talks = st.lists(st.tuples(roles, st.lists(st.sampled_from("abc"), max_size=2)), max_size=14)
 
 
-@given(st.lists(roles, max_size=12), st.integers(0, 12))
-def test_the_oldest_turns_go_and_nothing_else(order: list[Any], count: int) -> None:
-    messages = [Message(role, str(n)) for n, role in enumerate(order)]
-    most = droppable(messages)
-    kept = without_oldest(messages, min(count, most))
-    spoken = [m.content for m in messages if m.role == "user"]
-    left = [text for text in spoken if any(text in m.content.split("\n\n") for m in kept)]
-    assert left == spoken[min(count, most) :]
-    rules = [m.content for m in messages if m.role == "system"]
-    told = "\n\n".join(m.content for m in kept if m.role == "system").split("\n\n")
-    assert not rules or told == rules, "rules never go"
+def turns_of(talk: list[tuple[Any, list[str]]]) -> list[Message]:
+    """Turns whose texts are their places; every call has an id of its own, and is answered once."""
+    turns: list[Message] = []
+    waiting: list[str] = []
+    for place, (role, names) in enumerate(talk):
+        text = str(place)
+        if role == "tool":
+            if waiting:
+                turns.append(Message("tool", text, tool_call_id=waiting.pop(0)))
+        elif role == "assistant":
+            calls = tuple(ToolCall(f"{name}{place}", name, "{}") for name in dict.fromkeys(names))
+            waiting += [call.id for call in calls]
+            turns.append(Message("assistant", text, tool_calls=calls))
+        else:
+            turns.append(Message(role, text))
+    return turns
+
+
+def texts(turns: Iterable[Message], role: str) -> list[str]:
+    """What was said in a role, merged turns taken apart."""
+    joined = [turn.content for turn in turns if turn.role == role]
+    return [text for content in joined for text in content.split("\n\n")]
+
+
+@given(talks, st.integers(0, 14))
+def test_the_oldest_go_and_nothing_is_parted(talk: list[tuple[Any, list[str]]], count: int) -> None:
+    before = turns_of(talk)
+    count = min(count, droppable(before))
+    kept = without_oldest(before, count)
+    assert count or texts(kept, "user") == texts(before, "user")
+    assert texts(kept, "system") == texts(before, "system"), "rules never go"
+    assert texts(kept, "user")[-1:] == texts(before, "user")[-1:], "what was asked last stays"
+    calls = {call.id for turn in kept for call in turn.tool_calls}
+    results = {turn.tool_call_id for turn in kept if turn.role == "tool"}
+    answered = {turn.tool_call_id for turn in before if turn.role == "tool"}
+    assert results == calls & answered, "a call and its result go together"
+    fewer = sum(len(texts(kept, role)) for role in ("user", "assistant", "tool"))
+    earlier = without_oldest(before, count - 1) if count else ()
+    more = sum(len(texts(earlier, role)) for role in ("user", "assistant", "tool"))
+    assert not count or fewer < more, "each step is shorter"
+
+
+def test_a_long_turn_loses_its_oldest_rounds_but_the_last() -> None:
+    rounds = [("assistant", ["a"]), ("tool", [])] * 3
+    talk = turns_of([("system", []), ("user", []), ("assistant", []), ("user", []), *rounds])
+    assert droppable(talk) == 3
+    kept = without_oldest(talk, 3)
+    assert [turn.content for turn in kept] == ["0", "3", "8", "9"]
 
 
 def test_the_schema_agrees_on_what_is_read() -> None:

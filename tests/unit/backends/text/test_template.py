@@ -203,3 +203,31 @@ def test_default_for_gemma_alternates_speakers() -> None:
         "<start_of_turn>user\nHello<end_of_turn>\n<start_of_turn>model\nHi.<end_of_turn>\n"
         "<start_of_turn>user\n2<end_of_turn>\n"
     )
+
+
+ONE_SHORT_CALL = """\
+{%- for m in messages -%}
+{%- if m.tool_calls is defined -%}
+{%- if m.tool_calls | length > 1 -%}{{ raise_exception('one call at once') }}{%- endif -%}
+{%- if m.tool_calls[0].id | length != 9 -%}{{ raise_exception('nine characters') }}{%- endif -%}
+[CALL {{ m.tool_calls[0].id }} {{ m.tool_calls[0].function.arguments }}]
+{%- elif m.role == 'tool' -%}[RESULT {{ m.tool_call_id }} {{ m.content }}]
+{%- else -%}<{{ m.role }}>{{ m.content }}{%- endif -%}
+{%- endfor -%}"""
+
+
+def test_ids_and_calls_are_changed_to_fit_where_they_are_refused() -> None:
+    calls = tuple(ToolCall(id=f"toolu_long{n}", name="add", arguments="{}") for n in (1, 2))
+    results = [Message("tool", f"out{n}", tool_call_id=f"toolu_long{n}") for n in (1, 2)]
+    turns = [SYSTEM, HELLO, Message("assistant", tool_calls=calls), *results]
+    text = make(ONE_SHORT_CALL).render(turns)
+    assert text.startswith("<system>Be kind.<user>Hello[CALL ")
+    first, second = (text.split(f" out{n}]")[0].rsplit(" ", 1)[1] for n in (1, 2))
+    assert text.count(first) == text.count(second) == 2
+    assert text.index(f"[RESULT {first}") < text.index(f"[CALL {second}")
+
+
+def test_words_after_a_result_are_folded_before_the_system_turn_is_given_up() -> None:
+    result = Message("tool", "3", tool_call_id="id1")
+    turns = [SYSTEM, HELLO, Message("assistant", tool_calls=(CALL,)), result, AGAIN, ANSWER, HELLO]
+    assert "[system]Be kind." in make(TOOL_ALTERNATING).render(turns)

@@ -3,6 +3,7 @@
 from itertools import pairwise
 from typing import get_args
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,6 +13,8 @@ from opta_lmx.backends.text.turns import (
     fold_after_tools,
     merge_turns,
     message_dicts,
+    short_call_ids,
+    single_calls,
     tool_dicts,
 )
 from opta_lmx.core.types import Message, Role, Tool, ToolCall
@@ -100,6 +103,39 @@ def test_words_after_a_tool_result_join_it() -> None:
     assert folded == [Message("user", "a"), Message("tool", "out\n\nb", tool_call_id="abc")]
 
 
+def test_short_ids_join_a_result_to_its_call_as_before() -> None:
+    turns = [
+        Message("assistant", tool_calls=(msgspec.structs.replace(CALL, id="toolu_01AbCdEfGh"),)),
+        Message("tool", "1", tool_call_id="toolu_01AbCdEfGh"),
+        Message("tool", "2", tool_call_id="Ab1Cd2Ef3"),
+        Message("user", "and?"),
+    ]
+    short = short_call_ids(turns)
+    (call,) = short[0].tool_calls
+    assert call.id == short[1].tool_call_id
+    assert (len(call.id), call.id.isalnum(), call.id.isascii()) == (9, True, True)
+    assert short[2:] == turns[2:]
+    assert short_call_ids(short) == short == short_call_ids(turns)
+
+
+def test_each_call_gets_a_turn_with_its_own_result() -> None:
+    a, b, c = (msgspec.structs.replace(CALL, id=name) for name in "abc")
+    result = {name: Message("tool", name, tool_call_id=name) for name in "abc"}
+    turns = [
+        Message("user", "go"),
+        Message("assistant", "words", reasoning="why", tool_calls=(a, b, c)),
+        *result.values(),
+        Message("user", "on"),
+    ]
+    alone = [Message("assistant", tool_calls=(call,)) for call in (b, c)]
+    first = Message("assistant", "words", reasoning="why", tool_calls=(a,))
+    assert single_calls(turns) == [
+        *(turns[0], first, result["a"], alone[0], result["b"], alone[1], result["c"]),
+        turns[-1],
+    ]
+    assert single_calls([turns[1], turns[0]]) == [first, *alone, turns[0]]
+
+
 MESSAGES = st.lists(
     st.builds(
         Message,
@@ -129,3 +165,20 @@ def test_folding_never_raises_the_rank_of_words(messages: list[Message]) -> None
     users = [turn.content for turn in folded if turn.role == "user"]
     assert all(content in [m.content for m in messages if m.role == "user"] for content in users)
     assert all((a.role, b.role) != ("tool", "user") for a, b in pairwise(folded))
+
+
+@given(MESSAGES, st.lists(st.sampled_from("abcd"), min_size=2, max_size=3, unique=True))
+def test_splitting_calls_loses_nothing(messages: list[Message], names: list[str]) -> None:
+    many = tuple(msgspec.structs.replace(CALL, id=name) for name in names)
+    turns = [
+        msgspec.structs.replace(turn, tool_calls=many) if turn.tool_calls else turn
+        for turn in messages
+    ]
+    split = single_calls(turns)
+    assert all(len(turn.tool_calls) < 2 for turn in split)
+    assert [c for turn in split for c in turn.tool_calls] == [
+        c for turn in turns for c in turn.tool_calls
+    ]
+    assert [turn.content for turn in split if turn.content] == [
+        turn.content for turn in turns if turn.content
+    ]

@@ -59,7 +59,7 @@ class LlamaTokens:
                 text, document = self._shortened(document, room)
                 pair = Pair(pair.query, text)
         tokens = self._around_pair + query + len(document)
-        return Encoded(tokens, pair=pair, exact=exact)
+        return Encoded(tokens, second=query, pair=pair, exact=exact)
 
     def _query_tokens(self, query: str) -> int:
         """Counted once for the many documents that follow each other with one query."""

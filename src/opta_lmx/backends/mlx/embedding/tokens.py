@@ -65,7 +65,7 @@ class EncoderTokens:
             document.truncate(min(cut_to, room))
         joined = self._tokenizer.post_process(query, document)
         marks = joined.sequence_ids
-        second = next((place for place, mark in enumerate(marks) if mark == 1), 0)
+        second = next((place for place, mark in enumerate(marks) if mark == 1), len(joined.ids))
         return self._encoded(joined.ids, second, exact=whole_query and whole_document)
 
     def _encode(self, text: str) -> tuple[Any, bool]:

@@ -1,0 +1,108 @@
+"""What the compatibility page says beside the fields: headers, frames, promises, gaps."""
+
+HEADERS: tuple[tuple[str, str, str], ...] = (
+    ("Authorization, x-api-key", "all", "`Bearer KEY`, or the key itself; where keys are set."),
+    (
+        "x-session-affinity, session_id, x-openclaw-session-key, x-client-request-id",
+        "inference",
+        (
+            "Which session a call belongs to, the first that is there, where the body names none "
+            "(`prompt_cache_key`): calls of one session find its prefix."
+        ),
+    ),
+    ("x-request-id", "all", "The id of the request in logs and answers; else one is made."),
+    ("x-opta-ignored-fields", "answers", "Unknown fields, where `protocol.unknown_fields: warn`."),
+    ("request-id", "answers of Messages", "`x-request-id` as Anthropic's clients call it."),
+    ("Retry-After", "answers", "With every 429 and 503 (529), whole seconds of at least one."),
+    ("Accept", "all", "Ignored: `stream` alone decides."),
+    ("anthropic-version, anthropic-beta", "Messages", "Ignored: there is one version."),
+    ("anthropic-dangerous-direct-browser-access", "Messages", "Ignored; origins are checked."),
+    ("x-stainless-*, User-Agent", "all", "What the client is; changes nothing."),
+    ("traceparent", "all", "Its trace id stands in every log line of the request (`trace_id`)."),
+    ("Origin, Host", "all", "Names other than the server's own are refused: 403."),
+)
+
+FRAMES: tuple[tuple[str, str, str], ...] = (
+    (
+        "chat.request",
+        "client",
+        (
+            "All fields of a chat request but `n` above 1; streamed unless "
+            "`stream` is false. `request_id`: the client's own, or one is made."
+        ),
+    ),
+    ("chat.cancel", "client", "Ends the request `request_id`, queued or running."),
+    ("ping", "client", "Asks for a `pong`."),
+    ("chat.accepted", "server", "The request has its id and may be cancelled."),
+    ("chat.token", "server", "`content`; `logprobs` where asked for."),
+    ("chat.reasoning", "server", "`content`: more of the thinking."),
+    ("chat.tool_call", "server", "`tool_call`: index, id, name and arguments, whole."),
+    ("chat.keepalive", "server", "The request still waits or runs; at least every ten seconds."),
+    ("chat.done", "server", "`finish_reason` (`cancelled` too), `usage`, `system_fingerprint`."),
+    ("chat.error", "server", "The error of HTTP, with `retry_after`; the socket stays open."),
+    ("pong", "server", "Answers a `ping`."),
+)
+
+PROMISES = """`seed` decides every draw. Equal seeded requests to servers with equal
+`system_fingerprint` get equal answers: always where the fingerprint ends in `-r`, otherwise as
+long as the request runs alone (other rows of a batch change the last bits of its numbers). The
+fingerprint names model, engine and its version, window, batch width and size of the weights.
+"""
+
+LEFT_OUT: tuple[tuple[str, str], ...] = (
+    (
+        "OpenAI: images, audio, video, files, uploads, moderation",
+        "The models here read and write text.",
+    ),
+    (
+        "OpenAI: assistants, threads, runs, vector stores, batches, fine-tuning",
+        "Work that lasts; one server of answers is not the place for it.",
+    ),
+    (
+        "OpenAI: stored chat completions (`GET /v1/chat/completions`)",
+        "Answers are stored by `/v1/responses`.",
+    ),
+    ("OpenAI: `/v1/conversations`", "A conversation is its chain of `previous_response_id`."),
+    (
+        "OpenAI Responses: hosted tools, their items and events",
+        "Nothing is run or fetched here; tools are the client's.",
+    ),
+    (
+        "OpenAI Responses: `GET ?stream=true`, `starting_after`",
+        "A stored response is shown as it is, not replayed.",
+    ),
+    ("OpenAI Responses over WebSocket: `background`, `stream_options`", "A socket is a stream."),
+    ("Anthropic: `/v1/messages/batches`, `/v1/files`, `/v1/skills`", "As above."),
+    ("Anthropic: `/v1/models`", "That path is OpenAI's; the list is in its form."),
+    ("Cohere: `/v2/chat`, `/v2/embed`", "Use the dialects above."),
+    ("LM Studio: `/api/v1/chat`", "Its clients chat by OpenAI's or Anthropic's routes."),
+    (
+        "Ollama: `/api/pull`, `/api/create`, `/api/copy`, `/api/delete`, `/api/push`",
+        "Models come and go by the command line; each answers 404 and says which command.",
+    ),
+    ("Legacy: `/v1/engines`, `/v1/edits`", "Their owners ended them."),
+)
+
+WATCHES: tuple[tuple[str, str], ...] = (
+    (
+        "OpenAI",
+        (
+            "The `openai` package, pinned by the lock; when it is raised, its request types are "
+            "walked anew (`test_sdk_fields.py`), its answer types read our "
+            "answers (`test_strict_answers.py`)."
+        ),
+    ),
+    ("Open Responses", "`test_openresponses.py`, against the specification of 2026-04-24."),
+    ("Anthropic", "The `anthropic` package, in the same way."),
+    ("Ollama", "The `ollama` package, in the same way."),
+    ("Cohere", "`test_rerank_sdk.py`, where the `cohere` package is installed."),
+    (
+        "OpenClaw",
+        (
+            "`make openclaw`: the pinned release each night, and the newest in a second job "
+            "that may fail. `test_openclaw_keys.py`: what it was seen to send."
+        ),
+    ),
+    ("Model families", "`tests/unit/codec/tools/test_families.py`, on published templates."),
+    ("Our own OpenAPI", "`test_openapi.py` (Schemathesis)."),
+)
