@@ -179,9 +179,9 @@ def test_a_strict_tool_is_called_within_its_schema(client: openai.OpenAI, model:
 
 @pytest.mark.parametrize("model", MODELS)
 def test_every_of_several_answers_calls(client: openai.OpenAI, model: str) -> None:
-    fields = {"tool_choice": "required", "n": 3, "seed": 5, "temperature": 1}
+    fields = {"tool_choice": "required", "n": 2, "seed": 5, "max_completion_tokens": 80}
     first, again = (ask(client, model, **fields) for _ in range(2))
-    assert [choice.index for choice in first.choices] == [0, 1, 2]
+    assert [choice.index for choice in first.choices] == [0, 1]
     for one, other in zip(first.choices, again.choices, strict=True):
         assert one.finish_reason == "tool_calls"
         if model.endswith("mlx"):

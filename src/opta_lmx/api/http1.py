@@ -200,7 +200,10 @@ class HttpProtocol(HttpToolsProtocol):
         self._upgrading = self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
         # An answer that is still being written, or a body, leaves no room for another protocol.
         self._to_websocket = (
-            self._upgrading and self._should_upgrade() and not (self._busy() or self._has_body())
+            self._upgrading
+            and self.parser.get_method() == b"GET"
+            and self._should_upgrade()
+            and not (self._busy() or self._has_body())
         )
         if self._to_websocket:
             super().on_headers_complete()

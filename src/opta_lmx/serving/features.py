@@ -49,6 +49,9 @@ def fingerprint(plan: Plan, ready: Ready) -> str:
     Equal fingerprints promise equal answers to equal seeded requests: always where the name
     ends in `-r` (repeatable), otherwise only while the request runs alone.
     """
-    parts = (plan.ref, plan.backend, ready.engine, ready.context, ready.slots, ready.weights_bytes)
+    parts = (
+        (plan.ref, plan.backend, ready.engine, ready.context, ready.slots, ready.weights_bytes),
+        (plan.sampling, ready.sampling, ready.template_source, ready.speech, ready.vocabulary),
+    )
     digest = hashlib.sha256(msgspec.json.encode(parts)).hexdigest()[:12]
     return f"fp_{digest}{'-r' if ready.repeatable else ''}"

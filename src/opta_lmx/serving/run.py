@@ -157,6 +157,8 @@ class ModelRun:
         )
 
     async def _grammar(self, ready: Ready, prepared: Prepared) -> str | None:
+        if "grammar" in ready.lacks:  # who needs one was refused; a single call is cut off instead
+            return None
         arguments = (self._request, ready.speech, prepared.thinking)
         try:
             with no_long_pauses():

@@ -112,6 +112,12 @@ def test_a_request_with_a_body_is_never_upgraded(server: LiveServer) -> None:
         assert b"HTTP/1.1 200" in raw.read(b"one two")
 
 
+def test_only_a_get_is_upgraded(server: LiveServer) -> None:
+    with Raw(server.url) as raw:
+        raw.send(f"POST /v1/chat/completions HTTP/1.1\r\n{UPGRADE}")
+        assert raw.read(b'"invalid_json"').startswith(b"HTTP/1.1 400")
+
+
 def test_an_upgrade_behind_a_running_answer_is_answered_as_http(server: LiveServer) -> None:
     fields = {"model": "slow", "stream": True, "messages": [{"role": "user", "content": "hi"}]}
     body = json.dumps({**fields, "max_tokens": 20}).encode()

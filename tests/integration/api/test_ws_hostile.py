@@ -72,9 +72,9 @@ class Raw:
         return received
 
 
-def refusals(server: LiveServer) -> int:
+def refusals(client: httpx.Client) -> int:
     wanted = 'opta_lmx_requests_total{code="400",route="/v1/chat/stream"}'
-    for line in httpx.get(f"{server.url}/metrics").text.splitlines():
+    for line in client.get("/metrics").text.splitlines():
         if line.startswith(wanted):
             return int(float(line.split()[-1]))
     return 0
@@ -126,13 +126,16 @@ def test_an_id_that_is_none_is_refused(server: LiveServer, wrong: Any) -> None:
 
 def test_a_flood_of_frames_leaves_others_their_turn(server: LiveServer) -> None:
     flood = 6000
-    before = refusals(server)
     seen: set[int] = set()
-    with Raw(server, receive_buffer=1 << 22) as raw:
+    with (
+        httpx.Client(base_url=server.url) as other,
+        Raw(server, receive_buffer=1 << 22) as raw,
+    ):
+        before = refusals(other)
         raw.socket.sendall(frame(TEXT, b'{"type":"chat.request"}') * flood)
         deadline = time.monotonic() + 20
         while flood not in seen and time.monotonic() < deadline:
-            seen.add(refusals(server) - before)
+            seen.add(refusals(other) - before)
             raw.socket.settimeout(0.001)
             try:
                 while raw.socket.recv(1 << 20):
@@ -140,7 +143,7 @@ def test_a_flood_of_frames_leaves_others_their_turn(server: LiveServer) -> None:
             except TimeoutError:
                 pass
     assert flood in seen
-    assert len(seen) > 8, sorted(seen)
+    assert len(seen - {0, flood}) > 1, sorted(seen)
 
 
 def test_pings_of_a_client_that_does_not_read_are_not_kept(server: LiveServer) -> None:

@@ -115,6 +115,18 @@ def test_one_call_at_a_time_ends_before_the_second(tmp_path: Path) -> None:
     with_stack(tmp_path, {"a": {"reply": f"{CALL % 'a'} {CALL % 'b'} {LONG}"}}, body)
 
 
+@pytest.mark.parametrize("lacks", [(), ("grammar",)])
+def test_an_engine_without_grammars_is_given_none(tmp_path: Path, lacks: tuple[str, ...]) -> None:
+    async def body(stack: Stack) -> None:
+        call = ask(stack, "a", tools=TOOLS, parallel_tool_calls=False, max_tokens=900)
+        told = texts(await events(call))
+        assert ('"grammar":null' in told) is bool(lacks)
+        call.close()
+
+    script = {"echo_submit": True, "lacks": [*lacks], "tool_dialect": "hermes"}
+    with_stack(tmp_path, {"a": script}, body)
+
+
 def test_tokens_of_the_text_come_once_each_with_their_text(tmp_path: Path) -> None:
     async def body(stack: Stack) -> None:
         told = await events(ask(stack, "a", top_logprobs=1, stop=("four",)))

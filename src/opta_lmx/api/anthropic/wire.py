@@ -56,7 +56,7 @@ class Tool(Cacheable):
     strict: bool | None = Field(
         None, description="Hold the input to the schema while it is generated."
     )
-    input_examples: list[dict[str, Any]] | None = Field(
+    input_examples: Annotated[list[dict[str, Any]], Field(fail_fast=True)] | None = Field(
         None, description="Shown to the model below the description."
     )
     eager_input_streaming: bool | None = Field(

@@ -165,7 +165,7 @@ class Message(WireModel):
     content: str | None = None
     thinking: str | None = None
     images: Annotated[Any, only([])] = Field(None, description="Text only.")
-    tool_calls: list[ToolCall] | None = None
+    tool_calls: Annotated[list[ToolCall], Field(fail_fast=True)] | None = None
     tool_name: str | None = Field(None, description="The tool whose result this is.")
     tool_call_id: str | None = Field(None, description="The call whose result this is.")
 
@@ -188,7 +188,7 @@ class Tool(WireModel):
 class ChatRequest(Generation):
     """Body of `POST /api/chat`."""
 
-    messages: list[Message] | None = Field(
+    messages: Annotated[list[Message], Field(fail_fast=True)] | None = Field(
         None, description="None at all loads the model, or with `keep_alive: 0` unloads it."
     )
     tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS, fail_fast=True)] | None = None

@@ -63,10 +63,11 @@ class CompletionParser:
         """
         wire = validated(CompletionRequest, fields)
         _check(wire)
-        prompts = _prompts(wire.prompt, wire.suffix)
         n = wire.n or 1
         each = max(n, wire.best_of or 1)
-        self._check_count(len(prompts), n, each)
+        # Counted before they are looked at: there may be a hundred thousand.
+        self._check_count(_prompts_in(wire.prompt), n, each)
+        prompts = _prompts(wire.prompt, wire.suffix)
         request = _request(wire, each)
         options = wire.stream_options
         return CompletionCall(

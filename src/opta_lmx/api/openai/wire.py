@@ -25,6 +25,8 @@ from opta_lmx.api.values import Labels, LogitBias, StopStrings, TemplateKwargs, 
 
 MAX_TOOLS = 128
 
+_Included = Annotated[str, only("reasoning.encrypted_content")]
+
 
 class StreamOptions(WireModel):
     """Options of a streamed answer."""
@@ -184,7 +186,7 @@ class ChatCompletionRequest(WireModel):
     thinking: Thinking | None = Field(
         None, description="Given to the chat template as `enable_thinking`."
     )
-    include: list[Annotated[str, only("reasoning.encrypted_content")]] | None = Field(
+    include: Annotated[list[_Included], Field(fail_fast=True)] | None = Field(
         None, description="Thinking is never encrypted here: it comes as `reasoning_content`."
     )
     chat_template_kwargs: TemplateKwargs | None = Field(

@@ -44,6 +44,8 @@ _CHOICE: dict[str, Any] = {
     ]
 }
 
+_Included = Annotated[str, only(LOGPROBS, ENCRYPTED)]
+
 
 class FunctionTool(WireModel):
     """A function the model may call."""
@@ -182,7 +184,7 @@ class CreateResponse(Conversing):
     frequency_penalty: Penalty | None = None
     presence_penalty: Penalty | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    include: list[Annotated[str, only(LOGPROBS, ENCRYPTED)]] | None = Field(
+    include: Annotated[list[_Included], Field(fail_fast=True)] | None = Field(
         None,
         description=f"`{LOGPROBS}`: log-probabilities of the text. `{ENCRYPTED}`: thinking also "
         "in a form that a client who stores nothing can send back.",

@@ -7,6 +7,7 @@ end an answer and marks that a grammar names.
 
 import queue
 import threading
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +19,8 @@ from opta_lmx.backends.text.tokenizer import HfTokenizer
 from opta_lmx.codec.constraints import resolve
 
 LIMITS = LLParserLimits(verbose_errors=False)
+_REMEMBERED = 8
+"""Grammars kept compiled: one request's answers and a conversation's turns share theirs."""
 _NO_TEXT = b"<none>"
 
 
@@ -73,6 +76,7 @@ class Grammars:
         self._asked: queue.SimpleQueue[tuple[int, str]] = queue.SimpleQueue()
         self._made: queue.SimpleQueue[Compiled] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
+        self._compiled: OrderedDict[str, Any] = OrderedDict()
 
     def ask(self, request: int, grammar: str) -> None:
         """Begin compiling; `take` returns the result."""
@@ -95,6 +99,18 @@ class Grammars:
         """Return a matcher; ask it whether it is in error."""
         return LLMatcher(self._words, resolve(grammar, self._special), limits=LIMITS, log_level=0)
 
+    def _known(self, grammar: str) -> Any:
+        """A matcher of its own for one answer; for the thread alone."""
+        if grammar not in self._compiled:
+            made = self.compile(grammar)
+            if made.is_error():
+                return made
+            self._compiled[grammar] = made
+            if len(self._compiled) > _REMEMBERED:
+                self._compiled.popitem(last=False)
+        self._compiled.move_to_end(grammar)
+        return self._compiled[grammar].deep_copy()
+
     def _special(self, mark: str) -> int | None:
         token = self._tokenizer.token_id(mark)
         return None if token is None or self._tokenizer.piece(token) else token
@@ -102,7 +118,7 @@ class Grammars:
     def _run(self) -> None:
         while True:
             request, grammar = self._asked.get()
-            matcher = self.compile(grammar)
+            matcher = self._known(grammar)
             if matcher.is_error():
                 error = str(matcher.get_error()).splitlines()[0]
                 self._made.put(Compiled(request, error=error))

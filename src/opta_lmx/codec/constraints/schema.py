@@ -18,6 +18,8 @@ Schema = dict[str, Any] | bool
 
 MOST_BYTES = 256 * 1024
 MOST_NODES = 5_000
+MOST_MEMBERS = 1_000
+"""Names in one object: the time to compile them grows with their square."""
 MOST_VALUES = 5_000
 """Members of all `enum` together."""
 DEEPEST = 64
@@ -26,7 +28,8 @@ LARGEST_COUNT = 100_000
 
 _IN_ONE = ("additionalProperties", "items", "additionalItems")
 _IN_LIST = ("anyOf", "oneOf", "allOf", "prefixItems")
-_IN_MAP = ("properties", "patternProperties", "$defs", "definitions")
+_NAMES = ("properties", "patternProperties")
+_IN_MAP = (*_NAMES, "$defs", "definitions")
 _NOTES = frozenset(
     (
         "$schema",
@@ -188,6 +191,8 @@ class _Preparation:
         members = node[key]
         if not isinstance(members, dict):
             raise invalid(f"'{key}' must be an object.", param=path)
+        if key in _NAMES and len(cast("dict[str, object]", members)) > MOST_MEMBERS:
+            raise invalid(f"'{key}' may hold at most {MOST_MEMBERS} names.", param=path)
         node[key] = {
             (_pattern(name, path) if key == "patternProperties" else name): self.take(
                 member, f"{path}.{name}", depth
@@ -266,6 +271,9 @@ def _limit_counts(node: dict[str, Any], path: str) -> None:
             raise invalid(message, param=f"{path}.{key}")
     least = node.get("minProperties", 0)
     required = node.get("required")
+    if isinstance(required, list) and len(cast("list[object]", required)) > MOST_MEMBERS:
+        message = f"'required' may hold at most {MOST_MEMBERS} names."
+        raise invalid(message, param=f"{path}.required")
     if least and isinstance(required, list) and len(set(cast("list[str]", required))) >= least:
         del node["minProperties"]
     elif least > 1:

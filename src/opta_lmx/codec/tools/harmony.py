@@ -9,7 +9,7 @@ import re
 from opta_lmx.codec.tools.json_text import Result, ValueReader
 from opta_lmx.codec.tools.parser import StreamParser
 from opta_lmx.codec.tools.protocol import Schemas
-from opta_lmx.codec.tools.source import Reads, marks_of
+from opta_lmx.codec.tools.source import CALL_COST, Reads, marks_of
 from opta_lmx.codec.tools.strings import Ends
 
 START, CHANNEL, MESSAGE = "<|start|>", "<|channel|>", "<|message|>"
@@ -95,13 +95,14 @@ class HarmonyParser(StreamParser):
             self._reading.say(raw)
 
     def _is_call(self, recipient: str, name: str) -> bool:
-        if not self._calls:
+        if not self._calls or self._source.weary:
             return False
         offered = self._reading.tools
         return name in offered if offered else recipient != name
 
     def _call(self, name: str) -> Reads[None]:
         source, reading = self._source, self._reading
+        source.spent += CALL_COST
         yield from source.blank()
         if (yield from source.peek()) != "{":
             if (yield from source.follows(_BODY_ENDS)):

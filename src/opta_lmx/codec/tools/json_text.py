@@ -10,11 +10,15 @@ stops and the value is closed where it was sound.
 import re
 from enum import Enum, auto
 
-from opta_lmx.codec.tools.source import Reads, Source
+from opta_lmx.codec.tools.shapes import DEEPEST, shapes_of
+from opta_lmx.codec.tools.source import PATIENCE, Reads, Source
 from opta_lmx.codec.tools.strings import Emit, Ends, StringReader, escaped
 
 MAX_DEPTH = 64
 """What is nested deeper than this is not read."""
+
+_FREE_DEPTH = 6
+"""Brackets nested deeper than this count as repairs: they are read one by one."""
 
 LONGEST_WORD = 512
 """Characters of a number, word or unquoted name."""
@@ -26,22 +30,10 @@ _WORDS = {"True": "true", "False": "false", "None": "null", "NaN": "null", "unde
 _PLAIN = frozenset(("true", "false", "null"))
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 _LOOSE_NUMBER = re.compile(r"\+?(-?)0*([0-9]*)(\.[0-9]*)?")
+_BLANKS = " \t\r\n"
 _BLANK = re.compile(r"[ \t\r\n]+")
 _WORD = re.compile(r"""[^\s{}\[\](),:="'<>`]+""")
 _SEPARATORS = re.compile(r",[ \t\r\n,]*")
-# Sound stretches that need no look at their tokens; what they accept, the tokens accept.
-_TEXT = r'"[^"\\\x00-\x1f<>\[]*+"'
-_SCALAR = rf"(?:true|false|null|-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?|\[\]|\{{\}}|{_TEXT})"
-_PAIR = rf"{_TEXT}[ \t\r\n]*+:[ \t\r\n]*+{_SCALAR}"
-_FLAT_LIST = rf"\[[ \t\r\n]*+{_SCALAR}[ \t\r\n]*+(?:,[ \t\r\n]*+{_SCALAR}[ \t\r\n]*+)*+\]"
-_FLAT_OBJECT = rf"\{{[ \t\r\n]*+{_PAIR}[ \t\r\n]*+(?:,[ \t\r\n]*+{_PAIR}[ \t\r\n]*+)*+\}}"
-_ITEM = rf"(?:{_SCALAR}|{_FLAT_LIST}|{_FLAT_OBJECT})"
-_ITEMS = re.compile(rf'(?:{_ITEM}[ \t\r\n]*+,(?=[ \t\r\n]*+[-0-9"\[{{tfn])[ \t\r\n]*+)++')
-_MEMBERS = re.compile(
-    rf'(?:{_TEXT}[ \t\r\n]*+:[ \t\r\n]*+{_ITEM}[ \t\r\n]*+,(?=[ \t\r\n]*+")[ \t\r\n]*+)++'
-)
-_MEMBER = re.compile(_TEXT + r"[ \t\r\n]*+:[ \t\r\n]*+")
-_STRING = re.compile(_TEXT + r'(?=[ \t\r\n]*+(?:[}\]]|,[ \t\r\n]*+"))')
 _BARE_MEMBER = re.compile(r"([A-Za-z_][A-Za-z0-9_]*+)[ \t\r\n]*+:")
 _BRACKETS = re.compile(r'[{}\[\]()"]')
 
@@ -83,6 +75,7 @@ class ValueReader:
         self._want = _Want.VALUE
         self._comma: list[str] = []
         self._key = ""
+        self._shapes = shapes_of(ends.marks)
         self._firsts = frozenset(mark[0] for mark in ends.marks.all)
 
     def read(self, opener: str = "") -> Reads[Result]:
@@ -106,6 +99,8 @@ class ValueReader:
     def _tokens(self) -> Reads[Result]:
         source, firsts = self._source, self._firsts
         while True:
+            if source.spent >= PATIENCE:
+                return Result.UNSOUND
             if source.at >= len(source.text) and not (yield from source.more()):
                 return self._ended()
             char = source.text[source.at]
@@ -134,31 +129,31 @@ class ValueReader:
     def _stretch(self) -> bool:
         """Pass on as much as is plainly sound, if anything."""
         source, want = self._source, self._want
-        shallow = len(self._open) < MAX_DEPTH
+        depth = max(0, min(DEEPEST, _FREE_DEPTH - len(self._open)))
         if want is _Want.KEY:
-            found = _MEMBERS.match(source.text, source.at) if shallow else None
+            found = self._shapes.members(depth).match(source.text, source.at)
             if found is not None:
                 self._run(found.end())
                 return True
-            found = _MEMBER.match(source.text, source.at)
+            found = self._shapes.member.match(source.text, source.at)
             if found is not None:
                 self._write(self._advance(found.end()))
                 self._want = _Want.VALUE
                 return True
             found = _BARE_MEMBER.match(source.text, source.at)
-            if found is not None:
+            if found is not None and source.spent + 1 < PATIENCE:
+                source.spent += 1
                 self._advance(found.end())
                 self._write(f'"{found[1]}":')
                 self._want = _Want.VALUE
                 return True
         elif (want is _Want.VALUE or want is _Want.FIRST) and self._open:
-            if shallow and self._open[-1] == "]":
-                found = _ITEMS.match(source.text, source.at)
+            if self._open[-1] == "]":
+                found = self._shapes.items(depth).match(source.text, source.at)
                 if found is not None:
                     self._run(found.end())
-                    self._want = _Want.VALUE
                     return True
-            found = _STRING.match(source.text, source.at)
+            found = self._shapes.string.match(source.text, source.at)
             if found is not None:
                 self._write(self._advance(found.end()))
                 self._want = _Want.COMMA
@@ -168,6 +163,11 @@ class ValueReader:
     def _run(self, end: int) -> None:
         """Pass on whole members or items; the comma behind the last one waits."""
         text = self._advance(end)
+        if not text.rstrip(_BLANKS).endswith(","):
+            self._write(text)
+            self._want = _Want.COMMA
+            return
+        self._want = _Want.KEY if self._in_object() else _Want.VALUE
         at = text.rindex(",")
         self._write(text[:at])
         self._comma.append(text[at:])
@@ -185,7 +185,14 @@ class ValueReader:
         source = self._source
         if char == ",":
             found = _SEPARATORS.match(source.text, source.at)
-            blank = self._advance(found.end() if found else source.at + 1).replace(",", "")
+            spare = found.group().count(",") - (self._want is _Want.COMMA) if found else 0
+            if found is None or source.spent + spare >= PATIENCE:
+                spare = int(self._want is not _Want.COMMA)
+                self._advance(source.at + 1)
+                blank = ""
+            else:
+                blank = self._advance(found.end()).replace(",", "")
+            source.spent += spare
             sound = self._separator()
             if blank:
                 self._blank(blank)
@@ -197,6 +204,7 @@ class ValueReader:
             self._advance(source.at + 1)
             return self._close(char)
         if char in ":=":
+            source.spent += char == "="
             self._advance(source.at + 1)
             return self._colon()
         found = _BLANK.match(source.text, source.at)
@@ -208,6 +216,7 @@ class ValueReader:
         source = self._source
         found = _WORD.match(source.text, source.at)
         if source.text[source.at].isspace():
+            source.spent += 1
             self._advance(source.at + 1)
             return True
         if found is None:
@@ -230,6 +239,7 @@ class ValueReader:
             self._emit(text)
 
     def _string(self, quote: str) -> Reads[bool]:
+        self._source.spent += (quote != '"') + (self._want is _Want.COMMA)
         if self._want is _Want.COMMA:
             self._separator()
         if self._want is _Want.KEY:
@@ -247,10 +257,12 @@ class ValueReader:
 
     def _word(self, text: str) -> bool:
         if self._want is _Want.KEY:
+            self._source.spent += 1
             self._key = f'"{escaped(text)}"'
             self._want = _Want.COLON
             return True
         literal = _literal(text)
+        self._source.spent += literal != text
         if not self._value(adding=literal[0] != '"'):
             return False
         self._write(literal)
@@ -259,6 +271,7 @@ class ValueReader:
     def _value(self, *, adding: bool = False) -> bool:
         """Whether a value may begin here; with `adding` a comma may have been forgotten."""
         if adding and self._want is _Want.COMMA and not self._in_object():
+            self._source.spent += 1
             self._separator()
         if self._want not in (_Want.VALUE, _Want.FIRST):
             return False
@@ -287,6 +300,7 @@ class ValueReader:
     def _enter(self, opener: str) -> bool:
         if len(self._open) == MAX_DEPTH:
             return False
+        self._source.spent += len(self._open) >= _FREE_DEPTH
         self._open.append(_CLOSERS[opener])
         self._write("[" if opener == "[" else "{")
         self._want = _Want.FIRST if opener == "[" else _Want.KEY
@@ -297,7 +311,9 @@ class ValueReader:
         if self._want is _Want.COLON:
             return False
         if closer not in self._open:
+            self._source.spent += 1
             return closer != ")"
+        self._source.spent += bool(self._comma) or self._open[-1] != closer
         while True:
             innermost = self._leave()
             if innermost == closer:
@@ -305,6 +321,7 @@ class ValueReader:
 
     def _leave(self) -> str:
         if self._want is _Want.VALUE and self._in_object():
+            self._source.spent += 1
             self._write("null")
         self._comma.clear()
         closer = self._open.pop()

@@ -19,6 +19,9 @@ _SHORT = re.compile(r'"((?:[^"\\\x00-\x1f]|\\.)*+)"')
 _SHORT_CUT = re.compile(r'"(?:[^"\\\x00-\x1f]|\\.)*+\\?')
 _FENCE = marks_of("```")
 _LABEL = re.compile(r"[a-z_]*")
+_SEPARATORS = re.compile(r"[\s,;]+")
+_FILLERS = re.compile(r"[\s,]+")
+_CLOSERS = re.compile(r"\}+")
 
 
 class ObjectRules(msgspec.Struct, frozen=True):
@@ -104,8 +107,7 @@ def _decoded(text: str) -> str | None:
 
 
 def _separators(source: Source) -> Reads[None]:
-    while (char := (yield from source.peek())) and (char.isspace() or char in ",;"):
-        source.take(source.at + 1)
+    yield from source.skip(_SEPARATORS)
 
 
 def _next(reading: Reading, rules: ObjectRules) -> Reads[Outcome]:
@@ -156,11 +158,13 @@ class _ObjectReader:
             return self._none()
         while True:
             char = yield from source.peek()
-            if char.isspace() or char in ("{", ","):
-                self._depth += char == "{"
+            if char == "{":
+                self._depth += 1
                 source.take(source.at + 1)
-                if char == "{" and self._depth > 2:
+                if self._depth > 2:
                     return self._none()
+            elif char.isspace() or char == ",":
+                yield from source.skip(_FILLERS)
             elif char == '"':
                 outcome = yield from self._member()
                 if outcome is not None:
@@ -179,9 +183,10 @@ class _ObjectReader:
     def _member(self) -> Reads[Outcome | None]:
         """Read one member; None when the object goes on."""
         source = self._source
+        source.spent += 1
         key = yield from short_text(source)
         yield from source.blank()
-        if key is None or (yield from source.peek()) != ":":
+        if key is None or source.weary or (yield from source.peek()) != ":":
             return Outcome.BROKEN if self._name else self._none()
         source.take(source.at + 1)
         if key not in _KNOWN and not self._rules.certain:
@@ -227,19 +232,20 @@ class _ObjectReader:
                 self._depth -= 1
                 source.take(source.at + 1)
             elif char and (char.isspace() or char == ","):
-                source.take(source.at + 1)
+                yield from source.skip(_FILLERS)
             elif char != '"' or not (yield from self._spare()):
                 break
-        while not self._reading.open and (yield from source.peek()) == "}":
-            source.take(source.at + 1)
+        if not self._reading.open:
+            yield from source.skip(_CLOSERS)
         return Outcome.CALLED
 
     def _spare(self) -> Reads[bool]:
         """Pass over a member behind the arguments."""
         source = self._source
+        source.spent += 1
         key = yield from short_text(source)
         yield from source.blank()
-        if key is None or (yield from source.peek()) != ":":
+        if key is None or source.weary or (yield from source.peek()) != ":":
             return False
         source.take(source.at + 1)
         yield from source.blank()

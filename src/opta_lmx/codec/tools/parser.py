@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import re
 from collections.abc import Callable
 from typing import cast
 
@@ -13,6 +14,7 @@ from opta_lmx.codec.tools.reading import WINDOW, Outcome, Reading
 from opta_lmx.codec.tools.source import Marks, Reads, marks_of
 
 _QUOTES = frozenset("`\"'")
+_LINE_BREAKS = re.compile(r"[\r\n]+")
 
 
 class Dialect(msgspec.Struct, frozen=True):
@@ -147,6 +149,7 @@ class AnswerParser(StreamParser):
         opens = dialect.opens if dialect is not None else ()
         self._marks = marks_of(*opens, *self._think.all)
         self._after = marks_of(*self._marks.all, *(dialect.strays if dialect else ()))
+        self._weary = marks_of(*self._think.all)
         self._opens = frozenset(opens)
         if thinking and think is not None:
             self._reading.start_thinking()
@@ -161,7 +164,7 @@ class AnswerParser(StreamParser):
         reading = self._reading
         bare = self._dialect.bare if self._dialect is not None else None
         while not reading.open:  # what is left of a call that was cut is no text
-            if self._fresh and bare is not None and not reading.thinking:
+            if self._fresh and bare is not None and not reading.thinking and not self._source.weary:
                 outcome = yield from reading.item(lambda: self._bare(bare))
                 self._fresh = outcome is Outcome.CALLED
                 if self._fresh:
@@ -183,6 +186,8 @@ class AnswerParser(StreamParser):
         source, reading = self._source, self._reading
         while True:
             marks: Marks = self._after if reading.called else self._marks
+            if source.weary:
+                marks = self._weary
             found = marks.whole.search(source.text, source.at)
             if found is not None:
                 reading.say(source.take(found.start()))
@@ -218,9 +223,7 @@ class AnswerParser(StreamParser):
 
     def _trim(self) -> Reads[None]:
         """Drop the line breaks between reasoning and text."""
-        source = self._source
-        while (yield from source.peek()) in ("\n", "\r"):
-            source.take(source.at + 1)
+        yield from self._source.skip(_LINE_BREAKS)
         self._reading.trimming = False
 
     def _call(self, mark: str) -> Reads[Outcome]:

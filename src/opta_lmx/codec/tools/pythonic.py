@@ -11,6 +11,7 @@ from opta_lmx.codec.tools.strings import Ends
 
 _NAME = re.compile(r"[A-Za-z_][\w.]*")
 _OPEN = marks_of("(")
+_SEPARATORS = re.compile(r"[\s,;]+")
 
 
 class PythonRules(msgspec.Struct, frozen=True):
@@ -45,8 +46,8 @@ def read_python(reading: Reading, rules: PythonRules) -> Reads[Outcome]:
 
 def _another(reading: Reading, *, listed: bool) -> Reads[bool]:
     source = reading.source
-    while (char := (yield from source.peek())) and (char.isspace() or char in ",;"):
-        source.take(source.at + 1)
+    yield from source.skip(_SEPARATORS)
+    char = yield from source.peek()
     if char == "]" and listed:
         source.take(source.at + 1)
         return False

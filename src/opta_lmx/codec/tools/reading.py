@@ -14,7 +14,7 @@ from opta_lmx.codec.tools.protocol import (
     ThoughtOut,
     ToolOut,
 )
-from opta_lmx.codec.tools.source import Marks, Reads, Source
+from opta_lmx.codec.tools.source import CALL_COST, Marks, Reads, Source
 from opta_lmx.codec.tools.strings import Ends
 
 LONGEST_NAME = 256
@@ -159,6 +159,9 @@ class Reading:
         source = self.source
         if source.raw is not None:
             return (yield from reads())
+        if source.weary:
+            return Outcome.NOT
+        source.spent += CALL_COST
         source.raw = []
         outcome = yield from reads()
         if outcome is not Outcome.CALLED:

@@ -13,6 +13,15 @@ T = TypeVar("T")
 Reads = Generator[None, None, T]
 """A coroutine that yields whenever it needs more text, and returns a `T`."""
 
+PATIENCE = 8192
+"""Repairs that one answer is worth: behind them its calls are beyond reading.
+
+It bounds what a hostile or confused model can cost; what needs no repair is read in stretches.
+"""
+
+CALL_COST = 8
+"""A call, or what looks like one, counts as so many repairs: 1024 of them fit an answer."""
+
 
 class Source:
     """Text that has arrived and is not yet consumed: `text[at:]`.
@@ -23,9 +32,10 @@ class Source:
         raw: what was consumed since a beginning that is still in doubt; None: nothing is.
         literal: marks count inside strings too, because a string was never closed.
         last: the character consumed last; empty behind a call's arguments.
+        spent: how much of `PATIENCE` is used up; it depends on the text alone.
     """
 
-    __slots__ = ("at", "base", "ended", "last", "literal", "raw", "text", "truncated")
+    __slots__ = ("at", "base", "ended", "last", "literal", "raw", "spent", "text", "truncated")
 
     def __init__(self) -> None:
         self.text = ""
@@ -36,6 +46,12 @@ class Source:
         self.literal = False
         self.raw: list[str] | None = None
         self.last = ""
+        self.spent = 0
+
+    @property
+    def weary(self) -> bool:
+        """Nothing more is repaired, and no further calls are looked for."""
+        return self.spent >= PATIENCE
 
     def add(self, text: str) -> None:
         """Append what was generated."""
@@ -105,6 +121,15 @@ class Source:
         if mark:
             self.take(self.at + len(mark))
         return mark
+
+    def skip(self, pattern: re.Pattern[str]) -> Reads[None]:
+        """Consume every character at hand that `pattern`, a repeated set of them, takes."""
+        while True:
+            found = pattern.match(self.text, self.at)
+            if found is not None:
+                self.take(found.end())
+            if self.at < len(self.text) or not (yield from self.more()):
+                return
 
     def blank(self, limit: int = 1 << 30) -> Reads[str]:
         """Consume white space, at most `limit` characters, and return it."""

@@ -7,7 +7,7 @@ from functools import lru_cache
 
 import msgspec
 
-from opta_lmx.codec.tools.source import Marks, Reads, Source
+from opta_lmx.codec.tools.source import PATIENCE, Marks, Reads, Source
 
 LOOKAHEAD = 64
 """Characters looked at beyond a quote to tell whether it closes the string."""
@@ -45,11 +45,6 @@ def escaped(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)[1:-1] if _CONTROL.search(text) else text
 
 
-def _mended(text: str) -> str:
-    """Return a stretch of a quoted string with its escapes and control characters sound."""
-    return _DOUBTFUL.sub(_mend, text) if _FLAW.search(text) else text
-
-
 def _mend(found: re.Match[str]) -> str:
     text = found.group()
     return _SPELLED.get(text, text)
@@ -77,6 +72,7 @@ class StringReader:
         self._from = 0
         self._ending = False
         self._lost = False
+        self._flawed = False
 
     def read(self, quote: str, *, key: bool, listed: bool) -> Reads[bool]:
         """Return whether the string was closed; at the end of a whole answer it is ended.
@@ -105,6 +101,8 @@ class StringReader:
                 if closes:
                     break
                 self._write('\\"' if quote == '"' else "'")
+                if self._repaired():
+                    return False
             elif char == "\\" and not literal:
                 yield from self._escape()
             elif not (yield from self._mark()):
@@ -112,6 +110,9 @@ class StringReader:
             elif self._lost:
                 self._emit('"')
                 return False
+            elif self._repaired():
+                return False
+        self._source.spent += self._flawed
         self._release()
         self._emit('"')
         return True
@@ -125,7 +126,7 @@ class StringReader:
             found = pattern.match(source.text, source.at, end)
             if found is not None:
                 text = self._consume(found.end() - source.at)
-                self._write(_mended(text) if quote in _QUOTES else escaped(text))
+                self._write(self._sound(text) if quote in _QUOTES else escaped(text))
             if source.at < end:
                 return
             if not (yield from source.more()):
@@ -134,10 +135,21 @@ class StringReader:
                     self._write(escaped(text))
                 return
 
+    def _sound(self, text: str) -> str:
+        """Return a stretch of a quoted string with its escapes and control characters sound."""
+        if _FLAW.search(text) is None:
+            return text
+        self._flawed = True
+        return _DOUBTFUL.sub(_mend, text) if "\\" in text else escaped(text)
+
     def _inner(self, quote: str) -> bool:
         found = _INNER[quote].match(self._source.text, self._source.at)
         if found is None:
             return False
+        spent = self._source.spent + found.group().count(quote)
+        if spent >= PATIENCE:
+            return False  # these are read one by one, up to the last that is worth a repair
+        self._source.spent = spent
         self._write(self._consume(len(found.group())).replace('"', '\\"'))
         return True
 
@@ -173,9 +185,11 @@ class StringReader:
         elif found is not None and found["whole"]:
             self._write(self._consume(len(found.group())))
         elif following == "'":
+            self._flawed = True
             self._consume(2)
             self._write("'")
         else:
+            self._flawed = True
             self._consume(1)
             if following:
                 self._write("\\\\")
@@ -209,6 +223,15 @@ class StringReader:
         if self._held is not None:
             held, self._held = self._held, None
             self._emit("".join(held))
+
+    def _repaired(self) -> bool:
+        """Count a repair; if it was the last, end the string here."""
+        self._source.spent += 1
+        if not self._source.weary:
+            return False
+        self._release()
+        self._emit('"')
+        return True
 
     def _unclosed(self) -> bool:
         """The answer ended inside the string: its quote was lost before the first mark in it."""

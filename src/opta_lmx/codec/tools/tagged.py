@@ -127,7 +127,7 @@ class _Members:
         closed = yield from self._pieces(parts.append)
         if not closed and self._source.truncated:
             return False
-        self._reading.argue(head + value_json("".join(parts), types))
+        self._reading.argue(head + value_json("".join(parts), types, self._source))
         self._count += 1
         return closed
 

@@ -24,13 +24,18 @@ def accepted_types(parameters: dict[str, Any], name: str) -> frozenset[str]:
     return _types(schema, parameters, _MAX_DEPTH)
 
 
-def value_json(text: str, types: frozenset[str]) -> str:
+def value_json(text: str, types: frozenset[str], answer: Source) -> str:
     """Return JSON text for a bare value.
 
     A value that may be a string is one, unless it reads as another type the schema allows;
     where the schema says nothing, it is whatever it reads as.
+
+    Args:
+        text: the value as it is written.
+        types: what `accepted_types` said.
+        answer: what pays for repairs.
     """
-    read = _read(text.strip(), types)
+    read = _read(text.strip(), types, answer)
     if read is not None:
         kind = _kind(read[1])
         if not types or kind in types or (kind == "integer" and "number" in types):
@@ -40,7 +45,7 @@ def value_json(text: str, types: frozenset[str]) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
-def _read(text: str, types: frozenset[str]) -> tuple[str, Any] | None:
+def _read(text: str, types: frozenset[str], answer: Source) -> tuple[str, Any] | None:
     """The value as JSON text and decoded; None for what is no JSON but a text."""
     text = _PYTHON.get(text, text)
     if types and text.lower() in ("true", "false", "null") and "string" not in types:
@@ -49,19 +54,21 @@ def _read(text: str, types: frozenset[str]) -> tuple[str, Any] | None:
     if value is not None:
         return value
     if text[:1] in ("{", "[") and text:
-        return _decoded(_mended(text))
+        return _decoded(_mended(text, answer))
     return None
 
 
-def _mended(text: str) -> str:
+def _mended(text: str, answer: Source) -> str:
     """The object or list in `text` as JSON; empty when it is beyond mending."""
     source, parts = Source(), list[str]()
+    source.spent = answer.spent
     source.add(text)
     source.end(truncated=False)
     reads = ValueReader(source, parts.append, _NO_ENDS).read()
     with contextlib.suppress(StopIteration):
         next(reads)
         return ""
+    answer.spent = source.spent
     sound = source.at == len(source.text)
     return "".join(parts) if sound else ""
 

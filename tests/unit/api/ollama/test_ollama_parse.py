@@ -1,6 +1,7 @@
 """Ollama requests: what each field means, what is refused, and by which name."""
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -200,6 +201,26 @@ def test_results_name_their_calls_where_they_do() -> None:
     found = request(chat(messages=turns)).prompt.messages
     assert [turn.tool_call_id for turn in found[1:]] == ["y", "x", "z"]
     assert [turn.name for turn in found[1:]] == ["add", "add", "gone"]
+
+
+def test_a_history_of_thousands_of_open_calls_is_read_quickly() -> None:
+    """Results that fit no call were sought among all that are open: a second for 200 kB."""
+    calls = [{"function": {"name": "f"}}] * 10_000
+    results = [{"role": "tool", "tool_name": "gone"}, {"role": "tool", "tool_name": "f"}] * 5_000
+    began = time.process_time()
+    found = request(chat(messages=[{"role": "assistant", "tool_calls": calls}, *results]))
+    assert time.process_time() - began < 2
+    named = [turn.tool_call_id for turn in found.prompt.messages[2::2]]
+    assert named == [f"call_0_{number}" for number in range(5_000)]
+
+
+def test_a_thousand_wrong_turns_are_one_fault() -> None:
+    """Each fault has its price: the first one refuses the whole."""
+    began = time.process_time()
+    with pytest.raises(LmxError) as refused:
+        chat(messages=[{}] * 300_000)
+    assert refused.value.param == "messages.0.role"
+    assert time.process_time() - began < 0.5
 
 
 @pytest.mark.parametrize(

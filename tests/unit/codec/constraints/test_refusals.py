@@ -161,7 +161,7 @@ def _bombs() -> list[Any]:
         f"d{n}": {"allOf": [{"$ref": f"#/$defs/d{n + 1}"}] * 2} for n in range(40)
     }
     doubling["d40"] = {"type": "null"}
-    wide = {f"k{n}": {"type": "string"} for n in range(4000)}
+    wide = {f"k{n}": {"type": "string"} for n in range(1000)}
     chain = {f"d{n}": {"$ref": f"#/$defs/d{n + 1}"} for n in range(1500)}
     chain["d1500"] = {"type": "null"}
     unions = [{"properties": {f"k{n}": {"const": n}}} for n in range(60)]
@@ -202,11 +202,20 @@ def _bombs() -> list[Any]:
         {"type": "integer", "minimum": -(10**300), "maximum": 10**300},
         {"type": "number", "minimum": 1e-300, "maximum": 1.1e-300},
         *(_nested(kind, depth) for kind in ("properties", "allOf", "anyOf") for depth in (60, 500)),
-        {"type": "object", "required": [f"r{n}" for n in range(4000)]},
+        {"type": "object", "required": [f"r{n}" for n in range(1000)]},
         {"x-guidance": {"lenient": True}, "type": "string"},
         {"properties": {'\n// mark "<x>"': {"type": "null"}}},
         {"$defs": {"\ud7ff/~": {"$ref": "#/$defs/%ED%9F%BF~1~0"}}, "type": "null"},
     ]
+
+
+@pytest.mark.parametrize("key", ["properties", "patternProperties", "required"])
+def test_objects_of_very_many_names_are_refused(key: str) -> None:
+    names = [f"name_{n}" for n in range(1001)]
+    members: Any = names if key == "required" else dict.fromkeys(names, STRING)
+    error = refused({"items": {"type": "object", key: members}})
+    assert error.param == f"{OUTPUT}.items.{key}"
+    assert "1000" in error.message
 
 
 def test_hostile_schemas_take_little_time() -> None:
