@@ -7,6 +7,7 @@ import httpx
 import pytest
 
 from tests.support.server import LiveServer, sim_server
+from tests.support.waiting import wait_until
 
 SCRIPTS: dict[str, dict[str, Any]] = {
     "plain": {"reply": "one two"},
@@ -69,4 +70,4 @@ def test_a_cold_model_that_does_not_think_says_so_in_the_stream(server: LiveServ
     assert reply.status_code == 200
     assert '"done":false' in first
     assert last == '{"error":"\\"cold\\" does not support thinking","status":400}'
-    assert server.status("cold")["running"] == server.status("cold")["waiting"] == 0
+    wait_until(lambda: not server.status("cold")["running"] + server.status("cold")["waiting"])

@@ -32,7 +32,8 @@ def made(grammars: Grammars, *texts: str) -> list[Compiled]:
         grammars.ask(number, text)
     ready: list[Compiled] = []
     while len(ready) < len(texts):
-        assert (more := grammars.take(10)), "nothing was compiled"
+        more = grammars.take(10)
+        assert more, "nothing was compiled"
         ready += more
     return ready
 
