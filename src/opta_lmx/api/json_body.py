@@ -1,9 +1,11 @@
 """Bytes to a JSON object: sound numbers, bounded nesting, and a plain word on what is wrong."""
 
+import contextlib
+import gc
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any, cast
 
 import msgspec
@@ -68,7 +70,8 @@ def decode_object(body: bytes) -> dict[str, Any]:
 def decode(body: bytes, decoder: "msgspec.json.Decoder[Any]") -> Any:
     """Decode; half characters become U+FFFD. Raises LmxError INVALID_REQUEST."""
     try:
-        return decoder.decode(body)
+        with _no_collection():
+            return decoder.decode(body)
     except msgspec.ValidationError as error:
         cause: Exception = error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -80,6 +83,22 @@ def decode(body: bytes, decoder: "msgspec.json.Decoder[Any]") -> Any:
         return decoder.decode(mended)
     except msgspec.MsgspecError as error:
         raise invalid(f"The request body is not valid: {error}.", code="invalid_json") from None
+
+
+@contextlib.contextmanager
+def _no_collection() -> Generator[None]:
+    """Keep the collector out of one call.
+
+    It would walk millions of small values again and again: 9 MB of empty lists then hold the
+    interpreter for 0.9 s instead of 0.2 s.
+    """
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _explain(body: bytes, cause: Exception) -> bytes:

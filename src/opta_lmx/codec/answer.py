@@ -87,9 +87,12 @@ class Answer:
         """
         if self.stopped:
             return []
-        thinking = self._parser is not None and self._parser.thinking
+        parser = self._parser
+        if parser is None:
+            return self._take(self._utf8.feed(piece))
+        thinking = parser.thinking
         deltas = self._take(self._utf8.feed(piece))
-        self.thinking = thinking or (self._parser is not None and self._parser.thinking)
+        self.thinking = thinking or parser.thinking
         return deltas
 
     def finish(self, reason: FinishReason) -> tuple[list[Delta], FinishKind]:

@@ -82,7 +82,7 @@ class ServerSettings(Section):
     body_limit_bytes: int = Field(
         default=10 * 1024 * 1024,
         ge=1024,
-        le=1024**3,
+        le=128 * 1024**2,
         description="Largest request body.",
     )
     body_timeout_s: Seconds = Field(

@@ -79,7 +79,7 @@ OPTIONS: tuple[Row, ...] = (
 COMMON: tuple[Row, ...] = (
     supported("stream", True, "JSON lines; true unless said."),
     supported("format", "json", "`json`, or a JSON Schema: enforced."),
-    supported("think", False, "To the template as `enable_thinking`, levels as effort."),
+    supported("think", False, "To the template; true or a level: 400 for a model that cannot."),
     supported("logprobs", True, "Of the visible text's tokens."),
     nested("top_logprobs", "supported", "0 to 20.", logprobs=True, top_logprobs=3),
     accepted("keep_alive", "5m", "A hint; 0 with nothing to answer unloads."),

@@ -164,6 +164,7 @@ class _Preparation:
             for key, value in cast("dict[str, Any]", schema).items()
             if key not in _NOTES and not key.startswith("x-")
         }
+        _check_shapes(node, path)
         _drop_neutral(node, path)
         _check_values(node, path)
         _tuple_items(node)
@@ -201,6 +202,21 @@ class _Preparation:
         }
 
 
+def _check_shapes(node: dict[str, Any], path: str) -> None:
+    """Refuse keywords whose value has not even the right type, before anybody reads them."""
+    required = node.get("required", [])
+    names = cast("list[object]", required) if isinstance(required, list) else [None]
+    if not all(isinstance(name, str) for name in names):
+        raise invalid("'required' must be a list of names.", param=f"{path}.required")
+    for key in ("format", "pattern", "$ref"):
+        if not isinstance(node.get(key, ""), str):
+            raise invalid(f"'{key}' must be a string.", param=f"{path}.{key}")
+    for key in (*_UPPER, *_LOWER, "minContains", "maxContains"):
+        value = node.get(key, 0)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise invalid(f"'{key}' must be a whole number of at least 0.", param=f"{path}.{key}")
+
+
 def _drop_neutral(node: dict[str, Any], path: str) -> None:
     """Leave out keywords that ask for nothing; refuse those that ask the impossible."""
     if "if" in node and ("then" in node or "else" in node):
@@ -231,10 +247,7 @@ def _check_values(node: dict[str, Any], path: str) -> None:
         _checked_list(node["enum"], f"{path}.enum")
     if "pattern" in node:
         node["pattern"] = _pattern(node["pattern"], f"{path}.pattern")
-    reference = node.get("$ref", "#")
-    if not isinstance(reference, str):
-        raise invalid("'$ref' must be a string.", param=f"{path}.$ref")
-    if not reference.startswith("#"):
+    if not node.get("$ref", "#").startswith("#"):
         raise unsupported("Only references within the schema can be followed.", f"{path}.$ref")
     format_ = node.get("format")
     if format_ in _OTHER_FORMATS:

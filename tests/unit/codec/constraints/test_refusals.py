@@ -86,8 +86,8 @@ def test_schemas_that_nothing_fits(schema: Any) -> None:
         ({"pattern": 3}, ".pattern"),
         ({"pattern": "("}, ""),
         ({"$ref": "#/$defs/missing"}, ""),
-        ({"required": "a", "type": "object"}, ""),
-        ({"type": "object", "required": [1]}, ""),
+        ({"required": "a", "type": "object"}, ".required"),
+        ({"type": "object", "required": [1]}, ".required"),
     ],
 )
 def test_what_is_no_schema(schema: Any, place: str) -> None:
