@@ -1,12 +1,20 @@
-"""A hostile or confused model cannot make the splitter slow: cost grows with the length."""
+"""A hostile or confused model cannot make the splitter slow: cost grows with the length.
+
+Nor is it ever dear: 100 kB of anything cost less than 50 ms on the machine the figure is for.
+There a loop of a million additions takes 33 ms, so elsewhere the figure is one and a half such
+loops, timed beside the reading itself.
+"""
 
 import time
+from collections.abc import Iterator
 
 import pytest
 
 from opta_lmx.codec.answer import Answer, AnswerStyle
+from opta_lmx.codec.deltas import Collected, Delta, collect
 from opta_lmx.codec.tools.dialects import TOOL_DIALECTS, markers_of
-from opta_lmx.core.types import Speech, Tool
+from opta_lmx.codec.tools.source import CALL_COST, PATIENCE
+from opta_lmx.core.types import Speech, Tool, ToolCall
 
 SMALL, LARGE = 125_000, 1_000_000
 BUDGET = 3.0 * LARGE / SMALL
@@ -79,3 +87,122 @@ def test_marks_without_calls_cost_little(dialect: str) -> None:
 @pytest.mark.parametrize("stop", [("a" * 1000 + "b", "aab"), ("z<think>",)])
 def test_stop_strings_cost_little(unit: str, stop: tuple[str, ...]) -> None:
     assert grows_linearly(AnswerStyle(stop=stop, speech=HERMES, tools=TOOLS), "", unit, 64)
+
+
+SIZE = 100_000
+LOOPS = 1.5
+PIECES = (8, 64, SIZE)
+
+
+def loop_seconds() -> float:
+    begun, total = time.process_time(), 0
+    for number in range(1_000_000):
+        total += number & 7
+    return time.process_time() - begun
+
+
+def dear(style: AnswerStyle, inputs: Iterator[tuple[str, str]]) -> list[tuple[str, str, int]]:
+    """The inputs (and sizes of their pieces) that exceed the figure every time they are read."""
+    suspects = [(prefix, unit, piece) for prefix, unit in inputs for piece in PIECES]
+    for _ in range(6):
+        loop = loop_seconds()
+        kept: list[tuple[str, str, int]] = []
+        for prefix, unit, piece in suspects:
+            text = prefix + unit * (SIZE // len(unit.encode()))
+            if cpu_seconds(style, text, piece) > LOOPS * loop:
+                kept.append((prefix, unit, piece))
+        suspects = kept
+        if not suspects:
+            break
+    return suspects
+
+
+VALUE = ARGUMENTS + '"",'
+LIST = ARGUMENTS + "["
+WHOLE = '{"name":"f","arguments":{}}'
+
+
+@pytest.mark.parametrize(
+    ("prefix", "units"),
+    [
+        ("", ("<", "</", "a", '"<think>', "<think>", "<think></think>", "<think>a</think>\n")),
+        ("", ("<tool_call>", "<tool_call>{", f"<tool_call>{WHOLE}</tool_call>", "<function=f>")),
+        ("", (ARGUMENTS + '"lost</tool_call>', '<tool_call>{"arguments":{},"name":"f"}')),
+        ("", ("<tool_call>f</tool_call>", "<tool_call>```\n{", '<tool_call>{"name":"f"}')),
+        ("<think>", ("<tool_call>{", "<tool_call>", "</think>", " ")),
+        (
+            ARGUMENTS + '"',
+            ('"', '"<', "\\", '\\"', "\\u12", "\\x", "\n", "</tool_call>", '", "', "<"),
+        ),
+        (LIST, ("1 ", "1,", "[]", "{}", '""', "[1],", "[[[[1]]]],", "[[[[[[[1]]]]]]],", ",", "][")),
+        (
+            LIST,
+            ('"<",', '"\\n",', '"\n",', "1e5,", "[ ],", "[1,],", "'a',", '"a",', "\v", '"\\u12",'),
+        ),
+        (VALUE, ("a:1,", "a=1,", "'a':'b',", '"k":1,', '"k":[1,{"a":"b"}],', '"\\n":1,', ":", "<")),
+        ("<tool_call>", ("[", "{", '{"x":1,', "```json\n{")),
+        ("<tool_call>{", (",", '"x":1,', '"x":{},', '"x":"",')),
+        ('<tool_call>{"arguments":[', ("1,", "1 ", '"a",')),
+        (f"<tool_call>{WHOLE}", (",", f",{WHOLE}", "}", ";")),
+        ('<tool_call>{"name":"f","arguments":{}', (',"x":1', ",", "}")),
+        ("<tool_call>f", ("<arg_key>q</arg_key><arg_value>[1</arg_value>",)),
+        ("<tool_call><function=f>", ("<parameter=q>{a</parameter>", "<parameter=s>1</parameter>")),
+    ],
+)
+def test_nothing_is_dear(prefix: str, units: tuple[str, ...]) -> None:
+    style = AnswerStyle(speech=HERMES, tools=TOOLS)
+    assert not dear(style, ((prefix, unit) for unit in units))
+
+
+def provocations(dialect: str) -> Iterator[tuple[str, str]]:
+    """Marks of a dialect in bulk: alone, as calls that break, and around calls that do not."""
+    marks = markers_of(Speech(dialect, ""))
+    yield "", "".join(marks)
+    yield "", marks[0] + WHOLE + marks[-1]
+    yield "", marks[0] + "f{}" + marks[-1]
+    yield marks[0] + "f", marks[-1] + "s"
+    yield marks[0] + '{"name":"f","arguments":{"s":"', marks[-1]
+    yield marks[0] + "[f(", 'a="x",'
+    yield "", marks[0] + "{"
+    yield "", "<think></think>["
+
+
+@pytest.mark.parametrize("dialect", sorted(TOOL_DIALECTS))
+def test_no_dialect_is_dear(dialect: str) -> None:
+    style = AnswerStyle(speech=Speech(dialect, "think"), tools=TOOLS)
+    assert not dear(style, provocations(dialect))
+
+
+def read(style: AnswerStyle, text: str, piece: int) -> tuple[Collected, str, int]:
+    answer, deltas, data = Answer(style), list[Delta](), text.encode()
+    for start in range(0, len(data), piece):
+        deltas += answer.feed(data[start : start + piece])
+    rest, kind = answer.finish("stop")
+    collected = collect(deltas + rest)
+    calls = tuple(ToolCall("", call.name, call.arguments) for call in collected.calls)
+    return Collected(collected.text, collected.reasoning, calls), kind, answer.parse_failures
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"<tool_call>{WHOLE}</tool_call>" * 2000,
+        "<tool_call>{" * 2000,
+        ARGUMENTS + '["a" ' * 5000 + "</tool_call>after",
+        ARGUMENTS + '"' + 'a"<' * 5000 + "</tool_call>after",
+        VALUE + "a=1," * 5000 + "}}</tool_call>after",
+        "<tool_call>{" + '"x":1,' * 5000 + "</tool_call>",
+    ],
+)
+def test_patience_runs_out_at_one_place(text: str) -> None:
+    style = AnswerStyle(speech=HERMES, tools=TOOLS)
+    whole = read(style, text, len(text))
+    assert all(read(style, text, piece) == whole for piece in (1, 7, 300))
+
+
+def test_what_patience_ran_out_on_stays_in_the_text() -> None:
+    call = f"<tool_call>{WHOLE}</tool_call>"
+    style = AnswerStyle(speech=HERMES, tools=TOOLS)
+    collected, kind, _ = read(style, call * PATIENCE, SIZE)
+    assert (len(collected.calls), kind) == (PATIENCE // CALL_COST, "tool_calls")
+    assert collected.text == call * (PATIENCE - PATIENCE // CALL_COST)

@@ -36,19 +36,24 @@ _any_decoder = msgspec.json.Decoder(Any)
 _BROKEN = (msgspec.MsgspecError, RecursionError, UnicodeError)
 
 
-def read_calls(text: str, *, may_close: bool, bare_name: bool) -> list[WholeCall] | None:
+def read_calls(
+    text: str, *, may_close: bool, bare_name: bool, sound: bool = False
+) -> list[WholeCall] | None:
     """Read the call or calls in `text`.
 
     Args:
         text: one JSON object or list, or several one after another, perhaps slightly broken.
         may_close: whether missing closing brackets may be supplied (see `mend`).
         bare_name: whether an object with a name and no arguments is a call without arguments.
+        sound: nothing is repaired.
 
     Returns:
         The calls; an empty list when this is sound JSON but no call; None when it is broken.
     """
     calls = _decode(text)
     if calls is None:
+        if sound:
+            return None
         values = mend(text, may_close=may_close)
         if not values:
             return None

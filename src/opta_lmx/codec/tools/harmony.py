@@ -46,10 +46,12 @@ class HarmonyParser(StreamParser):
 
     def _reads(self) -> Reads[None]:
         source = self._source
-        while not self.cut and (yield from source.peek()):
+        while not self.cut and (source.at < len(source.text) or (yield from source.peek())):
+            source.spent += 1
             if not self._hushed:
                 self._hushed = True
-                yield from self._pause()
+                if self.pausing:
+                    yield from self._pause()
                 continue
             if (yield from source.accept(_DROPPED)):
                 continue
@@ -85,7 +87,8 @@ class HarmonyParser(StreamParser):
 
     def _speak(self) -> Reads[None]:
         self._hushed = False
-        yield from self._pause()
+        if self.pausing:
+            yield from self._pause()
 
     def _unheaded(self) -> None:
         """What looked like a header led to no message; marks alone are no text."""

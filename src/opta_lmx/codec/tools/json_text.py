@@ -33,8 +33,8 @@ _LOOSE_NUMBER = re.compile(r"\+?(-?)0*([0-9]*)(\.[0-9]*)?")
 _BLANKS = " \t\r\n"
 _BLANK = re.compile(r"[ \t\r\n]+")
 _WORD = re.compile(r"""[^\s{}\[\](),:="'<>`]+""")
-_SEPARATORS = re.compile(r",[ \t\r\n,]*")
-_BARE_MEMBER = re.compile(r"([A-Za-z_][A-Za-z0-9_]*+)[ \t\r\n]*+:")
+_SEPARATORS = re.compile(r",[ \t\r\n,]{0,63}")
+_BARE_MEMBER = re.compile(r"([A-Za-z_][A-Za-z0-9_]*+)[ \t\r\n]*+([:=])")
 _BRACKETS = re.compile(r'[{}\[\]()"]')
 
 
@@ -90,8 +90,9 @@ class ValueReader:
         if opener:
             self._enter(opener)
         result = yield from self._tokens()
-        if result is Result.UNSOUND and not (yield from self._lose()):
-            result = Result.CUT
+        if result is Result.UNSOUND:
+            found = yield from _lose(self._source, self._ends, len(self._open))
+            result = Result.UNSOUND if found else Result.CUT
         if result is not Result.CUT:
             self._complete()
         return result
@@ -141,8 +142,9 @@ class ValueReader:
                 self._want = _Want.VALUE
                 return True
             found = _BARE_MEMBER.match(source.text, source.at)
-            if found is not None and source.spent + 1 < PATIENCE:
-                source.spent += 1
+            spent = source.spent + (2 if found is not None and found[2] == "=" else 1)
+            if found is not None and spent < PATIENCE:
+                source.spent = spent
                 self._advance(found.end())
                 self._write(f'"{found[1]}":')
                 self._want = _Want.VALUE
@@ -186,7 +188,7 @@ class ValueReader:
         if char == ",":
             found = _SEPARATORS.match(source.text, source.at)
             spare = found.group().count(",") - (self._want is _Want.COMMA) if found else 0
-            if found is None or source.spent + spare >= PATIENCE:
+            if self._want is _Want.COLON or not found or source.spent + spare >= PATIENCE:
                 spare = int(self._want is not _Want.COMMA)
                 self._advance(source.at + 1)
                 blank = ""
@@ -343,38 +345,41 @@ class ValueReader:
         if text:
             self._emit(text)
 
-    def _lose(self) -> Reads[bool]:
-        """Pass over what is left of the value; False when the answer is cut before its end."""
-        source, marks = self._source, self._ends.marks
-        if not marks.all:
-            return (yield from self._lose_brackets())
-        while True:
-            found = marks.whole.search(source.text, source.at)
-            if found is not None:
-                source.take(found.start())
-                return True
-            source.take(len(source.text) - marks.cut(source.text, source.at))
-            if not (yield from source.more()):
-                source.take(len(source.text))
-                return not source.truncated
 
-    def _lose_brackets(self) -> Reads[bool]:
-        """The same by counting brackets, where no mark will tell."""
-        source, depth = self._source, len(self._open)
-        quoted = False
-        while True:
-            for found in _BRACKETS.finditer(source.text, source.at):
-                char = found.group()
-                if char == '"':
-                    quoted = not quoted
-                elif not quoted and len(char) == 1:
-                    depth += 1 if char in "{[(" else -1
-                    if depth <= 0:
-                        source.take(found.end())
-                        return True
+def _lose(source: Source, ends: Ends, depth: int) -> Reads[bool]:
+    """Pass over what is left of a value; False when the answer is cut before its end.
+
+    `depth` brackets are open: they are counted where no mark will tell.
+    """
+    marks = ends.marks
+    if not marks.all:
+        return (yield from _lose_brackets(source, depth))
+    while True:
+        found = marks.whole.search(source.text, source.at)
+        if found is not None:
+            source.take(found.start())
+            return True
+        source.take(len(source.text) - marks.cut(source.text, source.at))
+        if not (yield from source.more()):
             source.take(len(source.text))
-            if not (yield from source.more()):
-                return not source.truncated
+            return not source.truncated
+
+
+def _lose_brackets(source: Source, depth: int) -> Reads[bool]:
+    quoted = False
+    while True:
+        for found in _BRACKETS.finditer(source.text, source.at):
+            char = found.group()
+            if char == '"':
+                quoted = not quoted
+            elif not quoted and len(char) == 1:
+                depth += 1 if char in "{[(" else -1
+                if depth <= 0:
+                    source.take(found.end())
+                    return True
+        source.take(len(source.text))
+        if not (yield from source.more()):
+            return not source.truncated
 
 
 def _literal(word: str) -> str:

@@ -7,7 +7,7 @@ import msgspec
 from opta_lmx.codec.tools.calls import read_calls
 from opta_lmx.codec.tools.json_text import ValueReader
 from opta_lmx.codec.tools.reading import LONGEST_NAME, Outcome, Reading
-from opta_lmx.codec.tools.source import Reads, Source, marks_of
+from opta_lmx.codec.tools.source import PATIENCE, Reads, Source, marks_of
 from opta_lmx.codec.tools.strings import Ends, StringReader
 
 NAMES = frozenset(("name", "tool_name", "function", "function_name"))
@@ -22,6 +22,8 @@ _LABEL = re.compile(r"[a-z_]*")
 _SEPARATORS = re.compile(r"[\s,;]+")
 _FILLERS = re.compile(r"[\s,]+")
 _CLOSERS = re.compile(r"\}+")
+_MENDED_AT_ONCE = 8
+"""Characters of a finished call whose mending counts as one repair."""
 
 
 class ObjectRules(msgspec.Struct, frozen=True):
@@ -189,8 +191,10 @@ class _ObjectReader:
         if key is None or source.weary or (yield from source.peek()) != ":":
             return Outcome.BROKEN if self._name else self._none()
         source.take(source.at + 1)
-        if key not in _KNOWN and not self._rules.certain:
-            return Outcome.NOT
+        if key not in _KNOWN:
+            if not self._rules.certain:
+                return Outcome.NOT
+            source.spent += 1
         yield from source.blank()
         char = yield from source.peek()
         if self._rules.keyed and char == "{" and self._reading.knows(key):
@@ -257,7 +261,12 @@ class _ObjectReader:
             self._reading.whole(self._name, "{}")
             return Outcome.CALLED
         raw = "".join((self._source.raw or [])[self._begun :])
-        calls = read_calls(raw, may_close=may_close, bare_name=self._rules.bare_name)
+        bare_name = self._rules.bare_name
+        calls = read_calls(raw, may_close=may_close, bare_name=bare_name, sound=True)
+        spent = self._source.spent + len(raw) // _MENDED_AT_ONCE
+        if calls is None and spent < PATIENCE:
+            self._source.spent = spent
+            calls = read_calls(raw, may_close=may_close, bare_name=bare_name)
         if not calls or not all(self._reading.knows(call.name) for call in calls):
             return Outcome.BROKEN if calls is None or self._rules.certain else Outcome.NOT
         for call in calls:

@@ -1,6 +1,5 @@
 """Reads one answer: reasoning, text and calls, in one pass over the text as it arrives."""
 
-import contextlib
 import itertools
 import re
 from collections.abc import Callable
@@ -12,6 +11,13 @@ from opta_lmx.codec.reasoning import ThinkMarks
 from opta_lmx.codec.tools.protocol import CallText, Schemas, TextOut, ThoughtOut, ToolOut
 from opta_lmx.codec.tools.reading import WINDOW, Outcome, Reading
 from opta_lmx.codec.tools.source import Marks, Reads, marks_of
+
+_LUMP = 128
+_LONG = 4096
+"""After so many characters of an answer, calls are read in lumps of `_LUMP` characters."""
+
+_MARRED = 512
+"""A long answer that needed so many repairs is read in lumps throughout."""
 
 _QUOTES = frozenset("`\"'")
 _LINE_BREAKS = re.compile(r"[\r\n]+")
@@ -66,6 +72,7 @@ class StreamParser:
         self._source = self._reading.source
         self._run: Reads[None] = self._reads()
         self._paused = False
+        self._lump = ""
         self.pausing = False
         self.left = ""
 
@@ -91,11 +98,22 @@ class StreamParser:
 
     def feed(self, text: str) -> list[ToolOut]:
         """Take the next generated text."""
-        self._source.add(text)
+        source = self._source
+        if source.base > _LONG and not self.pausing:
+            doubtful = source.raw is not None or source.spent > _MARRED
+            if doubtful or self._reading.open or self._lump:
+                text = self._lump + text
+                if len(text) < _LUMP:
+                    self._lump = text
+                    return []
+                self._lump = ""
+        source.add(text)
         return self._resume()
 
     def finish(self, *, truncated: bool) -> list[ToolOut]:
         """End the answer."""
+        if self._lump:
+            self._source.add(self._lump)
         self._source.end(truncated=truncated)
         return self._resume()
 
@@ -103,16 +121,16 @@ class StreamParser:
         raise NotImplementedError
 
     def _resume(self) -> list[ToolOut]:
-        with contextlib.suppress(StopIteration):
-            next(self._run)
+        next(self._run, None)
         self.left = ""
         if self._paused:
             self._paused = False
             self.left = self._source.text[self._source.at :]
             self._source.base += self._source.at
             self._source.text, self._source.at = "", 0
-        self._reading.flush()
-        out, self._reading.out = self._reading.out, []
+        reading = self._reading
+        reading.flush()
+        out, reading.out = reading.out, []
         return joined(out) if len(out) > 1 else out
 
     def _pause(self) -> Reads[None]:
@@ -194,13 +212,15 @@ class AnswerParser(StreamParser):
                 mark = found.group()
                 if source.last not in _QUOTES or mark in self._opens:
                     return mark
+                source.spent += 1
                 reading.say(source.take(source.at + 1))
                 continue
             end = len(source.text) - marks.cut(source.text, source.at)
             reading.say(source.take(end))
-            if not (yield from source.more()):
+            if source.ended:
                 reading.say(source.take(len(source.text)))
                 return None
+            yield
 
     def _at(self, mark: str) -> Reads[None]:
         reading, think = self._reading, self._think
@@ -209,6 +229,7 @@ class AnswerParser(StreamParser):
             self._fresh = outcome is Outcome.CALLED
             return
         self._source.take(self._source.at + len(mark))
+        self._source.spent += 1
         if mark in think.closes:
             reading.stop_thinking()
             yield from self._trim()

@@ -10,6 +10,7 @@ DEEPEST = 4
 
 _B = r"[ \t\r\n]*+"
 _NUMBER = r"-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?(?:[eE][+-]?[0-9]++)?"
+_NAMED = rf"[A-Za-z_][A-Za-z0-9_]*+{_B}[:=]"
 _MORE_ITEMS = rf'(?:,{_B}(?=[-0-9"\[{{tfn])|(?=\]))'
 _MORE_MEMBERS = rf'(?:,{_B}(?=")|(?=\}}))'
 
@@ -26,7 +27,7 @@ class Shapes:
         text = _text(marks)
         self._text = text
         self.member = re.compile(rf"{text}{_B}:{_B}")
-        self.string = re.compile(rf'{text}(?={_B}(?:[}}\]]|,{_B}"))')
+        self.string = re.compile(rf'{text}(?={_B}(?:[}}\])]|,{_B}(?:"|{_NAMED})))')
         self._items: dict[int, re.Pattern[str]] = {}
         self._members: dict[int, re.Pattern[str]] = {}
 

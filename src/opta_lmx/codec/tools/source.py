@@ -13,13 +13,13 @@ T = TypeVar("T")
 Reads = Generator[None, None, T]
 """A coroutine that yields whenever it needs more text, and returns a `T`."""
 
-PATIENCE = 8192
+PATIENCE = 4096
 """Repairs that one answer is worth: behind them its calls are beyond reading.
 
 It bounds what a hostile or confused model can cost; what needs no repair is read in stretches.
 """
 
-CALL_COST = 8
+CALL_COST = 4
 """A call, or what looks like one, counts as so many repairs: 1024 of them fit an answer."""
 
 

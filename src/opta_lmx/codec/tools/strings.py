@@ -22,7 +22,7 @@ _SPELLED["\\'"] = "'"
 _CONTROL = re.compile(r'["\\\x00-\x1f]')
 _ESCAPE = re.compile(r'\\(?:(?P<whole>["\\/bfnrt]|u[0-9a-fA-F]{4})|u[0-9a-fA-F]{0,3})?')
 # Quotes that something other than JSON follows at once: they belong to the text.
-_INNER = {quote: re.compile(rf"(?:{quote} {{0,8}}(?=[{quote}\w]))+") for quote in "\"'"}
+_INNER = {quote: re.compile(rf"(?:{quote} {{0,8}}(?=[{quote}\w])){{1,64}}+") for quote in "\"'"}
 _VALUE_STARTS = frozenset("\"'{[-0123456789tfnTFN}])")
 _KEY_STARTS = frozenset("\"'})")
 
@@ -40,9 +40,13 @@ class Ends(msgspec.Struct, frozen=True):
     opens: frozenset[str] = frozenset()
 
 
+quoted: Callable[[str], str] = json.JSONEncoder(ensure_ascii=False).encode
+"""Returns a text as a JSON string."""
+
+
 def escaped(text: str) -> str:
     """Return `text` as the inside of a JSON string."""
-    return json.dumps(text, ensure_ascii=False)[1:-1] if _CONTROL.search(text) else text
+    return quoted(text)[1:-1] if _CONTROL.search(text) else text
 
 
 def _mend(found: re.Match[str]) -> str:
@@ -110,8 +114,6 @@ class StringReader:
             elif self._lost:
                 self._emit('"')
                 return False
-            elif self._repaired():
-                return False
         self._source.spent += self._flawed
         self._release()
         self._emit('"')
@@ -139,8 +141,9 @@ class StringReader:
         """Return a stretch of a quoted string with its escapes and control characters sound."""
         if _FLAW.search(text) is None:
             return text
-        self._flawed = True
-        return _DOUBTFUL.sub(_mend, text) if "\\" in text else escaped(text)
+        sound = _DOUBTFUL.sub(_mend, text) if "\\" in text else escaped(text)
+        self._flawed = self._flawed or sound != text
+        return sound
 
     def _inner(self, quote: str) -> bool:
         found = _INNER[quote].match(self._source.text, self._source.at)
@@ -169,6 +172,10 @@ class StringReader:
                 self._held, self._from = [], source.base + source.at
                 self._ending = mark not in self._ends.opens
             self._write(escaped(self._consume(len(mark))))
+            source.spent += 1
+            if source.weary:
+                self._release()
+                self._lost = True
         return True
 
     def _escape(self) -> Reads[None]:

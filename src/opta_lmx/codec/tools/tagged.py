@@ -1,13 +1,12 @@
 """Calls written in tags: a name, then one tag a parameter with its value as bare text."""
 
-import json
 from collections.abc import Callable
 
 import msgspec
 
 from opta_lmx.codec.tools.reading import Outcome, Reading
 from opta_lmx.codec.tools.source import Marks, Reads
-from opta_lmx.codec.tools.strings import escaped
+from opta_lmx.codec.tools.strings import escaped, quoted
 from opta_lmx.codec.tools.values import accepted_types, value_json
 
 _STRING = frozenset(("string",))
@@ -104,7 +103,7 @@ class _Members:
                 return False
         types = self._types(key.strip(), end)
         opening = ", " if self._count else "{"
-        head = f"{opening}{json.dumps(key.strip(), ensure_ascii=False)}: "
+        head = f"{opening}{quoted(key.strip())}: "
         if types == _STRING:
             self._reading.argue(head + '"')
             self._count += 1

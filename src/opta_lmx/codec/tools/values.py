@@ -2,12 +2,12 @@
 
 import contextlib
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, cast
 
 from opta_lmx.codec.tools.json_text import ValueReader
-from opta_lmx.codec.tools.source import Source, marks_of
-from opta_lmx.codec.tools.strings import Ends
+from opta_lmx.codec.tools.source import CALL_COST, Source, marks_of
+from opta_lmx.codec.tools.strings import Ends, quoted
 
 _MAX_DEPTH = 16
 _NO_ENDS = Ends(marks_of())
@@ -42,7 +42,7 @@ def value_json(text: str, types: frozenset[str], answer: Source) -> str:
             return read[0]
         if "string" not in types:
             return read[0]
-    return json.dumps(text, ensure_ascii=False)
+    return quoted(text)
 
 
 def _read(text: str, types: frozenset[str], answer: Source) -> tuple[str, Any] | None:
@@ -54,12 +54,15 @@ def _read(text: str, types: frozenset[str], answer: Source) -> tuple[str, Any] |
     if value is not None:
         return value
     if text[:1] in ("{", "[") and text:
-        return _decoded(_mended(text, answer))
+        mended = _mended(text, answer)
+        return _decoded(mended) if mended else None
     return None
 
 
 def _mended(text: str, answer: Source) -> str:
     """The object or list in `text` as JSON; empty when it is beyond mending."""
+    if answer.weary:
+        return ""
     source, parts = Source(), list[str]()
     source.spent = answer.spent
     source.add(text)
@@ -68,20 +71,23 @@ def _mended(text: str, answer: Source) -> str:
     with contextlib.suppress(StopIteration):
         next(reads)
         return ""
-    answer.spent = source.spent
+    answer.spent = source.spent + CALL_COST
     sound = source.at == len(source.text)
     return "".join(parts) if sound else ""
 
 
 def _decoded(text: str) -> tuple[str, Any] | None:
     try:
-        return text, json.loads(text, parse_constant=_refuse)
+        return text, _decode(text)
     except (ValueError, RecursionError):
         return None
 
 
 def _refuse(word: str) -> None:
     raise ValueError(word)
+
+
+_decode: Callable[[str], Any] = json.JSONDecoder(parse_constant=_refuse).decode
 
 
 def _kind(value: object) -> str:
