@@ -30,8 +30,11 @@ from opta_lmx.codec.utf8 import Utf8Joiner
 from opta_lmx.core.ids import tool_call_id
 from opta_lmx.core.types import FinishReason, Speech, Tool
 
-_SLICE = 128
-"""Characters searched for stop strings at once, of which reasoning may make some vain."""
+_SLICES = (16, 128)
+"""Fewest and most characters searched for stop strings at once.
+
+Where speech ends in a slice the search of its rest was vain, so slices shrink there.
+"""
 
 
 class AnswerStyle(msgspec.Struct, frozen=True):
@@ -69,6 +72,7 @@ class Answer:
                 style.speech, style.tools, calls=bool(style.tools), thinking=style.thinking
             )
             self._parser.pausing = self._stops is not None
+        self._slice = _SLICES[1]
         self._calls = _Numbering()
         self.stopped = False
         self.stop_sequence: str | None = None
@@ -121,10 +125,11 @@ class Answer:
         if self._stops is None:
             return self._read(text)
         deltas: list[Delta] = []
-        for start in range(0, len(text), _SLICE):
-            self._watched(text[start : start + _SLICE], self._stops, deltas)
-            if self.stopped:
-                break
+        start = 0
+        while start < len(text) and not self.stopped:
+            end = start + self._slice
+            self._watched(text[start:end], self._stops, deltas)
+            start = end
         return deltas
 
     def _watched(self, text: str, stops: StopMatcher, deltas: list[Delta]) -> None:
@@ -139,8 +144,10 @@ class Answer:
             deltas += self._read(safe)
             left = parser.left if parser is not None and safe else ""
             text = ""
+            self._slice = min(self._slice * 2, _SLICES[1])
             if parser is not None and (parser.hushed or left):
                 text = left + stops.held
+                self._slice = _SLICES[0]
                 self.stopped = False
                 stops.restart()
         self.stop_sequence = stops.matched if self.stopped else None

@@ -78,8 +78,8 @@ class StreamParser:
 
     @property
     def parse_failures(self) -> int:
-        """Calls that were begun but could not be read."""
-        return self._reading.failures
+        """Calls that were begun but could not be read, and 1 where patience ran out."""
+        return self._reading.failures + self._source.weary
 
     @property
     def thinking(self) -> bool:

@@ -20,7 +20,7 @@ It bounds what a hostile or confused model can cost; what needs no repair is rea
 """
 
 CALL_COST = 4
-"""A call, or what looks like one, counts as so many repairs: 1024 of them fit an answer."""
+"""A call, or what looks like one, counts as so many repairs; so an answer holds about 700."""
 
 
 class Source:
