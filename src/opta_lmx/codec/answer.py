@@ -30,7 +30,7 @@ from opta_lmx.codec.utf8 import Utf8Joiner
 from opta_lmx.core.ids import tool_call_id
 from opta_lmx.core.types import FinishReason, Speech, Tool
 
-_SLICES = (16, 128)
+_SLICES = (32, 128)
 """Fewest and most characters searched for stop strings at once.
 
 Where speech ends in a slice the search of its rest was vain, so slices shrink there.

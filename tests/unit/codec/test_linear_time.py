@@ -89,8 +89,8 @@ def test_stop_strings_cost_little(unit: str, stop: tuple[str, ...]) -> None:
     assert grows_linearly(AnswerStyle(stop=stop, speech=HERMES, tools=TOOLS), "", unit, 64)
 
 
-SIZE = 100_000
-LOOPS = 1.5
+SIZE = 200_000
+LOOPS = 1.5 * SIZE / 100_000
 PIECES = (8, 64, SIZE)
 
 

@@ -20,6 +20,7 @@ _MARRED = 512
 """A long answer that needed so many repairs is read in lumps throughout."""
 
 _QUOTES = frozenset("`\"'")
+_NONE = marks_of()
 _LINE_BREAKS = re.compile(r"[\r\n]+")
 
 
@@ -167,7 +168,7 @@ class AnswerParser(StreamParser):
         opens = dialect.opens if dialect is not None else ()
         self._marks = marks_of(*opens, *self._think.all)
         self._after = marks_of(*self._marks.all, *(dialect.strays if dialect else ()))
-        self._weary = marks_of(*self._think.all)
+        self._closes = marks_of(*self._think.closes)
         self._opens = frozenset(opens)
         if thinking and think is not None:
             self._reading.start_thinking()
@@ -204,8 +205,8 @@ class AnswerParser(StreamParser):
         source, reading = self._source, self._reading
         while True:
             marks: Marks = self._after if reading.called else self._marks
-            if source.weary:
-                marks = self._weary
+            if source.weary:  # only the block that is open may still end
+                marks = self._closes if reading.thinking else _NONE
             found = marks.whole.search(source.text, source.at)
             if found is not None:
                 reading.say(source.take(found.start()))

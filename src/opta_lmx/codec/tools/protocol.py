@@ -78,10 +78,3 @@ class ToolParser(Protocol):
 
 Schemas = Sequence[Tool]
 """The tools a request offers; parsers of untyped values look at their schemas."""
-
-
-class CallOut(msgspec.Struct, frozen=True, gc=False):
-    """TEMPORARY so that the old parsers import until they are replaced: delete with them."""
-
-    name: str
-    arguments: str

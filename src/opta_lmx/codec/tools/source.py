@@ -14,7 +14,7 @@ Reads = Generator[None, None, T]
 """A coroutine that yields whenever it needs more text, and returns a `T`."""
 
 PATIENCE = 4096
-"""Repairs that one answer is worth: behind them its calls are beyond reading.
+"""Repairs that one answer is worth: behind them no calls and blocks of reasoning are looked for.
 
 It bounds what a hostile or confused model can cost; what needs no repair is read in stretches.
 """
