@@ -14,7 +14,7 @@ from opta_lmx.codec.answer import Answer, AnswerStyle
 from opta_lmx.codec.deltas import Collected, Delta, collect
 from opta_lmx.codec.tools.dialects import TOOL_DIALECTS, markers_of
 from opta_lmx.codec.tools.source import CALL_COST, PATIENCE
-from opta_lmx.core.types import Speech, Tool, ToolCall
+from opta_lmx.core.types import FinishReason, Speech, Tool, ToolCall
 
 SMALL, LARGE = 125_000, 1_000_000
 BUDGET = 3.0 * LARGE / SMALL
@@ -173,11 +173,13 @@ def test_no_dialect_is_dear(dialect: str) -> None:
     assert not dear(style, provocations(dialect))
 
 
-def read(style: AnswerStyle, text: str, piece: int) -> tuple[Collected, str, int]:
+def read(
+    style: AnswerStyle, text: str, piece: int, reason: FinishReason = "stop"
+) -> tuple[Collected, str, int]:
     answer, deltas, data = Answer(style), list[Delta](), text.encode()
     for start in range(0, len(data), piece):
         deltas += answer.feed(data[start : start + piece])
-    rest, kind = answer.finish("stop")
+    rest, kind = answer.finish(reason)
     collected = collect(deltas + rest)
     calls = tuple(ToolCall("", call.name, call.arguments) for call in collected.calls)
     return Collected(collected.text, collected.reasoning, calls), kind, answer.parse_failures
@@ -198,6 +200,13 @@ def test_patience_runs_out_at_one_place(text: str) -> None:
     style = AnswerStyle(speech=HERMES, tools=TOOLS)
     whole = read(style, text, len(text))
     assert all(read(style, text, piece) == whole for piece in (1, 7, 300))
+
+
+def test_lumps_end_with_the_answer() -> None:
+    style = AnswerStyle(speech=HERMES, tools=TOOLS)
+    text = "words " * 1000 + ARGUMENTS + '{{"a" :: 1}</tool_call> and more'
+    for end in range(6000, len(text) + 1):
+        assert read(style, text[:end], 7, "length") == read(style, text[:end], SIZE, "length")
 
 
 def test_what_patience_ran_out_on_stays_in_the_text() -> None:

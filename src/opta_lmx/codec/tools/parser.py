@@ -113,10 +113,10 @@ class StreamParser:
 
     def finish(self, *, truncated: bool) -> list[ToolOut]:
         """End the answer."""
-        if self._lump:
-            self._source.add(self._lump)
+        self._source.add(self._lump)
+        out = self._resume() if self._lump else []
         self._source.end(truncated=truncated)
-        return self._resume()
+        return out + self._resume()
 
     def _reads(self) -> Reads[None]:
         raise NotImplementedError
