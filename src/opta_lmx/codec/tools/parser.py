@@ -113,8 +113,10 @@ class StreamParser:
 
     def finish(self, *, truncated: bool) -> list[ToolOut]:
         """End the answer."""
-        self._source.add(self._lump)
-        out = self._resume() if self._lump else []
+        out: list[ToolOut] = []
+        if self._lump:
+            self._source.add(self._lump)
+            out = self._resume()
         self._source.end(truncated=truncated)
         return out + self._resume()
 
