@@ -6,7 +6,8 @@ from starlette.responses import Response
 from opta_lmx.api.calls import Calls, ignored_header
 from opta_lmx.api.documents import inference_docs
 from opta_lmx.api.fields import BodyReader
-from opta_lmx.api.openai.parse import DEFAULT_MAX_CHOICES, ChatParser
+from opta_lmx.api.openai.generation import DEFAULT_MAX_CHOICES
+from opta_lmx.api.openai.parse import ChatParser
 from opta_lmx.api.openai.render import ChatRendering
 from opta_lmx.api.openai.wire import ChatCompletionRequest
 from opta_lmx.core.ids import random_id

@@ -10,7 +10,7 @@ from opta_lmx.api.fields import BodyReader
 from opta_lmx.api.openai.completions_parse import CompletionCall, CompletionParser
 from opta_lmx.api.openai.completions_render import CompletionRendering
 from opta_lmx.api.openai.completions_wire import CompletionRequest
-from opta_lmx.api.openai.parse import DEFAULT_MAX_CHOICES
+from opta_lmx.api.openai.generation import DEFAULT_MAX_CHOICES
 from opta_lmx.core.ids import random_id
 from opta_lmx.serving.prompts import PromptBatch
 from opta_lmx.serving.service import Ticket

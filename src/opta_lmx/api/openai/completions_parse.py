@@ -7,10 +7,10 @@ import msgspec
 from opta_lmx.api.fields import MAX_INT32, validated
 from opta_lmx.api.json_body import Head, decode, read_head
 from opta_lmx.api.openai.completions_wire import CompletionRequest
-from opta_lmx.api.openai.parse import DEFAULT_MAX_CHOICES
+from opta_lmx.api.openai.generation import DEFAULT_MAX_CHOICES, sampling, wants_usage
 from opta_lmx.api.values import bias_pairs
 from opta_lmx.core.errors import invalid, unsupported
-from opta_lmx.core.types import GenerationRequest, Prompt, SamplingParams
+from opta_lmx.core.types import GenerationRequest, Prompt
 
 DEFAULT_MAX_TOKENS = 16
 """OpenAI's; a client that says nothing counts on it."""
@@ -62,6 +62,7 @@ class CompletionParser:
             LmxError: `INVALID_REQUEST` or `UNSUPPORTED_PARAMETER`, with the dotted `param`.
         """
         wire = validated(CompletionRequest, fields)
+        include_usage = wants_usage(wire)
         _check(wire)
         n = wire.n or 1
         each = max(n, wire.best_of or 1)
@@ -69,14 +70,13 @@ class CompletionParser:
         self._check_count(_prompts_in(wire.prompt), n, each)
         prompts = _prompts(wire.prompt, wire.suffix)
         request = _request(wire, each)
-        options = wire.stream_options
         return CompletionCall(
             requests=tuple(msgspec.structs.replace(request, prompt=one) for one in prompts),
             n=n,
             each=each,
             logprobs=wire.logprobs,
             stream=bool(wire.stream),
-            include_usage=options is not None and bool(options.include_usage),
+            include_usage=include_usage,
             echo=bool(wire.echo),
             generate=wire.max_tokens != 0,
         )
@@ -117,8 +117,6 @@ def _prompts_in(prompt: object) -> int:
 
 
 def _check(wire: CompletionRequest) -> None:
-    if wire.stream_options is not None and not wire.stream:
-        raise invalid("'stream_options' needs 'stream' to be true.", param="stream_options")
     if wire.best_of is not None and wire.best_of < (wire.n or 1):
         raise invalid("'best_of' must not be below 'n'.", param="best_of")
     if wire.stream and wire.best_of is not None and wire.best_of > (wire.n or 1):
@@ -171,16 +169,7 @@ def _request(wire: CompletionRequest, each: int) -> GenerationRequest:
     return GenerationRequest(
         model=wire.model,
         prompt=Prompt(),
-        sampling=SamplingParams(
-            temperature=wire.temperature,
-            top_p=wire.top_p,
-            top_k=wire.top_k,
-            min_p=wire.min_p,
-            seed=wire.seed,
-            frequency_penalty=wire.frequency_penalty,
-            presence_penalty=wire.presence_penalty,
-            repetition_penalty=wire.repetition_penalty,
-        ),
+        sampling=sampling(wire),
         max_tokens=wire.max_tokens or DEFAULT_MAX_TOKENS,
         stop=tuple(wire.stop or ()),
         top_logprobs=logprobs,

@@ -1,21 +1,11 @@
-"""The text completion request as it stands on the wire; see `wire` for the rules."""
+"""The text completion request as it stands on the wire; `generation` has the shared fields."""
 
 from typing import Annotated, Any
 
-from pydantic import Field, StringConstraints, WithJsonSchema
+from pydantic import Field, WithJsonSchema
 
-from opta_lmx.api.fields import (
-    MAX_INT32,
-    ModelName,
-    Penalty,
-    Positive,
-    Seed,
-    Share,
-    Temperature,
-    WireModel,
-)
-from opta_lmx.api.openai.wire import StreamOptions
-from opta_lmx.api.values import LogitBias, StopStrings
+from opta_lmx.api.fields import MAX_INT32, Positive
+from opta_lmx.api.openai.generation import GenerationFields
 
 _TOKENS: dict[str, Any] = {
     "type": "array",
@@ -33,10 +23,9 @@ _PROMPT_SCHEMA: dict[str, Any] = {
 }
 
 
-class CompletionRequest(WireModel):
+class CompletionRequest(GenerationFields):
     """Body of `POST /v1/completions`."""
 
-    model: ModelName
     prompt: Annotated[Any, WithJsonSchema(_PROMPT_SCHEMA)] = Field(
         description="Text, token ids, or a list of either: each gets `n` answers, in order. "
         "It is continued as it stands, without the chat template; null is the empty text."
@@ -51,38 +40,11 @@ class CompletionRequest(WireModel):
     max_tokens: Annotated[int, Field(ge=0, le=MAX_INT32)] | None = Field(
         None, description="Bound on generated tokens; 16 by default. 0 only with `echo`."
     )
-    n: Positive | None = Field(None, description="Answers to each prompt, side by side.")
     best_of: Positive | None = Field(
         None,
         description="Generate so many answers to each prompt and give the `n` whose tokens have "
         "the highest mean log-probability; all are counted. Above `n` not with `stream`.",
     )
-    stream: bool | None = None
-    stream_options: StreamOptions | None = Field(None, description="Only with `stream: true`.")
-
-    temperature: Temperature | None = None
-    top_p: Share | None = None
-    top_k: Annotated[int, Field(ge=0, le=MAX_INT32)] | None = Field(
-        None, description="Extension: draw from the k likeliest tokens; 0 means all."
-    )
-    min_p: Annotated[float, Field(ge=0, le=1)] | None = Field(
-        None, description="Extension: drop tokens below this share of the likeliest one's."
-    )
-    seed: Seed | None = None
-    frequency_penalty: Penalty | None = None
-    presence_penalty: Penalty | None = None
-    repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = Field(
-        None, description="Extension: above 1 makes tokens of prompt and answer less likely."
-    )
-    logit_bias: LogitBias | None = Field(
-        None, description="Token ids (as strings) with what is added to their logits."
-    )
     logprobs: Annotated[int, Field(ge=0, le=5)] | None = Field(
         None, description="Log-probabilities of each token and of so many likeliest ones."
-    )
-    stop: StopStrings | None = Field(
-        None, description="A string or up to four; the answer ends before the first met."
-    )
-    user: Annotated[str, StringConstraints(max_length=512)] | None = Field(
-        None, description="The end user, for accounting."
     )

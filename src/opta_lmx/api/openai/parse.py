@@ -6,6 +6,7 @@ import msgspec
 
 from opta_lmx.api.fields import validated
 from opta_lmx.api.openai import wire
+from opta_lmx.api.openai.generation import DEFAULT_MAX_CHOICES, sampling, wants_usage
 from opta_lmx.api.values import bias_pairs
 from opta_lmx.codec.constraints import check
 from opta_lmx.codec.normalise import normalise
@@ -14,12 +15,9 @@ from opta_lmx.core.types import (
     GenerationRequest,
     JsonOutput,
     Prompt,
-    SamplingParams,
     Tool,
     ToolChoice,
 )
-
-DEFAULT_MAX_CHOICES = 16
 
 
 class ChatCall(msgspec.Struct, frozen=True):
@@ -47,19 +45,17 @@ class ChatParser:
             LmxError: `INVALID_REQUEST` or `UNSUPPORTED_PARAMETER`, with the dotted `param`.
         """
         chat = validated(wire.ChatCompletionRequest, fields)
+        include_usage = wants_usage(chat)
         self._check(chat)
         request = _request(chat)
         check(request, output="response_format.json_schema.schema", tools="tools")
-        options = chat.stream_options
         return ChatCall(
             request=request,
             stream=bool(chat.stream),
-            include_usage=options is not None and bool(options.include_usage),
+            include_usage=include_usage,
         )
 
     def _check(self, chat: wire.ChatCompletionRequest) -> None:
-        if chat.stream_options is not None and not chat.stream:
-            raise invalid("'stream_options' needs 'stream' to be true.", param="stream_options")
         if chat.n is not None and chat.n > self._max_choices:
             raise invalid(f"'n' must be at most {self._max_choices}.", param="n")
         if chat.top_logprobs and not chat.logprobs:
@@ -76,7 +72,7 @@ def _request(chat: wire.ChatCompletionRequest) -> GenerationRequest:
             tools=() if choice.mode == "none" else tools,
             template_kwargs=_template_kwargs(chat),
         ),
-        sampling=_sampling(chat),
+        sampling=sampling(chat),
         max_tokens=chat.max_completion_tokens or chat.max_tokens,
         stop=tuple(chat.stop or ()),
         top_logprobs=(chat.top_logprobs or 0) if chat.logprobs else None,
@@ -87,19 +83,6 @@ def _request(chat: wire.ChatCompletionRequest) -> GenerationRequest:
         output=_output(chat.response_format),
         tool_choice=choice,
         parallel_tool_calls=chat.parallel_tool_calls is not False,
-    )
-
-
-def _sampling(chat: wire.ChatCompletionRequest) -> SamplingParams:
-    return SamplingParams(
-        temperature=chat.temperature,
-        top_p=chat.top_p,
-        top_k=chat.top_k,
-        min_p=chat.min_p,
-        seed=chat.seed,
-        frequency_penalty=chat.frequency_penalty,
-        presence_penalty=chat.presence_penalty,
-        repetition_penalty=chat.repetition_penalty,
     )
 
 

@@ -7,36 +7,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Discriminator, Field, StringConstraints, Tag
 
-from opta_lmx.api.fields import (
-    MAX_INT32,
-    OTHER,
-    TEXT,
-    ModelName,
-    Penalty,
-    Positive,
-    Seed,
-    Share,
-    Temperature,
-    WireModel,
-    only,
-    text_or_other,
-)
-from opta_lmx.api.values import Labels, LogitBias, StopStrings, TemplateKwargs, check_object_schema
+from opta_lmx.api.fields import OTHER, TEXT, Positive, WireModel, only, text_or_other
+from opta_lmx.api.openai.generation import GenerationFields
+from opta_lmx.api.values import Labels, TemplateKwargs, check_object_schema
 
 MAX_TOOLS = 128
 
 _Included = Annotated[str, only("reasoning.encrypted_content")]
-
-
-class StreamOptions(WireModel):
-    """Options of a streamed answer."""
-
-    include_usage: bool | None = Field(
-        None, description="Send exact token counts in a last chunk without choices."
-    )
-    include_obfuscation: Annotated[Any, only(False)] = Field(
-        None, description="No padding is ever sent: only false is accepted."
-    )
 
 
 class Function(WireModel):
@@ -130,38 +107,13 @@ class Reasoning(WireModel):
     )
 
 
-class ChatCompletionRequest(WireModel):
+class ChatCompletionRequest(GenerationFields):
     """Body of `POST /v1/chat/completions`."""
 
-    model: ModelName
     messages: list[Any] = Field(description="The conversation; text only.")
-    stream: bool | None = None
-    stream_options: StreamOptions | None = Field(None, description="Only with `stream: true`.")
-
-    n: Positive | None = Field(None, description="Answers generated side by side.")
     max_tokens: Positive | None = Field(None, description="Older name of `max_completion_tokens`.")
     max_completion_tokens: Positive | None = Field(
         None, description="Bound on generated tokens; wins over `max_tokens`."
-    )
-    temperature: Temperature | None = None
-    top_p: Share | None = None
-    top_k: Annotated[int, Field(ge=0, le=MAX_INT32)] | None = Field(
-        None, description="Extension: draw from the k likeliest tokens; 0 means all."
-    )
-    min_p: Annotated[float, Field(ge=0, le=1)] | None = Field(
-        None, description="Extension: drop tokens below this share of the likeliest one's."
-    )
-    seed: Seed | None = None
-    frequency_penalty: Penalty | None = None
-    presence_penalty: Penalty | None = None
-    repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = Field(
-        None, description="Extension: above 1 makes tokens of prompt and answer less likely."
-    )
-    logit_bias: LogitBias | None = Field(
-        None, description="Token ids (as strings) with what is added to their logits."
-    )
-    stop: StopStrings | None = Field(
-        None, description="A string or up to four; the answer ends before the first met."
     )
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = Field(
@@ -193,9 +145,6 @@ class ChatCompletionRequest(WireModel):
         None, description="Extension: variables for the chat template; wins over all above."
     )
 
-    user: Annotated[str, StringConstraints(max_length=512)] | None = Field(
-        None, description="The end user, for accounting."
-    )
     safety_identifier: Annotated[str, StringConstraints(max_length=128)] | None = Field(
         None, description="Stands in for `user` where that is absent."
     )
