@@ -26,9 +26,10 @@ from opta_lmx.models.store import ModelStore
 from opta_lmx.observability.metrics import MetricsRegistry
 from opta_lmx.observability.telemetry import OperatorTelemetry, make_logger
 from opta_lmx.server import Server
-from opta_lmx.serving import responses
 from opta_lmx.serving.catalogue import Catalogue
 from opta_lmx.serving.embedding import EmbeddingService
+from opta_lmx.serving.response_rows import SCHEMA as RESPONSES_SCHEMA
+from opta_lmx.serving.responses import ResponseLimits, StoredResponses
 from opta_lmx.serving.run import RunLimits
 from opta_lmx.serving.service import Serving
 from opta_lmx.startup import HomeLock, address_text, bind, clean_rooms
@@ -82,13 +83,13 @@ def build(
     engine = Engine(resolver or planner, options, clock, telemetry)
     run_limits = RunLimits(settings.queue.queue_deadline_s, settings.engine.default_max_tokens)
     serving = Serving(engine, run_limits, clock, telemetry)
-    database = Database(home / "lmx.db", (responses.SCHEMA,), clock, telemetry)
+    database = Database(home / "lmx.db", (RESPONSES_SCHEMA,), clock, telemetry)
     kept = settings.responses
-    limits = responses.ResponseLimits(kept.ttl_s, kept.max_bytes)
-    stored = responses.StoredResponses(database, limits, clock, telemetry)
+    limits = ResponseLimits(kept.ttl_s, kept.max_bytes)
+    stored = StoredResponses(database, limits, clock, telemetry)
     rooms = Rooms(
         serving=serving,
-        vectors=EmbeddingService(serving, run_limits, clock, telemetry),
+        vectors=EmbeddingService(run_limits, clock, telemetry),
         engine=engine,
         catalogue=Catalogue(planner, engine),
         store=store,

@@ -22,7 +22,6 @@ from opta_lmx.api.openai import models as openai_models
 from opta_lmx.api.openai.chat import ChatRoute
 from opta_lmx.api.openai.completions import CompletionsRoute
 from opta_lmx.api.openai.embeddings import EmbeddingsRoute
-from opta_lmx.api.openai.logprobs import token_logprobs
 from opta_lmx.api.openai.parse import ChatParser
 from opta_lmx.api.responses.surface import ResponsesSurface
 from opta_lmx.api.vector_calls import VectorCalls
@@ -82,7 +81,7 @@ def routers(rooms: Rooms, settings: Settings) -> list[APIRouter]:
 
 def _openai(calls: Calls, rooms: Rooms, settings: Settings) -> list[APIRouter]:
     choices = settings.protocol.max_choices
-    dialect = ChatDialect(ChatParser(choices), token_logprobs, openai_errors.render)
+    dialect = ChatDialect(ChatParser(choices), openai_errors.render)
     per_socket = settings.websocket.max_requests_per_socket
     return [
         ChatRoute(calls, choices).router(),

@@ -1,4 +1,7 @@
-"""One server with small real models on both backends, for the tests that only need answers."""
+"""Servers with real models on both backends, for the tests that only need answers.
+
+They end with this folder, so that none of them takes time from the tests after it.
+"""
 
 from collections.abc import Iterator
 
@@ -7,10 +10,11 @@ import pytest
 from opta_lmx.models.store import ModelStore
 from tests.support.encoders import tiny_encoder, tiny_encoder_gguf
 from tests.support.process import ServerProcess, running_server
+from tests.support.starters import starter_settings
 from tests.support.tiny import tiny_gguf, tiny_llama
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def tiny_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """`tiny-mlx` and `tiny-gguf` answer; `tiny-embed-…` and `tiny-rerank-…` load when asked."""
     home = tmp_path_factory.mktemp("tiny-home")
@@ -23,4 +27,13 @@ def tiny_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProc
         store.add(tiny_encoder_gguf(rerank=rerank), f"{name}-gguf")
     models = ("--model", "tiny-mlx", "--model", "tiny-gguf")
     with running_server(home, *models, LMX_ENGINE__THREADS="1") as running:
+        yield running
+
+
+@pytest.fixture(scope="package")
+def starter_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """The small real model as `starter` (llama.cpp) and `starter:mlx`; it can talk and call."""
+    home = tmp_path_factory.mktemp("starter-home")
+    with running_server(home, "--model", "starter", **starter_settings()) as running:
+        running.load("starter", "mlx")
         yield running

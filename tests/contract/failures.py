@@ -1,4 +1,4 @@
-"""How each surface is asked, and how it tells of a failure: one adapter for each."""
+"""How each surface is asked, and how it tells of a failure: one adapter for each; and by whom."""
 
 import json
 from collections.abc import Callable
@@ -118,6 +118,19 @@ def _by_words(told: Told) -> bool:
 def _by_status(told: Told) -> bool:
     return told.kind in {"429", "500", "503"}
 
+
+# --- who is asked
+
+_LONG = "word " * 4000
+CHAT_SCRIPTS: dict[str, Json] = {
+    "ok": {},
+    "small": {"context": 64},
+    "held": {"reply": _LONG, "step_ms": 5},
+    "dies-first": {"die_at_step": 1},
+    "dies-later": {"reply": _LONG, "die_at_step": 12, "step_ms": 2},
+    "cold": {"load_ms": 8000},
+}
+"""The sim models of a failure each."""
 
 # --- the table
 

@@ -7,7 +7,6 @@ turn is a list that is never kept; ids of calls come back stripped to letters an
 
 import copy
 import json
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import httpx
@@ -16,8 +15,7 @@ from anthropic.types import RawMessageStreamEvent
 from pydantic import TypeAdapter
 
 from opta_lmx.api.anthropic.parse import parse_messages
-from tests.support.process import ServerProcess, running_server
-from tests.support.starters import starter_store
+from tests.support.process import ServerProcess
 
 Json = dict[str, Any]
 
@@ -143,21 +141,11 @@ SHAPES = [
 ]
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    settings = {
-        "LMX_MODELS__DIR": str(starter_store()),
-        "LMX_ENGINE__BACKEND": "gguf",
-        "LMX_ENGINE__THREADS": "1",
-    }
-    home = tmp_path_factory.mktemp("home")
-    with running_server(home, "--model", "starter", **settings) as running:
-        yield running
-
-
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.name)
-def test_a_real_model_takes_the_request(server: ServerProcess, shape: Shape) -> None:
-    reply = server.http.post(f"{server.url}/v1/messages", json=shape.body, headers=HEADERS)
+def test_a_real_model_takes_the_request(starter_server: ServerProcess, shape: Shape) -> None:
+    reply = starter_server.http.post(
+        f"{starter_server.url}/v1/messages", json=shape.body, headers=HEADERS
+    )
     assert reply.status_code == 200, reply.text
     if shape.body.get("stream"):
         assert reply.headers["content-type"].startswith("text/event-stream")
@@ -196,10 +184,12 @@ def test_a_turn_and_the_next_share_everything_before_the_carrier() -> None:
 
 
 def test_the_overflow_of_a_long_session_is_told_in_words_it_compacts_on(
-    server: ServerProcess,
+    starter_server: ServerProcess,
 ) -> None:
     long = body(user("word " * 9000))
-    reply = server.http.post(f"{server.url}/v1/messages", json=long, headers=HEADERS)
+    reply = starter_server.http.post(
+        f"{starter_server.url}/v1/messages", json=long, headers=HEADERS
+    )
     assert reply.status_code == 400
     message = json.loads(reply.content)["error"]["message"]
     assert message.startswith("prompt is too long: ")

@@ -7,8 +7,8 @@ import anthropic
 import pytest
 from anthropic.types import MessageParam, ToolParam
 
-from tests.support.process import ServerProcess, running_server
-from tests.support.starters import starter_store
+from tests.support.clients import strict_anthropic
+from tests.support.process import ServerProcess
 
 MODELS = ("starter", "starter:mlx")
 QUESTION: list[MessageParam] = [
@@ -28,28 +28,9 @@ GREEDY: dict[str, Any] = {"temperature": 0}
 """Newer SDKs have no word for sampling, but send it."""
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    settings = {
-        "LMX_MODELS__DIR": str(starter_store()),
-        "LMX_ENGINE__BACKEND": "gguf",
-        "LMX_ENGINE__THREADS": "1",
-    }
-    home = tmp_path_factory.mktemp("home")
-    with running_server(home, "--model", "starter", **settings) as running:
-        running.load("starter", "mlx")
-        yield running
-
-
 @pytest.fixture
-def client(server: ServerProcess) -> Iterator[anthropic.Anthropic]:
-    with anthropic.Anthropic(
-        base_url=server.url,
-        api_key="unused",
-        max_retries=0,
-        timeout=120,
-        _strict_response_validation=True,
-    ) as sdk:
+def client(starter_server: ServerProcess) -> Iterator[anthropic.Anthropic]:
+    with strict_anthropic(starter_server.url, timeout_s=120) as sdk:
         yield sdk
 
 

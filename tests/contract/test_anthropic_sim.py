@@ -9,6 +9,7 @@ import pytest
 from anthropic.types import MessageParam, ToolParam
 
 from opta_lmx.api.anthropic.signatures import hidden_thinking
+from tests.support.clients import strict_anthropic
 from tests.support.rawhttp import RawExchange
 from tests.support.server import LiveServer, sim_server
 
@@ -48,13 +49,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
 
 @pytest.fixture
 def client(server: LiveServer) -> Iterator[anthropic.Anthropic]:
-    with anthropic.Anthropic(
-        base_url=server.url,
-        api_key="unused",
-        max_retries=0,
-        timeout=30,
-        _strict_response_validation=True,
-    ) as sdk:
+    with strict_anthropic(server.url, timeout_s=30) as sdk:
         yield sdk
 
 

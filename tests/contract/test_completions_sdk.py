@@ -3,18 +3,17 @@
 import json
 import math
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
 import openai
 import pytest
 from openai.types import Completion
-from pydantic import BaseModel
 
-from tests.support.process import ServerProcess, running_server
+from tests.contract.strictness import unknown
+from tests.support.clients import strict_openai
+from tests.support.process import ServerProcess
 from tests.support.server import LiveServer, sim_server
-from tests.support.starters import starter_store
 
 MODELS = ("tiny-gguf", "tiny-mlx")
 PROMPT = "Once upon a time"
@@ -22,18 +21,8 @@ PROMPT = "Once upon a time"
 
 @pytest.fixture
 def client(tiny_server: ServerProcess) -> Iterator[openai.OpenAI]:
-    with sdk(tiny_server.url) as made:
+    with strict_openai(tiny_server.url) as made:
         yield made
-
-
-def sdk(url: str) -> openai.OpenAI:
-    return openai.OpenAI(
-        base_url=f"{url}/v1",
-        api_key="unused",
-        max_retries=0,
-        timeout=60,
-        _strict_response_validation=True,
-    )
 
 
 def stream(client: openai.OpenAI, **asked: Any) -> list[Completion]:
@@ -48,19 +37,8 @@ def stream(client: openai.OpenAI, **asked: Any) -> list[Completion]:
         body = part.model_dump()
         for one in body["choices"]:
             one["finish_reason"] = one["finish_reason"] or "stop"
-        no_extras(Completion.model_validate(body, strict=True))
+        assert not unknown(Completion.model_validate(body, strict=True))
     return parts
-
-
-def no_extras(value: object) -> None:
-    """Nothing beyond what the SDK's own types name, however deep."""
-    if isinstance(value, BaseModel):
-        assert not value.model_extra, (type(value), value.model_extra)
-        for name in type(value).model_fields:
-            no_extras(getattr(value, name))
-    elif isinstance(value, list):
-        for item in value:
-            no_extras(item)
 
 
 def texts(answer: Completion) -> list[str]:
@@ -81,7 +59,7 @@ def streamed(parts: list[Completion], answers: int) -> tuple[list[str], list[str
 @pytest.mark.parametrize("model", MODELS)
 def test_a_plain_answer_is_complete(client: openai.OpenAI, model: str) -> None:
     answer = client.completions.create(model=model, prompt=PROMPT, temperature=0)
-    no_extras(answer)
+    assert not unknown(answer)
     assert (answer.object, answer.model) == ("text_completion", model)
     assert answer.id.startswith("cmpl-")
     assert answer.system_fingerprint
@@ -143,7 +121,7 @@ def test_token_ids_are_taken_and_echoed_as_text(client: openai.OpenAI, model: st
 @pytest.mark.parametrize("model", MODELS)
 def test_echo_alone_gives_the_prompt_back(client: openai.OpenAI, model: str) -> None:
     answer = client.completions.create(model=model, prompt=[PROMPT, "b"], echo=True, max_tokens=0)
-    no_extras(answer)
+    assert not unknown(answer)
     assert texts(answer) == [PROMPT, "b"]
     assert answer.usage is not None
     assert answer.usage.completion_tokens == 0
@@ -157,7 +135,7 @@ def test_logprobs_are_real_and_aligned(client: openai.OpenAI, model: str, wanted
     answer = client.completions.create(
         model=model, prompt=PROMPT, temperature=0, max_tokens=8, logprobs=wanted
     )
-    no_extras(answer)
+    assert not unknown(answer)
     found = answer.choices[0].logprobs
     assert found is not None
     assert found.tokens is not None
@@ -271,7 +249,7 @@ def ask(server: LiveServer, model: str, **fields: Any) -> httpx.Response:
 
 
 def test_a_model_that_can_fills_in(server: LiveServer) -> None:
-    with sdk(server.url) as client:
+    with strict_openai(server.url) as client:
         answer = client.completions.create(model="filling", prompt="ab", suffix="cd")
     assert answer.usage is not None
     assert answer.usage.prompt_tokens == 4
@@ -325,22 +303,13 @@ def eventually_admitted(server: LiveServer) -> None:
 
 
 @pytest.mark.engine
-def test_the_starter_goes_on_with_a_text_on_both_engines(tmp_path: Path) -> None:
-    settings = {
-        "LMX_MODELS__DIR": str(starter_store()),
-        "LMX_ENGINE__BACKEND": "gguf",
-        "LMX_ENGINE__THREADS": "1",
-    }
-    with running_server(tmp_path, "--model", "starter", **settings) as running:
-        running.load("starter", "mlx")
-        with sdk(running.url) as client:
-            for model in ("starter", "starter:mlx"):
-                prompt = ["The capital of France is", "One, two, three, four,"]
-                answer = client.completions.create(
-                    model=model, prompt=prompt, max_tokens=6, temperature=0, logprobs=1
-                )
-                no_extras(answer)
-                assert "Paris" in answer.choices[0].text
-                assert "five" in answer.choices[1].text
-                parts = stream(client, model=model, prompt=prompt, max_tokens=6, temperature=0)
-                assert streamed(parts, 2)[0] == texts(answer)
+def test_the_starter_goes_on_with_a_text_on_both_engines(starter_server: ServerProcess) -> None:
+    prompt = ["The capital of France is", "One, two, three, four,"]
+    with strict_openai(starter_server.url) as client:
+        for model in ("starter", "starter:mlx"):
+            asked: dict[str, Any] = {"model": model, "prompt": prompt, "max_tokens": 6}
+            answer = client.completions.create(**asked, temperature=0, logprobs=1)
+            assert not unknown(answer)
+            assert "Paris" in answer.choices[0].text
+            assert "five" in answer.choices[1].text
+            assert streamed(stream(client, **asked, temperature=0), 2)[0] == texts(answer)

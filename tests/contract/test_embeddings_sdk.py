@@ -8,6 +8,7 @@ import openai
 import pytest
 from openai.types import CreateEmbeddingResponse
 
+from tests.support.clients import strict_openai
 from tests.support.process import ServerProcess
 from tests.support.vector_models import EMBEDDERS, vector_server
 
@@ -22,13 +23,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 
 @pytest.fixture
 def client(server: ServerProcess) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(
-        base_url=f"{server.url}/v1",
-        api_key="unused",
-        max_retries=0,
-        timeout=60,
-        _strict_response_validation=True,
-    ) as sdk:
+    with strict_openai(server.url) as sdk:
         yield sdk
 
 

@@ -7,19 +7,10 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.contract.failures import SURFACES, Surface
+from tests.contract.failures import CHAT_SCRIPTS, SURFACES, Surface
 from tests.support.server import LiveServer, sim_server
 from tests.support.waiting import wait_until
 
-LONG = "word " * 4000
-CHAT: dict[str, dict[str, Any]] = {
-    "ok": {},
-    "small": {"context": 64},
-    "held": {"reply": LONG, "step_ms": 5},
-    "dies-first": {"die_at_step": 1},
-    "dies-later": {"reply": LONG, "die_at_step": 12, "step_ms": 2},
-    "cold": {"load_ms": 8000},
-}
 VECTORS: dict[str, dict[str, Any]] = {
     "ok": {},
     "small": {"context": 64},
@@ -28,7 +19,7 @@ VECTORS: dict[str, dict[str, Any]] = {
     "cold": {"load_ms": 8000},
 }
 SCRIPTS = {
-    **{f"chat-{name}": script for name, script in CHAT.items()},
+    **{f"chat-{name}": script for name, script in CHAT_SCRIPTS.items()},
     **{
         f"{kind}-{name}": {**script, "kind": kind}
         for name, script in VECTORS.items()

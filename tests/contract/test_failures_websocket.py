@@ -6,31 +6,22 @@ from typing import Any
 import pytest
 from websockets.exceptions import InvalidStatus
 
+from tests.contract.failures import CHAT_SCRIPTS
 from tests.support.server import LiveServer, sim_server
 from tests.support.waiting import wait_until
 from tests.support.websocket import Frame, WsClient
 
-LONG = "word " * 4000
-SCRIPTS: dict[str, dict[str, Any]] = {
-    "ok": {},
-    "small": {"context": 64},
-    "held": {"reply": LONG, "step_ms": 5},
-    "dies-first": {"die_at_step": 1},
-    "dies-later": {"reply": LONG, "die_at_step": 12, "step_ms": 2},
-    "cold": {"load_ms": 8000},
-}
-
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
-    with sim_server(tmp_path_factory.mktemp("home"), SCRIPTS, slots=1, max_waiting=0) as live:
+    with sim_server(tmp_path_factory.mktemp("home"), CHAT_SCRIPTS, slots=1, max_waiting=0) as live:
         yield live
 
 
 @pytest.fixture(scope="module")
 def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     queue = {"load_wait_s": 0}
-    with sim_server(tmp_path_factory.mktemp("impatient"), SCRIPTS, queue=queue) as live:
+    with sim_server(tmp_path_factory.mktemp("impatient"), CHAT_SCRIPTS, queue=queue) as live:
         yield live
 
 
@@ -107,7 +98,7 @@ def test_the_socket_serves_on_after_all_of_them(client: WsClient) -> None:
 def test_without_the_key_no_socket_opens(tmp_path_factory: pytest.TempPathFactory) -> None:
     keys = {"api_keys": ["secret-key"]}
     home = tmp_path_factory.mktemp("locked")
-    with sim_server(home, SCRIPTS, server=keys) as locked:
+    with sim_server(home, CHAT_SCRIPTS, server=keys) as locked:
         with pytest.raises(InvalidStatus) as refused:
             WsClient(locked.url)
         assert refused.value.response.status_code == 401

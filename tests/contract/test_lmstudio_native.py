@@ -13,7 +13,7 @@ import openai
 import pytest
 
 from tests.support.process import ServerProcess, running_server
-from tests.support.starters import starter_store
+from tests.support.starters import starter_settings
 
 NODE = {"Authorization": "Bearer anything", "Accept": "*/*", "User-Agent": "node"}
 GUIDED_SETUP_TOKENS = 16_384
@@ -80,9 +80,7 @@ class Loaded(msgspec.Struct, forbid_unknown_fields=True):
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     settings = {
-        "LMX_MODELS__DIR": str(starter_store()),
-        "LMX_ENGINE__BACKEND": "gguf",
-        "LMX_ENGINE__THREADS": "1",
+        **starter_settings(),
         "LMX_ENGINE__CONTEXT": "0",
         "LMX_MODELS__ALIASES": '{"gpt-4o" = "starter"}',
         "LMX_ENGINE__OVERRIDES": '{"starter" = {tool_dialect = "hermes"}}',

@@ -3,7 +3,6 @@
 import contextlib
 import json
 from collections.abc import Generator, Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -11,9 +10,8 @@ import ollama
 import pytest
 
 from tests.contract.shapes import chat_shapes
-from tests.support.process import ServerProcess, running_server
+from tests.support.process import ServerProcess
 from tests.support.server import LiveServer, sim_server
-from tests.support.starters import starter_store
 
 MODELS = ("tiny-gguf", "tiny-mlx")
 HELLO = [{"role": "user", "content": "Tell me something."}]
@@ -375,18 +373,9 @@ def test_openclaws_own_requests(server: LiveServer, shape: Any) -> None:
 
 
 @pytest.mark.engine
-def test_the_starter_through_the_client_on_both_engines(tmp_path: Path) -> None:
-    settings = {
-        "LMX_MODELS__DIR": str(starter_store()),
-        "LMX_ENGINE__BACKEND": "gguf",
-        "LMX_ENGINE__THREADS": "1",
-    }
+def test_the_starter_through_the_client_on_both_engines(starter_server: ServerProcess) -> None:
     question = [{"role": "user", "content": "What is the capital of France? One word."}]
-    with (
-        running_server(tmp_path, "--model", "starter", **settings) as running,
-        talking_to(running.url) as client,
-    ):
-        running.load("starter", "mlx")
+    with talking_to(starter_server.url) as client:
         for model in ("starter", "starter:mlx", "starter:latest"):
             options = {"temperature": 0, "num_predict": 12}
             answer = client.chat(model, question, options=options)

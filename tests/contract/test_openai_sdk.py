@@ -6,37 +6,17 @@ import openai
 import pytest
 from openai.types.chat import ChatCompletionMessageParam
 
-from tests.support.process import ServerProcess, running_server
-from tests.support.starters import starter_store
+from tests.support.clients import strict_openai
+from tests.support.process import ServerProcess
 
 QUESTION: list[ChatCompletionMessageParam] = [
     {"role": "user", "content": "What is the capital of France? Answer in one short sentence."}
 ]
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    home = tmp_path_factory.mktemp("home")
-    with running_server(
-        home,
-        "--model",
-        "starter",
-        LMX_MODELS__DIR=str(starter_store()),
-        LMX_ENGINE__BACKEND="gguf",
-        LMX_ENGINE__THREADS="1",
-    ) as running:
-        yield running
-
-
 @pytest.fixture
-def client(server: ServerProcess) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(
-        base_url=f"{server.url}/v1",
-        api_key="unused",
-        max_retries=0,
-        timeout=60,
-        _strict_response_validation=True,
-    ) as sdk:
+def client(starter_server: ServerProcess) -> Iterator[openai.OpenAI]:
+    with strict_openai(starter_server.url) as sdk:
         yield sdk
 
 

@@ -1,7 +1,6 @@
 """OpenClaw's chat requests, replayed against the real program; replies read by the SDK's types."""
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -9,23 +8,10 @@ import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from tests.contract.shapes import Shape, chat_shapes
-from tests.support.process import ServerProcess, running_server
-from tests.support.starters import starter_store
+from tests.support.process import ServerProcess
 
 MODEL = "starter"
 SHAPES = chat_shapes(MODEL, max_tokens=12, system_chars=1500)
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    settings = {
-        "LMX_MODELS__DIR": str(starter_store()),
-        "LMX_ENGINE__BACKEND": "gguf",
-        "LMX_ENGINE__THREADS": "1",
-    }
-    home = tmp_path_factory.mktemp("home")
-    with running_server(home, "--model", MODEL, **settings) as running:
-        yield running
 
 
 def _chunks(reply: httpx.Response) -> list[ChatCompletionChunk]:
@@ -49,9 +35,9 @@ def _check_stream(reply: httpx.Response, body: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=[shape.name for shape in SHAPES])
-def test_every_shape_is_answered_well_formed(server: ServerProcess, shape: Shape) -> None:
+def test_every_shape_is_answered_well_formed(starter_server: ServerProcess, shape: Shape) -> None:
     headers = {**shape.headers, "Authorization": "Bearer anything"}
-    url = f"{server.url}/v1/chat/completions"
+    url = f"{starter_server.url}/v1/chat/completions"
     reply = httpx.post(url, json=shape.body, headers=headers, timeout=120)
     assert reply.status_code == 200, reply.text
     if shape.body.get("stream"):

@@ -1,6 +1,5 @@
 """What `/v1/responses` promises beyond its shape: keeping, failing, cutting, waiting."""
 
-import asyncio
 import contextlib
 import json
 import sqlite3
@@ -14,7 +13,7 @@ import pytest
 
 from tests.support.openresponses import events_of, fold, valid
 from tests.support.server import LiveServer, sim_server
-from tests.support.waiting import until
+from tests.support.waiting import wait_until
 
 Json = dict[str, Any]
 
@@ -228,8 +227,8 @@ def test_a_client_that_goes_frees_its_slot(server: LiveServer, http: httpx.Clien
     ) as reply:
         lines = reply.iter_lines()  # Held: a generator that is dropped closes its connection.
         next(lines)
-        asyncio.run(until(lambda: server.status("slow")["running"] == 1))
-    asyncio.run(until(lambda: not server.status("slow")["running"]))
+        wait_until(lambda: server.status("slow")["running"] == 1)
+    wait_until(lambda: not server.status("slow")["running"])
 
 
 # ------------------------------------------------------------------- waiting and background
@@ -258,7 +257,7 @@ def finished(http: httpx.Client, response: Json) -> Json:
         valid("ResponseResource", states[-1])
         return states[-1]["status"] not in {"queued", "in_progress"}
 
-    asyncio.run(until(over))
+    wait_until(over)
     return states[-1]
 
 
@@ -280,7 +279,7 @@ def test_a_background_failure_is_kept(http: httpx.Client) -> None:
 
 def test_background_work_can_be_cancelled(server: LiveServer, http: httpx.Client) -> None:
     response = made(http, "slow", background=True)
-    asyncio.run(until(lambda: server.status("slow")["running"] == 1))
+    wait_until(lambda: server.status("slow")["running"] == 1)
     assert http.get(f"/v1/responses/{response['id']}").json()["status"] == "in_progress"
     status, error = refused(http, "plain", previous_response_id=response["id"])
     assert (status, error["code"]) == (409, "response_not_finished")
@@ -289,7 +288,7 @@ def test_background_work_can_be_cancelled(server: LiveServer, http: httpx.Client
     status, error = refused(http, "plain", previous_response_id=response["id"])
     assert (status, error["code"]) == (400, "previous_response_failed")
     valid("ResponseResource", cancelled)
-    asyncio.run(until(lambda: not server.status("slow")["running"]))
+    wait_until(lambda: not server.status("slow")["running"])
     plain = made(http, "plain")
     reply = http.post(f"/v1/responses/{plain['id']}/cancel")
     assert (reply.status_code, reply.json()["error"]["code"]) == (400, "not_cancellable")
@@ -309,7 +308,7 @@ def test_what_a_server_leaves_unfinished_is_marked_as_failed(tmp_path: Path) -> 
     scripts = {"slow": SCRIPTS["slow"], "plain": SCRIPTS["plain"]}
     with sim_server(tmp_path, scripts) as live, httpx.Client(base_url=live.url) as http:
         response = made(http, "slow", background=True)
-        asyncio.run(until(lambda: live.status("slow")["running"] == 1))
+        wait_until(lambda: live.status("slow")["running"] == 1)
     with sim_server(tmp_path, scripts) as live, httpx.Client(base_url=live.url) as http:
         left = http.get(f"/v1/responses/{response['id']}").json()
         assert (left["status"], left["error"]["code"]) == ("failed", "server_error")

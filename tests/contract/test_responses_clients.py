@@ -1,15 +1,17 @@
 """`/v1/responses` as its clients see it: the official SDK in strict mode, and OpenClaw."""
 
 from collections.abc import Iterator
-from typing import Any, get_type_hints
+from typing import Any
 
 import httpx
 import openai
-import pydantic
 import pytest
-from openai.types.responses import Response, response_create_params
+from openai.types.responses import Response
 
-from opta_lmx.api.responses.wire import CreateResponse
+from tests.contract.matrix.extras import RESPONSES_EXTRAS
+from tests.contract.openclaw_keys import RESPONSES
+from tests.contract.strictness import unknown
+from tests.support.clients import strict_openai
 from tests.support.openresponses import events_of, fold
 from tests.support.server import LiveServer, sim_server
 
@@ -21,9 +23,7 @@ SCRIPTS: dict[str, Json] = {
     "caller": {"reply": f"Let me look. {CALL} {CALL}"},
     "dies": {"reply": "one two three four", "die_at_step": 3},
 }
-EXTRAS = {"store", "presence_penalty", "frequency_penalty", "bytes"}
-"""What Open Responses requires and OpenAI's types do not know; `bytes` stands in log-probabilities
-of events, where OpenAI's own type of the same entry in an item does know it."""
+EXTRAS = RESPONSES_EXTRAS.keys()
 
 
 @pytest.fixture(scope="module")
@@ -40,24 +40,8 @@ def http(server: LiveServer) -> Iterator[httpx.Client]:
 
 @pytest.fixture
 def sdk(server: LiveServer) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(
-        base_url=f"{server.url}/v1",
-        api_key="unused",
-        max_retries=0,
-        timeout=20,
-        _strict_response_validation=True,
-    ) as client:
+    with strict_openai(server.url, timeout_s=20) as client:
         yield client
-
-
-def extras(value: object) -> set[str]:
-    """Names in an answer that the SDK's own types do not hold."""
-    if isinstance(value, list):
-        return {name for one in value for name in extras(one)}
-    if not isinstance(value, pydantic.BaseModel):
-        return set()
-    inner = {name for field in type(value).model_fields for name in extras(getattr(value, field))}
-    return inner | set(value.model_extra or ())
 
 
 # ------------------------------------------------------------------------ the official SDK
@@ -78,7 +62,7 @@ def test_the_sdk_reads_every_answer_strictly(sdk: openai.OpenAI) -> None:
     )
     assert isinstance(response, Response)
     assert [item.type for item in response.output] == ["message", "function_call", "function_call"]
-    assert extras(response) <= EXTRAS
+    assert unknown(response) <= EXTRAS
     again = sdk.responses.retrieve(response.id)
     assert again == response
     items = sdk.responses.input_items.list(response.id, order="asc", limit=1)
@@ -87,7 +71,7 @@ def test_the_sdk_reads_every_answer_strictly(sdk: openai.OpenAI) -> None:
     assert counted.input_tokens > 0
     compacted = sdk.responses.compact(model="plain", previous_response_id=response.id)
     assert compacted.output[0].type == "compaction"
-    assert extras(compacted) == set()
+    assert unknown(compacted) == set()
     sdk.responses.delete(response.id)
     with pytest.raises(openai.NotFoundError):
         sdk.responses.retrieve(response.id)
@@ -105,7 +89,7 @@ def test_the_sdk_reads_every_event_strictly(sdk: openai.OpenAI) -> None:
     ) as stream:
         for event in stream:
             seen.add(event.type)
-            assert extras(event) <= EXTRAS | {"snapshot", "parsed", "parsed_arguments"}
+            assert unknown(event) <= EXTRAS | {"snapshot", "parsed", "parsed_arguments"}
         final = stream.get_final_response()
     assert "response.output_text.delta" in seen
     assert "response.function_call_arguments.delta" in seen
@@ -120,72 +104,22 @@ def test_the_sdk_reads_a_failure_strictly(sdk: openai.OpenAI) -> None:
     assert events[-1].response.error.code == "server_error"
 
 
-def test_no_field_of_the_sdks_request_is_unknown() -> None:
-    streaming = get_type_hints(response_create_params.ResponseCreateParamsStreaming)
-    known = {field.alias or name for name, field in CreateResponse.model_fields.items()}
-    assert streaming.keys() - known == set()
-
-
 # -------------------------------------------------------------------------------- OpenClaw
 
 
+EVERY_FLAG: Json = {name: value for extra in RESPONSES.also for name, value in extra.items()}
+
+
 def openclaw(model: str, **fields: Any) -> Json:
-    """A first turn as OpenClaw builds it, in other words."""
-    return {
-        "model": model,
-        "input": [
-            {
-                "type": "message",
-                "role": "system",
-                "content": [{"type": "input_text", "text": "You help."}],
-            },
-            {
-                "type": "message",
-                "role": "user",
-                "content": [{"type": "input_text", "text": "Reply with pong"}],
-            },
-            {
-                "type": "message",
-                "role": "user",
-                "content": [{"type": "input_text", "text": "<<<context>>> none"}],
-            },
-        ],
-        "stream": True,
-        "max_output_tokens": 64,
-        "tools": [
-            {
-                "type": "function",
-                "name": "read",
-                "description": "Read a file.",
-                "parameters": {
-                    "type": "object",
-                    "required": ["path"],
-                    "properties": {
-                        "path": {"type": "string"},
-                        "env": {"type": "object", "patternProperties": {"^.*$": {}}},
-                    },
-                },
-            }
-        ],
-        "store": False,
-        **fields,
-    }
+    """A first turn of OpenClaw's, with room for an answer."""
+    turn = {"input": RESPONSES.body["input"][:2], "max_output_tokens": 64}
+    return {"model": model, **RESPONSES.body, **turn, **fields}
 
 
-COMPATIBILITY: Json = {
-    "prompt_cache_key": "0f6d2c1e-5a7b-4c3d-9e8f-001122334455:0",
-    "prompt_cache_retention": "24h",
-    "instructions": "You help.",
-    "reasoning": {"effort": "medium", "summary": "auto"},
-    "include": ["reasoning.encrypted_content"],
-    "client_metadata": {"app": "openclaw"},
-}
-
-
-@pytest.mark.parametrize("fields", [{}, COMPATIBILITY], ids=["default", "every-flag"])
+@pytest.mark.parametrize("fields", [{}, EVERY_FLAG], ids=["default", "every-flag"])
 def test_openclaws_turns_are_answered(http: httpx.Client, fields: Json) -> None:
     body = openclaw("caller", **fields)
-    reply = http.post("/v1/responses", json=body, headers={"accept": "application/json"})
+    reply = http.post("/v1/responses", json=body, headers=RESPONSES.headers)
     assert reply.status_code == 200, reply.text
     response = fold(events_of(reply.text))
     call = response["output"][1]

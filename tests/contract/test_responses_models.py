@@ -5,13 +5,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import httpx
-import openai
 import pytest
 
+from tests.support.clients import strict_openai
 from tests.support.openresponses import events_of, fold, valid
-from tests.support.process import ServerProcess, running_server
+from tests.support.process import ServerProcess
 from tests.support.server import LiveServer, sim_server
-from tests.support.starters import starter_store
 
 Json = dict[str, Any]
 
@@ -109,9 +108,7 @@ def test_thinking_can_be_sent_back_in_every_form(sim: LiveServer) -> None:
 
 
 def test_the_sdk_reads_thinking_strictly(sim: LiveServer) -> None:
-    with openai.OpenAI(
-        base_url=f"{sim.url}/v1", api_key="x", max_retries=0, _strict_response_validation=True
-    ) as sdk:
+    with strict_openai(sim.url) as sdk:
         response = sdk.responses.create(model="thinker", input="hi")
         kinds = {
             event.type for event in sdk.responses.create(model="thinker", input="hi", stream=True)
@@ -177,28 +174,9 @@ def test_log_probabilities_are_of_the_text(tiny_server: ServerProcess, model: st
     assert all(entry["logprob"] <= 0 for entry in part["logprobs"])
 
 
-@pytest.fixture(scope="module")
-def starter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    with running_server(
-        tmp_path_factory.mktemp("home"),
-        "--model",
-        "starter",
-        LMX_MODELS__DIR=str(starter_store()),
-        LMX_ENGINE__BACKEND="gguf",
-        LMX_ENGINE__THREADS="1",
-    ) as running:
-        yield running
-
-
 @pytest.mark.engine
-def test_a_real_conversation_with_the_sdk(starter: ServerProcess) -> None:
-    with openai.OpenAI(
-        base_url=f"{starter.url}/v1",
-        api_key="x",
-        max_retries=0,
-        timeout=60,
-        _strict_response_validation=True,
-    ) as sdk:
+def test_a_real_conversation_with_the_sdk(starter_server: ServerProcess) -> None:
+    with strict_openai(starter_server.url) as sdk:
         first = sdk.responses.create(
             model="starter",
             instructions="Answer in one short sentence.",
@@ -218,9 +196,9 @@ def test_a_real_conversation_with_the_sdk(starter: ServerProcess) -> None:
 
 
 @pytest.mark.engine
-def test_a_real_model_calls_the_tool_it_must(starter: ServerProcess) -> None:
+def test_a_real_model_calls_the_tool_it_must(starter_server: ServerProcess) -> None:
     response = made(
-        starter.url,
+        starter_server.url,
         "starter",
         input="Read the file notes.txt",
         tools=[READ],
@@ -233,11 +211,11 @@ def test_a_real_model_calls_the_tool_it_must(starter: ServerProcess) -> None:
     assert set(json.loads(call["arguments"])) == {"path"}
     output = {"type": "function_call_output", "call_id": call["call_id"], "output": "buy milk"}
     follow = {"input": [output], "previous_response_id": response["id"], "max_output_tokens": 30}
-    assert made(starter.url, "starter", tools=[READ], **follow)["output"]
+    assert made(starter_server.url, "starter", tools=[READ], **follow)["output"]
 
 
 @pytest.mark.engine
-def test_a_real_model_compacts(starter: ServerProcess) -> None:
+def test_a_real_model_compacts(starter_server: ServerProcess) -> None:
     talk = [
         {"role": "user", "content": "My dog is called Rex. He is three years old."},
         {"role": "assistant", "content": "Rex sounds lovely."},
@@ -245,12 +223,12 @@ def test_a_real_model_compacts(starter: ServerProcess) -> None:
         {"role": "assistant", "content": "Noted: 12 eggs."},
     ]
     body = {"model": "starter", "input": talk}
-    reply = httpx.post(f"{starter.url}/v1/responses/compact", json=body, timeout=100)
+    reply = httpx.post(f"{starter_server.url}/v1/responses/compact", json=body, timeout=100)
     assert reply.status_code == 200, reply.text
     valid("CompactResource", reply.json())
     # So small a model tells little of it; that it is told what was written is what counts here.
     question = {"role": "user", "content": "What is my dog called?"}
-    bare = made(starter.url, "starter", input=[question], max_output_tokens=8)
+    bare = made(starter_server.url, "starter", input=[question], max_output_tokens=8)
     follow = [*reply.json()["output"], question]
-    answer = made(starter.url, "starter", input=follow, max_output_tokens=8)
+    answer = made(starter_server.url, "starter", input=follow, max_output_tokens=8)
     assert answer["usage"]["input_tokens"] > bare["usage"]["input_tokens"]

@@ -11,10 +11,11 @@ from anthropic.types import ErrorResponse, Message, MessageTokensCount, RawMessa
 from openai.types import Completion, CreateEmbeddingResponse, ErrorObject, Model
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from openai.types.responses import Response, ResponseStreamEvent
-from pydantic import BaseModel, TypeAdapter
+from pydantic import TypeAdapter
 
 from tests.contract.failures import events
 from tests.contract.matrix.extras import EXTRAS, OLLAMA_EXTRAS, RESPONSES_EXTRAS
+from tests.contract.strictness import unknown
 from tests.support.process import ServerProcess
 from tests.support.server import LiveServer, sim_server
 
@@ -81,16 +82,6 @@ def extras(given: Any, kept: Any) -> set[str]:
         return lost.union(*(extras(given[key], kept[key]) for key in given.keys() & kept.keys()))
     if isinstance(given, list) and isinstance(kept, list):
         return set().union(*map(extras, given, kept))
-    return set()
-
-
-def unknown(value: Any) -> set[str]:
-    """Keys that types kept without knowing them, however deep."""
-    if isinstance(value, BaseModel):
-        inner = [unknown(getattr(value, name)) for name in type(value).model_fields]
-        return set(value.model_extra or ()).union(*inner)
-    if isinstance(value, list | tuple):
-        return set().union(*map(unknown, value))
     return set()
 
 

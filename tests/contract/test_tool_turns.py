@@ -9,8 +9,8 @@ import openai
 import pytest
 from openai.types.chat import ChatCompletionMessage
 
-from tests.support.process import running_server
-from tests.support.starters import starter_store
+from tests.support.clients import strict_openai
+from tests.support.process import ServerProcess
 
 MODELS = ("starter", "starter:mlx")
 QUESTION = {"role": "user", "content": "What is the weather in Paris, in celsius?"}
@@ -37,24 +37,10 @@ PERSON: dict[str, Any] = {
 }
 
 
-@pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[openai.OpenAI]:
-    home = tmp_path_factory.mktemp("home")
-    settings = {
-        "LMX_MODELS__DIR": str(starter_store()),
-        "LMX_ENGINE__BACKEND": "gguf",
-        "LMX_ENGINE__THREADS": "1",
-    }
-    with running_server(home, "--model", "starter", **settings) as server:
-        server.load("starter", "mlx")
-        with openai.OpenAI(
-            base_url=f"{server.url}/v1",
-            api_key="unused",
-            max_retries=0,
-            timeout=120,
-            _strict_response_validation=True,
-        ) as sdk:
-            yield sdk
+@pytest.fixture
+def client(starter_server: ServerProcess) -> Iterator[openai.OpenAI]:
+    with strict_openai(starter_server.url, timeout_s=120) as sdk:
+        yield sdk
 
 
 def tool(name: str, description: str, **function: Any) -> dict[str, Any]:

@@ -1,34 +1,25 @@
 """Chat over WebSocket with the real program and a real model, down to the orderly stop."""
 
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from websockets.exceptions import ConnectionClosed
 
 from tests.support.process import ServerProcess, running_server
-from tests.support.starters import starter_store
+from tests.support.starters import starter_settings
 from tests.support.websocket import WsClient
 
 QUESTION = [{"role": "user", "content": "What is the capital of France? Answer in one sentence."}]
-SETTINGS = {"LMX_ENGINE__BACKEND": "gguf", "LMX_ENGINE__THREADS": "1"}
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    home = tmp_path_factory.mktemp("home")
-    settings = {"LMX_MODELS__DIR": str(starter_store()), **SETTINGS}
-    with running_server(home, "--model", "starter", **settings) as running:
-        running.load("starter", "mlx")
-        yield running
 
 
 @pytest.mark.parametrize("model", ["starter", "starter:mlx"])
-def test_the_answer_is_that_of_http(server: ServerProcess, model: str) -> None:
+def test_the_answer_is_that_of_http(starter_server: ServerProcess, model: str) -> None:
     fields = {"model": model, "messages": QUESTION, "max_tokens": 12, "temperature": 0}
-    plain = server.http.post(f"{server.url}/v1/chat/completions", json=fields).json()
-    with WsClient(server.url) as client:
+    plain = starter_server.http.post(
+        f"{starter_server.url}/v1/chat/completions", json=fields
+    ).json()
+    with WsClient(starter_server.url) as client:
         client.ask("a", **fields)
         frames = client.answer("a")
     text = "".join(frame["content"] for frame in frames if frame["type"] == "chat.token")
@@ -40,7 +31,7 @@ def test_the_answer_is_that_of_http(server: ServerProcess, model: str) -> None:
 
 
 @pytest.mark.parametrize("model", ["starter", "starter:mlx"])
-def test_a_required_tool_is_called(server: ServerProcess, model: str) -> None:
+def test_a_required_tool_is_called(starter_server: ServerProcess, model: str) -> None:
     parameters = {
         "type": "object",
         "properties": {"city": {"enum": ["Rome", "Oslo"]}},
@@ -48,7 +39,7 @@ def test_a_required_tool_is_called(server: ServerProcess, model: str) -> None:
         "additionalProperties": False,
     }
     tool = {"type": "function", "function": {"name": "weather", "parameters": parameters}}
-    with WsClient(server.url) as client:
+    with WsClient(starter_server.url) as client:
         client.ask(
             "a",
             model=model,
@@ -65,8 +56,7 @@ def test_a_required_tool_is_called(server: ServerProcess, model: str) -> None:
 
 
 def test_a_stop_signal_lets_running_answers_end(tmp_path: Path) -> None:
-    settings = {"LMX_MODELS__DIR": str(starter_store()), **SETTINGS}
-    with running_server(tmp_path, "--model", "starter", **settings) as server:
+    with running_server(tmp_path, "--model", "starter", **starter_settings()) as server:
         client = WsClient(server.url)
         story = [{"role": "user", "content": "Tell a long story."}]
         client.ask("a", model="starter", messages=story, max_tokens=90, temperature=0)

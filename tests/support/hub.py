@@ -10,7 +10,6 @@ import threading
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
 from typing import Any, Self
 from urllib.parse import unquote, urlsplit
 
@@ -109,12 +108,7 @@ class FakeHub:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for repo in self.repos.values():
             for event in repo.hold.values():
                 event.set()
@@ -175,7 +169,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(200, json.dumps(body).encode(), {"Content-Type": "application/json"})
 
     def _resolve(self, repo: Repo | None, revision: str, path: str) -> None:
-        if repo is None:
+        if repo is None or repo.private:
             self._refuse(401, "RepoNotFound")
         elif repo.gated:
             self._refuse(401, "GatedRepo", "Access to this model is restricted")

@@ -7,6 +7,29 @@ from typing import Any
 from urllib.parse import urlsplit
 
 
+def connected(
+    url: str, *, receive_buffer: int | None = None, timeout_s: float = 20
+) -> socket.socket:
+    """A connection to a server; `receive_buffer` bounds what the kernel takes meanwhile (bytes)."""
+    parts = urlsplit(url)
+    client = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    if receive_buffer is not None:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+    client.settimeout(timeout_s)
+    client.connect((parts.hostname, parts.port))
+    return client
+
+
+def read_to(client: socket.socket, marker: bytes) -> bytes:
+    """What comes, up to where `marker` has arrived; some may have come behind it."""
+    received = b""
+    while marker not in received:
+        data = client.recv(65536)
+        assert data, received
+        received += data
+    return received
+
+
 class RawExchange:
     """One request whose reply is read piece by piece."""
 
@@ -17,14 +40,11 @@ class RawExchange:
         body: bytes | dict[str, Any],
         headers: dict[str, str] | None = None,
     ) -> None:
-        parts = urlsplit(url)
-        assert parts.hostname is not None
-        assert parts.port is not None
-        self._socket = socket.create_connection((parts.hostname, parts.port), timeout=30)
+        self._socket = connected(url, timeout_s=30)
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         lines = [
             f"POST {path} HTTP/1.1",
-            f"Host: {parts.netloc}",
+            f"Host: {urlsplit(url).netloc}",
             "Content-Type: application/json",
             f"Content-Length: {len(data)}",
             *(f"{name}: {value}" for name, value in (headers or {}).items()),

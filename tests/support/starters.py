@@ -38,3 +38,12 @@ def starter_path(name: str = "starter") -> Path:
     with (root / f".{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # the others wait for the first to finish
         return ensure(store, name).path
+
+
+def starter_settings() -> dict[str, str]:
+    """The environment of a server that runs the starters with llama.cpp, unless told otherwise."""
+    return {
+        "LMX_MODELS__DIR": str(starter_store()),
+        "LMX_ENGINE__BACKEND": "gguf",
+        "LMX_ENGINE__THREADS": "1",
+    }

@@ -244,6 +244,8 @@ def write_gguf(
     pre: str = "gpt-2",
     sentencepiece: bool = False,
     context: int = CONTEXT,
+    folder: Path | None = None,
+    template: str = TEMPLATE,
     **extra: float | str,
 ) -> None:
     """Write the tiny Llama as GGUF.
@@ -254,12 +256,14 @@ def write_gguf(
         pre: llama.cpp's name of the pre-tokenizer.
         sentencepiece: bring a SentencePiece-style vocabulary with a space prefix instead.
         context: the window in tokens that it claims.
+        folder: another Llama of the same size.
+        template: for its conversations.
         extra: further header values, their dots written as two underscores.
     """
     import gguf
     from safetensors.numpy import load_file
 
-    llama = tiny_llama()
+    llama = folder or tiny_llama()
     writer = gguf.GGUFWriter(path, architecture)
     writer.add_name("tiny-llama")
     writer.add_context_length(context)
@@ -277,7 +281,7 @@ def write_gguf(
         _add_sentencepiece(writer, llama)
     else:
         _add_byte_level(writer, llama, pre)
-    writer.add_chat_template(TEMPLATE)
+    writer.add_chat_template(template)
     adders = {int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}
     for key, value in extra.items():
         adders[type(value)](key.replace("__", "."), value)
@@ -292,13 +296,15 @@ def write_gguf(
 def _add_byte_level(writer: Any, folder: Path, pre: str) -> None:
     import gguf
 
-    model = json.loads((folder / "tokenizer.json").read_text("utf-8"))["model"]
+    tokenizer = json.loads((folder / "tokenizer.json").read_text("utf-8"))
+    model = tokenizer["model"]
     tokens = sorted(model["vocab"], key=model["vocab"].__getitem__)
-    normal, control = gguf.TokenType.NORMAL, gguf.TokenType.CONTROL
+    kinds = (gguf.TokenType.USER_DEFINED, gguf.TokenType.CONTROL)
+    added = {token["content"]: kinds[token["special"]] for token in tokenizer["added_tokens"]}
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(pre)
     writer.add_token_list(tokens)
-    writer.add_token_types([control if t in SPECIALS else normal for t in tokens])
+    writer.add_token_types([added.get(t, gguf.TokenType.NORMAL) for t in tokens])
     writer.add_token_merges([" ".join(pair) for pair in model["merges"]])
     writer.add_bos_token_id(SPECIALS.index("<|im_start|>"))
     writer.add_eos_token_id(EOS_ID)

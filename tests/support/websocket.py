@@ -1,12 +1,12 @@
 """A WebSocket client on a real socket that speaks JSON frames."""
 
 import json
-import socket
-from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit
 
 from websockets.sync.client import ClientConnection, connect
+
+from tests.support.rawhttp import connected
 
 Frame = dict[str, Any]
 
@@ -34,14 +34,9 @@ class WsClient:
         receive_buffer: int | None = None,
         **options: Any,
     ) -> None:
-        parts = urlsplit(url)
-        self.socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-        if receive_buffer is not None:
-            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-        self.socket.settimeout(20)
-        self.socket.connect((parts.hostname, parts.port))
+        self.socket = connected(url, receive_buffer=receive_buffer)
         opening = connect(
-            f"ws://{parts.netloc}{path}",
+            f"ws://{urlsplit(url).netloc}{path}",
             sock=self.socket,
             additional_headers=headers,
             **{"max_size": None, "close_timeout": 2, "proxy": None, **options},
@@ -51,12 +46,7 @@ class WsClient:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.connection.close()
 
     def say(self, **frame: Any) -> None:

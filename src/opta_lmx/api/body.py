@@ -15,12 +15,14 @@ LARGE_BODY_BYTES = 256 * 1024
 _Parsed = TypeVar("_Parsed")
 
 
-def _too_large(limit: int) -> LmxError:
-    return LmxError(
-        ErrorKind.PAYLOAD_TOO_LARGE,
-        f"The request body is larger than {limit} bytes.",
-        code="body_too_large",
-    )
+def check_size(what: str, size: int, limit: int) -> None:
+    """Raise PAYLOAD_TOO_LARGE where `what` has more than `limit` bytes."""
+    if size > limit:
+        raise LmxError(
+            ErrorKind.PAYLOAD_TOO_LARGE,
+            f"The {what} is larger than {limit} bytes.",
+            code="body_too_large",
+        )
 
 
 async def read_body(request: Request, *, limit: int, timeout_s: float) -> bytes:
@@ -31,16 +33,14 @@ async def read_body(request: Request, *, limit: int, timeout_s: float) -> bytes:
         ClientDisconnect: the client went away while sending.
     """
     declared = request.headers.get("content-length", "0")
-    if not declared.isdecimal() or int(declared) > limit:
-        raise _too_large(limit)
+    check_size("request body", int(declared) if declared.isdecimal() else limit + 1, limit)
     parts: list[bytes] = []
     size = 0
     try:
         async with asyncio.timeout(timeout_s):
             async for part in request.stream():
                 size += len(part)
-                if size > limit:
-                    raise _too_large(limit)
+                check_size("request body", size, limit)
                 parts.append(part)
     except TimeoutError:
         raise LmxError(

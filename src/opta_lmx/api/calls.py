@@ -1,6 +1,6 @@
 """From an HTTP request to an admitted model call: the way every inference route goes."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import TypeVar
 
 import msgspec
@@ -10,9 +10,10 @@ from opta_lmx.api.body import BodyParser, read_body
 from opta_lmx.api.exchange import CallLimits, Exchange, Rendering
 from opta_lmx.api.fields import BodyReader, Read
 from opta_lmx.api.json_body import Head, read_head
+from opta_lmx.backends.frames import ModelKind
 from opta_lmx.core.clock import Clock
 from opta_lmx.core.types import GenerationRequest
-from opta_lmx.serving.service import Serving, Ticket
+from opta_lmx.serving.service import WRITERS, Serving, Ticket
 
 IGNORED_HEADER = "x-opta-ignored-fields"
 SESSION_HEADERS = (
@@ -56,47 +57,50 @@ class Calls:
         """Parse a body that needs no admission. Raises LmxError."""
         return await self._parser.parse(reader, body)
 
-    async def head(self, read_head: Callable[[bytes], Head], body: bytes) -> Head:
-        """What the first gate needs to know of a body. Raises LmxError."""
-        return await self._parser.parse(read_head, body)
-
     async def admit(
         self,
         request: Request,
         reader: BodyReader[_Call],
         read_head: Callable[[bytes], Head] = read_head,
+        kinds: Collection[ModelKind] = WRITERS,
     ) -> tuple[Ticket, Read[_Call]]:
         """Read the body of an HTTP request and admit it; see `admit_body`."""
-        return await self.admit_body(await self.body(request), reader, read_head)
+        return await self.admit_body(await self.body(request), reader, read_head, kinds)
 
     async def admit_body(
         self,
         body: bytes,
         reader: BodyReader[_Call],
         read_head: Callable[[bytes], Head] = read_head,
+        kinds: Collection[ModelKind] = WRITERS,
     ) -> tuple[Ticket, Read[_Call]]:
-        """Pass the first gate, before the messages are parsed if the model is there.
+        """Pass the first gate, before the rest of the body is parsed if the model is there.
 
         Otherwise after it: an invalid request must not cost the loading of a model. The
-        ticket must be run (`exchange`) or given back. `read_head` finds the model and how many
-        places the call needs, where that is not `n`.
+        ticket must be run or given back.
+
+        Args:
+            body: of the request.
+            reader: parses it.
+            read_head: finds the model and how many places the call needs, where that is not `n`.
+            kinds: what the model may be made for.
 
         Raises:
             LmxError: the body is wrong, or the gate refuses.
         """
-        head = await self.head(read_head, body)
+        head = await self._parser.parse(read_head, body)
         if not self.serving.is_loaded(head.model):
             read = await self._parser.parse(reader, body)
-            return self._gate(head), read
-        ticket = self._gate(head)
+            return self._gate(head, kinds), read
+        ticket = self._gate(head, kinds)
         try:
             return ticket, await self._parser.parse(reader, body)
         except BaseException:  # whatever it is, the place in the line must not be lost
             ticket.give_back()
             raise
 
-    def _gate(self, head: Head) -> Ticket:
-        return self.serving.gate(head.model, head.answers, param=head.counted_by)
+    def _gate(self, head: Head, kinds: Collection[ModelKind]) -> Ticket:
+        return self.serving.gate(head.model, head.answers, kinds, head.counted_by)
 
     def exchange(
         self,

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from opta_lmx.core.errors import ErrorKind, LmxError
+from opta_lmx.core.telemetry import Telemetry
 
 RenderError = Callable[[LmxError], tuple[int, dict[str, str], bytes]]
 """Returns status, extra headers (without the content type) and the JSON body."""
@@ -42,6 +43,12 @@ def headers(error: LmxError) -> dict[str, str]:
     if error.kind is ErrorKind.UNAUTHENTICATED:
         found["WWW-Authenticate"] = "Bearer"
     return found
+
+
+def unforeseen(error: BaseException, telemetry: Telemetry) -> LmxError:
+    """Log a fault of our own, and return what its caller is told instead."""
+    telemetry.log("error", "unforeseen error", kind=type(error).__name__, exc_info=error)
+    return LmxError(ErrorKind.INTERNAL, "An internal error occurred.")
 
 
 class Envelopes:

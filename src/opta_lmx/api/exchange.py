@@ -4,6 +4,7 @@ A dialect brings a `Rendering`; this module decides when it is asked.
 """
 
 import asyncio
+from collections import defaultdict
 from collections.abc import AsyncIterator
 from typing import Protocol
 
@@ -129,33 +130,26 @@ class Exchange:
     def response(self, *, stream: bool, headers: dict[str, str] | None = None) -> Response:
         """The HTTP response that makes and sends the answer, and frees all when it ends."""
         if not stream:
-            return PlainAnswer(self._plain, close=self.close, headers=headers)
+            return PlainAnswer(self._plain, close=self._answering.close, headers=headers)
         return EventStream(
             self._stream,
             noop=self._rendering.noop,
             keepalive_s=self._limits.keepalive_s,
             clock=self._clock,
-            close=self.close,
+            close=self._answering.close,
             media_type=self._rendering.media_type,
             headers=headers,
         )
 
-    def close(self) -> None:
-        """Free what the call holds, however it ended."""
-        self._answering.close()
-
-    async def outcome(self) -> Outcome:
+    async def _plain(self) -> bytes:
         """Run the call to its end. Raises the typed error that ended it."""
         accepted = await self._answering.open()
-        choices: dict[int, _Gathered] = {}
+        choices: defaultdict[int, _Gathered] = defaultdict(_Gathered)
         async for events in self._answering:
             for event in events:
-                choices.setdefault(event.index, _Gathered()).take(event)
+                choices[event.index].take(event)
         ordered = tuple(choices[index].choice() for index in sorted(choices))
-        return Outcome(accepted, ordered, self._answering.usage)
-
-    async def _plain(self) -> bytes:
-        return self._rendering.whole(await self.outcome())
+        return self._rendering.whole(Outcome(accepted, ordered, self._answering.usage))
 
     async def _stream(self, writer: StreamWriter) -> None:
         """Write the answer; errors after the first byte become an error event."""

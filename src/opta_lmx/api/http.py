@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from opta_lmx import __version__
 from opta_lmx.api.documents import completed
-from opta_lmx.api.errors import Envelopes
+from opta_lmx.api.errors import Envelopes, unforeseen
 from opta_lmx.core.errors import ErrorKind, LmxError
 from opta_lmx.core.telemetry import Telemetry
 
@@ -35,12 +35,10 @@ def create_http(
     app.add_exception_handler(RequestValidationError, errors.validation)
     app.add_exception_handler(ClientDisconnect, _gone)
 
-    async def unforeseen(request: Request, error: Exception) -> Response:
-        telemetry.log("error", "unforeseen error", kind=type(error).__name__, exc_info=error)
-        internal = LmxError(ErrorKind.INTERNAL, "An internal error occurred.")
-        return errors.response(request, internal)
+    async def failed(request: Request, error: Exception) -> Response:
+        return errors.response(request, unforeseen(error, telemetry))
 
-    app.add_exception_handler(Exception, unforeseen)
+    app.add_exception_handler(Exception, failed)
     return app
 
 

@@ -1,6 +1,7 @@
-"""Types of single request values that several dialects share."""
+"""Single values that several dialects share: types of those asked, forms of those told."""
 
-from typing import Annotated, Any, cast
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints
 from pydantic_core import PydanticCustomError
@@ -65,19 +66,24 @@ def _check_bias(bias: dict[str, float]) -> dict[str, float]:
     return bias
 
 
-def check_object_schema(schema: dict[str, Any]) -> dict[str, Any]:
+def _check_object_schema(schema: dict[str, Any]) -> dict[str, Any]:
     """Refuse a tool schema that is not an object's."""
     if schema.get("type", "object") != "object":
         raise PydanticCustomError("schema", "it should be the schema of an object")
     return schema
 
 
+StopString = Annotated[str, StringConstraints(min_length=1, max_length=MAX_STOP_LENGTH)]
 StopStrings = Annotated[
-    list[Annotated[str, StringConstraints(min_length=1, max_length=MAX_STOP_LENGTH)]],
+    list[StopString],
     Field(max_length=MAX_STOPS, fail_fast=True),
     BeforeValidator(as_list, json_schema_input_type=str | list[str]),
 ]
 Labels = Annotated[dict[str, str], BeforeValidator(_few_labels), AfterValidator(_check_labels)]
+ToolName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:/-]{1,128}$")]
+ObjectSchema = Annotated[dict[str, Any], AfterValidator(_check_object_schema)]
+CacheRetention = Literal["in_memory", "in-memory", "24h"]
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 TemplateKwargs = Annotated[dict[str, Any], AfterValidator(_check_template_kwargs)]
 LogitBias = Annotated[dict[str, float], BeforeValidator(_few_biased), AfterValidator(_check_bias)]
 
@@ -85,3 +91,17 @@ LogitBias = Annotated[dict[str, float], BeforeValidator(_few_biased), AfterValid
 def bias_pairs(bias: dict[str, float] | None) -> tuple[tuple[int, float], ...]:
     """The core's form of a wire `logit_bias`."""
     return tuple((int(token), value) for token, value in (bias or {}).items())
+
+
+def timestamp(ms: int) -> str:
+    """A moment (ms since the epoch) as RFC 3339 in UTC."""
+    moment = datetime.fromtimestamp(ms / 1000, UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def effort_kwargs(effort: Effort | None) -> dict[str, Any]:
+    """What a chat template is told of an effort to think."""
+    if effort is None:
+        return {}
+    off = {"enable_thinking": False} if effort in ("none", "minimal") else {}
+    return {"reasoning_effort": effort, **off}

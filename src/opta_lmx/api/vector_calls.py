@@ -1,18 +1,15 @@
-"""From an HTTP request to an admitted embedding or rerank call, for every dialect."""
+"""Embedding and rerank calls over HTTP, in every dialect: how many places, and the answer."""
 
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol, TypeVar
 
-from starlette.requests import Request
 from starlette.responses import Response
 
 from opta_lmx.api.calls import Calls, ignored_header
-from opta_lmx.api.fields import BodyReader, Read
+from opta_lmx.api.fields import Read
 from opta_lmx.api.json_body import Head, read_head
 from opta_lmx.api.streaming import PlainAnswer
-from opta_lmx.backends.frames import ModelKind
-from opta_lmx.serving.embedding import EMBEDDERS, EmbeddingService
-from opta_lmx.serving.service import Ticket
+from opta_lmx.serving.embedding import EmbeddingService
 
 _BREATH = 32
 """Vectors written as text before others get their turn."""
@@ -27,43 +24,22 @@ class _Run(Protocol[_Made_co]):
     def close(self) -> None: ...
 
 
+def one_place(body: bytes) -> Head:
+    """What the first gate needs to know, of a call that needs one place. Raises LmxError."""
+    return Head(read_head(body).model, 1)
+
+
 class VectorCalls:
-    """Reads, admits and answers requests for vectors and scores.
+    """Answers requests for vectors and scores.
 
     Args:
-        calls: reads bodies within their limits.
-        service: the door to the models.
+        calls: reads and admits requests.
+        service: runs the calls.
     """
 
     def __init__(self, calls: Calls, service: EmbeddingService) -> None:
         self.calls = calls
         self.service = service
-
-    async def admit(
-        self,
-        request: Request,
-        reader: BodyReader[_Call],
-        kinds: Collection[ModelKind] = EMBEDDERS,
-        read_head: Callable[[bytes], Head] = read_head,
-    ) -> tuple[Ticket, Read[_Call]]:
-        """Pass the first gate, before the inputs are parsed if the model is there.
-
-        The ticket must be run or given back. `read_head` finds the model.
-
-        Raises:
-            LmxError: the body is wrong, or the gate refuses.
-        """
-        body = await self.calls.body(request)
-        model = (await self.calls.head(read_head, body)).model
-        if not self.service.is_loaded(model):
-            read = await self.calls.parse(reader, body)
-            return self.service.gate(model, kinds), read
-        ticket = self.service.gate(model, kinds)
-        try:
-            return ticket, await self.calls.parse(reader, body)
-        except BaseException:  # whatever it is, the place in the line must not be lost
-            ticket.give_back()
-            raise
 
     async def written(
         self, vectors: Sequence[bytes], write: Callable[[int, bytes], bytes]

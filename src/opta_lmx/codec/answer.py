@@ -33,7 +33,7 @@ from opta_lmx.core.types import FinishReason, Speech, Tool
 _SLICES = (32, 128)
 """Fewest and most characters searched for stop strings at once.
 
-Where speech ends in a slice the search of its rest was vain, so slices shrink there.
+Where speech ends in a slice the search of its rest was vain, so the next one is short.
 """
 
 
@@ -59,7 +59,7 @@ class Answer:
         style: how to read it.
 
     Attributes:
-        stopped: a stop string was met; `stop_sequence` is which one.
+        stopped: a stop string was met.
         thinking: what was fed last belongs to a block of reasoning.
     """
 
@@ -75,8 +75,12 @@ class Answer:
         self._slice = _SLICES[1]
         self._calls = _Numbering()
         self.stopped = False
-        self.stop_sequence: str | None = None
         self.thinking = self._parser is not None and self._parser.thinking
+
+    @property
+    def stop_sequence(self) -> str | None:
+        """The stop string that was met."""
+        return self._stops.matched if self._stops is not None and self.stopped else None
 
     @property
     def parse_failures(self) -> int:
@@ -112,7 +116,7 @@ class Answer:
         """
         deltas: list[Delta] = [] if self.stopped else self._take(self._utf8.finish())
         if self._stops is not None and not self.stopped:
-            deltas += self._read(self._stops.flush())
+            deltas += self._unheld(self._stops)
         if self._parser is not None:
             truncated = self.stopped or reason != "stop"
             deltas += self._calls.deltas(self._parser.finish(truncated=truncated))
@@ -124,33 +128,48 @@ class Answer:
     def _take(self, text: str) -> list[Delta]:
         if self._stops is None:
             return self._read(text)
-        deltas: list[Delta] = []
-        start = 0
-        while start < len(text) and not self.stopped:
-            end = start + self._slice
-            self._watched(text[start:end], self._stops, deltas)
-            start = end
-        return deltas
+        if self._parser is None:
+            safe, self.stopped = self._stops.feed(text)
+            return self._read(safe)
+        end = self._slice
+        items = self._watched(text[:end], self._stops, self._parser)
+        while end < len(text) and not self.stopped:
+            start, end = end, end + self._slice
+            items += self._watched(text[start:end], self._stops, self._parser)
+        return self._calls.deltas(items) if items else []
 
-    def _watched(self, text: str, stops: StopMatcher, deltas: list[Delta]) -> None:
+    def _watched(
+        self, text: str, stops: StopMatcher, parser: Parser, *, last: bool = False
+    ) -> list[ToolOut]:
         """Read text, looking for stop strings wherever the model speaks."""
-        parser = self._parser
-        while text and not self.stopped:
-            if parser is not None and parser.hushed:
-                deltas += self._read(text)
-                text = parser.left
-                continue
-            safe, self.stopped = stops.feed(text)
-            deltas += self._read(safe)
-            left = parser.left if parser is not None and safe else ""
-            text = ""
-            self._slice = min(self._slice * 2, _SLICES[1])
-            if parser is not None and (parser.hushed or left):
-                text = left + stops.held
+        items: list[ToolOut] = []
+        while not self.stopped:
+            speaking = not parser.hushed
+            if speaking:
+                text, self.stopped = stops.feed(text)
+            items += parser.feed(text)
+            if last or self.stopped:
+                items += parser.settle()
+            text = parser.unread()
+            if speaking and (text or parser.hushed):
+                text += stops.held
                 self._slice = _SLICES[0]
                 self.stopped = False
                 stops.restart()
-        self.stop_sequence = stops.matched if self.stopped else None
+            elif speaking:
+                self._slice = _SLICES[1]
+            if not text:
+                break
+        return items
+
+    def _unheld(self, stops: StopMatcher) -> list[Delta]:
+        """Read what waits at the end; what is held then was no stop string."""
+        parser = self._parser
+        if parser is None:
+            return self._read(stops.flush())
+        items = self._watched("", stops, parser, last=True)
+        parser.pausing = False
+        return self._calls.deltas(items) + ([] if self.stopped else self._read(stops.flush()))
 
     def _read(self, text: str) -> list[Delta]:
         if not text:

@@ -9,13 +9,21 @@ import re
 from collections import deque
 from collections.abc import Sequence
 
+_GLANCE = 4
+"""Characters of a stop string that are looked for at once before the automaton takes over."""
+
 
 class _Automaton:
-    """Trie of the stop strings with failure links; state 0 is "nothing matched so far"."""
+    """States are beginnings of the stop strings, 0 the empty one: the longest that was met.
+
+    Attributes:
+        moves: for each state, the next one by character; 0 where there is none.
+        depth: characters of the state.
+        matched: characters of the longest stop string that ends with the state; 0 for none.
+    """
 
     def __init__(self, stops: Sequence[str]) -> None:
-        self.edges: list[dict[str, int]] = [{}]
-        self.fail: list[int] = [0]
+        self.moves: list[dict[str, int]] = [{}]
         self.depth: list[int] = [0]
         self.matched: list[int] = [0]
         for stop in stops:
@@ -25,32 +33,33 @@ class _Automaton:
     def _insert(self, stop: str) -> None:
         state = 0
         for char in stop:
-            following = self.edges[state].get(char)
+            following = self.moves[state].get(char)
             if following is None:
-                following = len(self.edges)
-                self.edges[state][char] = following
-                self.edges.append({})
-                self.fail.append(0)
+                following = len(self.moves)
+                self.moves[state][char] = following
+                self.moves.append({})
                 self.depth.append(self.depth[state] + 1)
                 self.matched.append(0)
             state = following
         self.matched[state] = len(stop)
 
     def _link(self) -> None:
-        waiting = deque(self.edges[0].values())
+        """Give each state the moves of the longest other state that it ends with."""
+        waiting = deque((state, 0) for state in self.moves[0].values())
         while waiting:
-            state = waiting.popleft()
-            for char, following in self.edges[state].items():
-                self.fail[following] = self.step(self.fail[state], char)
-                waiting.append(following)
-            if not self.matched[state]:
-                self.matched[state] = self.matched[self.fail[state]]
+            state, other = waiting.popleft()
+            moves = self.moves[other]
+            waiting.extend((to, moves.get(char, 0)) for char, to in self.moves[state].items())
+            self.moves[state] = moves | self.moves[state]
+            self.matched[state] = self.matched[state] or self.matched[other]
 
-    def step(self, state: int, char: str) -> int:
-        """Return the state after `char`; amortised constant time."""
-        while state and char not in self.edges[state]:
-            state = self.fail[state]
-        return self.edges[state].get(char, 0)
+
+def _beginning(stop: str) -> str:
+    """A pattern of the first characters of a stop string, or of fewer where the text ends."""
+    pattern = ""
+    for char in reversed(stop[:_GLANCE]):
+        pattern = re.escape(char) + (rf"(?:{pattern}|\Z)" if pattern else "")
+    return pattern
 
 
 class StopMatcher:
@@ -67,8 +76,7 @@ class StopMatcher:
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._automaton = _Automaton(stops)
-        firsts = "".join(sorted({re.escape(stop[0]) for stop in stops}))
-        self._first = re.compile(f"[{firsts}]")
+        self._first = re.compile("|".join(map(_beginning, stops)))
         self._state = 0
         self.held = ""
         self.matched: str | None = None
@@ -78,16 +86,16 @@ class StopMatcher:
 
         After a match nothing more may be fed: the stop string and all after it are gone.
         """
-        if self._state == 0 and self._first.search(text) is None:
-            return text, False
         whole = self.held + text
-        end = self._scan(text)
-        if end is not None:
-            end += len(self.held)
+        end = self._scan(whole)
+        if self._state == 0:
+            self.held = ""
+            return whole, False
+        if end is None:
+            cut = len(whole) - self._automaton.depth[self._state]
+        else:
             cut = end - self._automaton.matched[self._state]
             self.matched = whole[cut:end]
-        else:
-            cut = len(whole) - self._automaton.depth[self._state]
         self.held = whole[cut:]
         return whole[:cut], end is not None
 
@@ -96,16 +104,18 @@ class StopMatcher:
         self.held, self._state, self.matched = "", 0, None
 
     def _scan(self, text: str) -> int | None:
-        """Advance over `text`; return the offset just past the first complete stop string."""
-        step, matched, state = self._automaton.step, self._automaton.matched, self._state
-        position, size = 0, len(text)
+        """Advance over `text`, of which `held` is known; return where a stop string ends."""
+        moves, matched = self._automaton.moves, self._automaton.matched
+        state, position, size = self._state, len(self.held), len(text)
+        if position < _GLANCE:  # so few are sooner looked for again
+            state = position = 0
         while position < size:
             if state == 0:
                 found = self._first.search(text, position)
                 if found is None:
                     break
                 position = found.start()
-            state = step(state, text[position])
+            state = moves[state].get(text[position], 0)
             position += 1
             if matched[state]:
                 self._state = state

@@ -18,12 +18,12 @@ from opta_lmx.core.errors import ErrorKind, LmxError, invalid
 from opta_lmx.engine.conversion import convert
 from opta_lmx.engine.runtime import Plan
 from opta_lmx.engine.speaking import Abilities, abilities_of, check_overrides, speech_of
-from opta_lmx.models.catalogue import not_found
 from opta_lmx.models.index import ModelIndex
 from opta_lmx.models.matching import Known, Reference, resolve
 from opta_lmx.models.store import ModelEntry, ModelStore
 
 BackendName = Literal["mlx", "gguf"]
+_Found = tuple[Reference, Known]
 _MAX_RESOLVED = 1_000
 _LONGEST_RUNTIME_DIR = 56
 """Characters; what lies below must fit a UNIX socket address (104 bytes on macOS)."""
@@ -55,7 +55,7 @@ class Planner:
         self._home = home
         self._aliases = dict(aliases or {})
         self._index = ModelIndex(store)
-        self._resolved: tuple[int, dict[str, Reference | LmxError]] = (-1, {})
+        self._resolved: tuple[int, dict[str, _Found | LmxError]] = (-1, {})
 
     def reference(self, ref: str) -> Reference:
         """Which stored model a client means.
@@ -65,6 +65,9 @@ class Planner:
         Raises:
             LmxError: MODEL_NOT_FOUND, with code `model_ambiguous` where several are meant.
         """
+        return self._find(ref)[0]
+
+    def _find(self, ref: str) -> _Found:
         known = self._index.known()
         version, resolved = self._resolved
         if version != self._index.version or len(resolved) > _MAX_RESOLVED:
@@ -83,12 +86,8 @@ class Planner:
 
     def canonical(self, ref: str) -> str:
         """The id under which `ref` is served: the bare name for a model's default backend."""
-        wanted = self.reference(ref)
-        known = self._index.known()
-        found = next((one for one in known if one.name == wanted.name), None)
-        if found is None:
-            raise not_found(ref)
-        return self.id_of(found, wanted.backend)
+        wanted, model = self._find(ref)
+        return self.id_of(model, wanted.backend)
 
     def id_of(self, model: ModelEntry | Known, backend: str | None) -> str:
         """The id of a model on a backend (None: its default one)."""
@@ -269,12 +268,13 @@ def _unusable(path: Path, reason: str) -> LmxError:
     )
 
 
-def _resolved(ref: str, known: Sequence[Known], aliases: Mapping[str, str]) -> Reference | LmxError:
+def _resolved(ref: str, known: Sequence[Known], aliases: Mapping[str, str]) -> _Found | LmxError:
     """What is found, or why nothing is: a request asks several times, and clients again."""
     try:
-        return resolve(ref, known, aliases)
+        wanted = resolve(ref, known, aliases)
     except LmxError as error:
         return error.with_traceback(None)
+    return wanted, next(one for one in known if one.name == wanted.name)
 
 
 def _read_template(override: ModelOverride) -> str | None:

@@ -120,7 +120,7 @@ class ModelRuntime:
         self._crashed = asyncio.Event()
         self._quarantine: LmxError | None = None
         self._cold = ColdStart(self._clock)
-        self._cold.expect(self._conversion_s() + self._load_s())
+        self._cold.expect(self._book.times.conversion_s(plan.work) + self._load_s())
         self.load_s = 0.0
         line.set_slots(plan.slots)
 
@@ -182,9 +182,6 @@ class ModelRuntime:
             self._book.converted(self.plan.work, self._clock.monotonic() - began)
         self._cold.expect(self._load_s())
         return load
-
-    def _conversion_s(self) -> float:
-        return self._book.times.conversion_s(self.plan.work)
 
     def _load_s(self) -> float:
         return self._book.times.load_s(self.plan.work)

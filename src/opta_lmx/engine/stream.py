@@ -21,7 +21,6 @@ class TokenStream:
         self._error: LmxError | None = None
         self._over = False
         self.cached_tokens = 0
-        self.started = False
 
     def push(self, token: TokenOut) -> None:
         """Add a token; a reader that fell too far behind is cut with an error.

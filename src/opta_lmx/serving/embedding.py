@@ -1,7 +1,7 @@
 """Embedding calls: the same gate, line and slots as every model call, vectors instead of text."""
 
 import asyncio
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -13,7 +13,7 @@ from opta_lmx.core.telemetry import Telemetry
 from opta_lmx.engine.runtime import ModelRuntime
 from opta_lmx.serving.patience import Patience
 from opta_lmx.serving.run import RunLimits
-from opta_lmx.serving.service import Serving, Ticket
+from opta_lmx.serving.service import Ticket
 from opta_lmx.serving.vectors import shortened
 
 EMBEDDERS: tuple[ModelKind, ...] = ("embedding",)
@@ -127,29 +127,17 @@ class EmbeddingRun:
 
 
 class EmbeddingService:
-    """Admits embedding calls and runs them.
+    """Runs embedding calls that `Serving.gate` admitted.
 
     Args:
-        serving: the gate every model call passes.
         limits: waiting bounds.
         clock: time.
         telemetry: metrics.
     """
 
-    def __init__(
-        self, serving: Serving, limits: RunLimits, clock: Clock, telemetry: Telemetry
-    ) -> None:
-        self._serving = serving
+    def __init__(self, limits: RunLimits, clock: Clock, telemetry: Telemetry) -> None:
         self._limits = limits
         self._ports = (clock, telemetry)
-
-    def is_loaded(self, model: str) -> bool:
-        """True when a call would not have to load the model first."""
-        return self._serving.is_loaded(model)
-
-    def gate(self, model: str, kinds: Collection[ModelKind] = EMBEDDERS) -> Ticket:
-        """First gate; see `Serving.gate`. Raises `model_not_embedding` for other models."""
-        return self._serving.gate(model, kinds=kinds)
 
     def run(self, ticket: Ticket, request: EmbeddingRequest) -> EmbeddingRun:
         """The call itself; nothing happens before `EmbeddingRun.made`. Close it in any case."""

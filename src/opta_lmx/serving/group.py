@@ -1,9 +1,8 @@
 """The answers to one request: `n` runs side by side, read as one stream of tokens."""
 
-import asyncio
-
 from opta_lmx.core.types import Accepted, TokenEvent, Usage
 from opta_lmx.serving.run import ModelRun, Timing
+from opta_lmx.serving.together import Together
 
 
 class RunGroup:
@@ -15,9 +14,8 @@ class RunGroup:
     def __init__(self, runs: list[ModelRun]) -> None:
         """`runs` hold tickets of one model's line; at least one."""
         self._runs = runs
-        self._pending: dict[int, asyncio.Future[TokenEvent]] = {}
+        self._together = Together(runs)
         self._arrived: list[TokenEvent] = []
-        self._begun = False
         self.created_s = runs[0].created_s
 
     @property
@@ -39,38 +37,15 @@ class RunGroup:
         """Next token of any run. Raises the typed error that ended one: it ends them all."""
         if len(self._runs) == 1:
             return await self._runs[0].__anext__()
-        if not self._begun:
-            self._begun = True
-            for index in range(len(self._runs)):
-                self._ask(index)
-        while not self._arrived:
-            if not self._pending:
-                raise StopAsyncIteration
-            await asyncio.wait(self._pending.values(), return_when=asyncio.FIRST_COMPLETED)
-            self._gather()
+        if not self._arrived:
+            self._arrived = [token for _, token in await self._together.next()]
+        if not self._arrived:
+            raise StopAsyncIteration
         return self._arrived.pop(0)
-
-    def _ask(self, index: int) -> None:
-        self._pending[index] = asyncio.ensure_future(self._runs[index].__anext__())
-
-    def _gather(self) -> None:
-        for index, future in list(self._pending.items()):
-            if not future.done():
-                continue
-            del self._pending[index]
-            try:
-                event = future.result()
-            except StopAsyncIteration:
-                continue
-            self._arrived.append(event)
-            if event.finish is None:
-                self._ask(index)
 
     def stop(self, index: int) -> None:
         """End one answer; its slot is freed, the others go on."""
-        future = self._pending.pop(index, None)
-        if future is not None:
-            future.cancel()
+        self._together.drop(index)
         self._arrived = [event for event in self._arrived if event.index != index]
         self._runs[index].close()
         self._runs[index].stopped = True
@@ -90,8 +65,6 @@ class RunGroup:
 
     def close(self) -> None:
         """Free every run, however it ended. Idempotent."""
-        for future in self._pending.values():
-            future.cancel()
-        self._pending.clear()
+        self._together.close()
         for run in self._runs:
             run.close()

@@ -1,6 +1,5 @@
 """One call with several prompts: the answers to each, read as one stream of events."""
 
-import asyncio
 from collections.abc import Sequence
 
 import msgspec
@@ -8,6 +7,7 @@ import msgspec
 from opta_lmx.core.errors import LmxError
 from opta_lmx.core.types import Accepted, Usage
 from opta_lmx.serving.answering import AnswerEvent, Answering, Ended
+from opta_lmx.serving.together import Together
 
 
 class PromptBatch:
@@ -28,8 +28,8 @@ class PromptBatch:
         self._parts = parts
         self._each = each
         self._generate = generate
-        self._pending: dict[int, asyncio.Future[list[AnswerEvent]]] = {}
-        self._begun = False
+        self._ended = False
+        self._together = Together(parts)
         self.accepted: tuple[Accepted, ...] = ()
         self.created_s = parts[0].created_s
 
@@ -53,37 +53,19 @@ class PromptBatch:
 
     async def __anext__(self) -> list[AnswerEvent]:
         """The next events of any prompt. Raises the typed error that ended one: it ends all."""
-        if not self._begun:
-            self._begun = True
-            if not self._generate:
-                return [Ended(place, "length") for place in range(len(self._parts) * self._each)]
-            for place in range(len(self._parts)):
-                self._ask(place)
-        while self._pending:
-            await asyncio.wait(self._pending.values(), return_when=asyncio.FIRST_COMPLETED)
-            if events := self._gather():
-                return events
-        raise StopAsyncIteration
-
-    def _ask(self, place: int) -> None:
-        future = asyncio.ensure_future(self._parts[place].__anext__())
-        future.add_done_callback(_look)
-        self._pending[place] = future
-
-    def _gather(self) -> list[AnswerEvent]:
-        arrived: list[AnswerEvent] = []
-        for place, future in list(self._pending.items()):
-            if not future.done():
-                continue
-            del self._pending[place]
-            try:
-                events = future.result()
-            except StopAsyncIteration:
-                continue
-            first = place * self._each
-            arrived += [msgspec.structs.replace(one, index=first + one.index) for one in events]
-            self._ask(place)
-        return arrived
+        if not self._generate:
+            if self._ended:
+                raise StopAsyncIteration
+            self._ended = True
+            return [Ended(place, "length") for place in range(len(self._parts) * self._each)]
+        arrived = await self._together.next()
+        if not arrived:
+            raise StopAsyncIteration
+        return [
+            msgspec.structs.replace(event, index=place * self._each + event.index)
+            for place, events in arrived
+            for event in events
+        ]
 
     @property
     def usage(self) -> Usage:
@@ -98,14 +80,6 @@ class PromptBatch:
 
     def close(self) -> None:
         """Free what the call holds, however it ended. Idempotent."""
-        for future in self._pending.values():
-            future.cancel()
-        self._pending.clear()
+        self._together.close()
         for part in self._parts:
             part.close()
-
-
-def _look(future: "asyncio.Future[list[AnswerEvent]]") -> None:
-    """See how it ended: the loop complains of failures that nobody looked at."""
-    if not future.cancelled():
-        future.exception()

@@ -14,6 +14,7 @@ from opta_lmx.core.clock import Clock
 from opta_lmx.core.errors import ErrorKind, LmxError
 from opta_lmx.core.telemetry import Telemetry
 from opta_lmx.store.engine import (
+    READERS,
     WRITES,
     check_file,
     copy_database,
@@ -25,7 +26,6 @@ from opta_lmx.store.schema import Pending, Schema, is_empty, pending, take
 from opta_lmx.store.writer import Writer
 
 _RETRY_S = 30.0
-_READERS = 2
 _Result = TypeVar("_Result")
 
 
@@ -61,7 +61,7 @@ class Database:
         self._telemetry = telemetry
         self._engine: Engine | None = None
         self._writer: Writer | None = None
-        self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="store-reader")
+        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="store-reader")
         self.failure: LmxError | None = None
         try:
             self._open(schemas)
@@ -164,10 +164,9 @@ class Database:
 
     async def close(self) -> None:
         """Commit what is queued and let go of the file."""
-        await asyncio.to_thread(self.close_now)
+        await asyncio.to_thread(self._close)
 
-    def close_now(self) -> None:
-        """The same, waiting on the calling thread."""
+    def _close(self) -> None:
         if self._writer is not None:
             self._writer.close()
         self._readers.shutdown(wait=True)

@@ -15,7 +15,8 @@ _BUSY_MS = 5_000
 _JOURNAL_BYTES = 64 * 1024**2
 _PAGES_AT_ONCE = 2048
 _CHECKED_BYTES = 256 * 1024**2
-_READERS = 2
+READERS = 2
+"""Threads that read; the writer is one besides."""
 
 
 def make_engine(path: Path) -> Engine:
@@ -26,7 +27,7 @@ def make_engine(path: Path) -> Engine:
     """
     engine = create_engine(
         URL.create("sqlite", database=str(path)),
-        pool_size=_READERS + 1,
+        pool_size=READERS + 1,
         max_overflow=0,
         hide_parameters=True,  # What people said must not stand in a log.
         connect_args={"check_same_thread": False, "isolation_level": None},

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from tests.contract.matrix import common
 from tests.contract.matrix.model import (
     Row,
     Status,
@@ -18,22 +19,11 @@ WEATHER: dict[str, Any] = {
     "function": {
         "name": "weather",
         "description": "The weather of a city.",
-        "parameters": {
-            "type": "object",
-            "properties": {"city": {"type": "string", "maxLength": 8}},
-            "required": ["city"],
-            "additionalProperties": False,
-        },
+        "parameters": common.CITY,
         "strict": True,
     },
 }
 NAMED: dict[str, Any] = {"type": "function", "function": {"name": "weather"}}
-SCHEMA: dict[str, Any] = {
-    "type": "object",
-    "properties": {"ok": {"type": "boolean"}},
-    "required": ["ok"],
-    "additionalProperties": False,
-}
 USER: dict[str, Any] = {"role": "user", "content": "hi"}
 
 
@@ -49,7 +39,7 @@ def _with_calls(field: str, status: Status, meaning: str, **probe: Any) -> Row:
 
 
 def _format(**fields: Any) -> dict[str, Any]:
-    return {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA, **fields}}
+    return {"type": "json_schema", "json_schema": {"name": "x", "schema": common.OK, **fields}}
 
 
 MESSAGES: tuple[Row, ...] = (
@@ -151,16 +141,8 @@ MESSAGES: tuple[Row, ...] = (
 SAMPLING: tuple[Row, ...] = (
     supported("max_completion_tokens", 2, "Bound on generated tokens, thinking included."),
     supported("max_tokens", 2, "Older name of `max_completion_tokens`, which wins."),
-    supported("temperature", 0.5, "0 to 2; 0 is greedy."),
-    supported("top_p", 0.9, "Above 0 to 1."),
-    supported("top_k", 40, "Extension; 0 means all."),
-    supported("min_p", 0.1, "Extension; 0 to 1."),
-    supported("seed", 7, "Same seed, same text; how far is said by `system_fingerprint`."),
-    supported("frequency_penalty", 0.5, "-2 to 2."),
-    supported("presence_penalty", 0.5, "-2 to 2."),
-    supported("repetition_penalty", 1.1, "Extension; above 0, 1 means none."),
-    supported("logit_bias", {"5": -100}, "Token ids to -100..100."),
-    supported("stop", ["x", "y"], "Up to four strings, also across token borders."),
+    *common.SAMPLING,
+    common.STOP,
     supported("n", 2, "Answers side by side, interleaved in a stream."),
     supported(
         "logprobs",
@@ -254,28 +236,7 @@ OUTPUT: tuple[Row, ...] = (
         "For people; not shown to the model.",
         response_format=_format(description="x"),
     ),
-    supported("stream", False, "Server-sent events."),
-    nested(
-        "stream_options",
-        "supported",
-        "Only with `stream`.",
-        stream=True,
-        stream_options={},
-    ),
-    nested(
-        "stream_options.include_usage",
-        "supported",
-        "A last chunk with exact counts.",
-        stream=True,
-        stream_options={"include_usage": True},
-    ),
-    nested(
-        "stream_options.include_obfuscation",
-        "refused",
-        "Only false: no padding is sent.",
-        stream=True,
-        stream_options={"include_obfuscation": True},
-    ),
+    *common.STREAM,
 )
 
 REASONING: tuple[Row, ...] = (
@@ -287,13 +248,10 @@ REASONING: tuple[Row, ...] = (
 )
 
 REST: tuple[Row, ...] = (
-    supported("user", "u", "The end user, for accounting."),
-    supported("safety_identifier", "u", "Stands in for `user`."),
-    supported("prompt_cache_key", "s:0", "Groups the requests of one session."),
-    accepted("prompt_cache_retention", "24h", "Prefixes are kept as long as there is room."),
+    *common.WHO,
     accepted("metadata", {"a": "b"}, "Labels of a stored answer; chat answers are not stored."),
     accepted("client_metadata", {"a": "b"}, "The client's own labels."),
-    accepted("service_tier", "auto", "There is one tier; others are refused."),
+    common.SERVICE_TIER,
     accepted("modalities", ["text"], "Text only; others are refused."),
     accepted("verbosity", "medium", "Only `medium`."),
     refused("store", True, "Only false; stored answers are the Responses API's."),

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from tests.contract.matrix import common
 from tests.contract.matrix.model import (
     Row,
     Surface,
@@ -10,27 +11,22 @@ from tests.contract.matrix.model import (
     refused,
     supported,
     with_parts,
+    without,
 )
 
 USER: dict[str, Any] = {"role": "user", "content": "hi"}
 MARK: dict[str, Any] = {"type": "ephemeral", "ttl": "5m"}
-SCHEMA: dict[str, Any] = {
-    "type": "object",
-    "properties": {"city": {"type": "string", "maxLength": 8}},
-    "required": ["city"],
-    "additionalProperties": False,
+WEATHER: dict[str, Any] = {
+    "name": "weather",
+    "description": "Of a city.",
+    "input_schema": common.CITY,
 }
-WEATHER: dict[str, Any] = {"name": "weather", "description": "Of a city.", "input_schema": SCHEMA}
 TEXT: dict[str, Any] = {"type": "text", "text": "hi"}
-FORMAT: dict[str, Any] = {
-    "type": "json_schema",
-    "schema": {
-        "type": "object",
-        "properties": {"ok": {"type": "boolean"}},
-        "required": ["ok"],
-        "additionalProperties": False,
-    },
+DOCUMENT: dict[str, Any] = {
+    "type": "document",
+    "source": {"type": "text", "media_type": "text/plain", "data": "x"},
 }
+FORMAT: dict[str, Any] = {"type": "json_schema", "schema": common.OK}
 MARKS = ("cache_control.type", "cache_control.ttl")
 
 
@@ -77,9 +73,7 @@ CONVERSATION: tuple[Row, ...] = (
         "Only empty: the model does not cite.",
         **_blocks({**TEXT, "citations": [{"type": "char_location"}]}),
     ),
-    with_parts(
-        nested("messages.content.tool_use", "supported", "A call made before.", **_said(CALL)),
-    ),
+    nested("messages.content.tool_use", "supported", "A call made before.", **_said(CALL)),
     nested("messages.content.id", "supported", "Of a call.", **_said(CALL)),
     nested("messages.content.name", "supported", "Of the called tool.", **_said(CALL)),
     nested("messages.content.input", "supported", "Of the called tool.", **_said(CALL)),
@@ -129,12 +123,7 @@ CONVERSATION: tuple[Row, ...] = (
             "messages.content.source",
             "supported",
             "Of a document: plain text only.",
-            **_blocks(
-                {
-                    "type": "document",
-                    "source": {"type": "text", "media_type": "text/plain", "data": "x"},
-                }
-            ),
+            **_blocks(DOCUMENT),
         ),
         *("type", "media_type", "data"),
     ),
@@ -142,26 +131,13 @@ CONVERSATION: tuple[Row, ...] = (
         "messages.content.title",
         "supported",
         "Of a document.",
-        **_blocks(
-            {
-                "type": "document",
-                "title": "t",
-                "context": "c",
-                "source": {"type": "text", "media_type": "text/plain", "data": "x"},
-            }
-        ),
+        **_blocks({**DOCUMENT, "title": "t", "context": "c"}),
     ),
     nested(
         "messages.content.context",
         "supported",
         "Of a document.",
-        **_blocks(
-            {
-                "type": "document",
-                "context": "c",
-                "source": {"type": "text", "media_type": "text/plain", "data": "x"},
-            }
-        ),
+        **_blocks({**DOCUMENT, "context": "c"}),
     ),
     nested(
         "messages.content.image",
@@ -337,20 +313,14 @@ MESSAGES = Surface(
 )
 
 
-def _counted(row: Row) -> Row:
-    """The row without the fields that only an answer has."""
-    left = {name: value for name, value in row.probe.items() if name not in ANSWERS_ONLY}
-    return row._replace(probe=left)
-
-
-ANSWERS_ONLY = ("max_tokens", "stop_sequences")
+ASKED: tuple[Row, ...] = (*CONVERSATION, *TOOLS, *OUTPUT, *NOT_HERE)
 
 COUNT_TOKENS = Surface(
     name="Anthropic token counting",
     path="/v1/messages/count_tokens",
     least={"messages": [USER]},
     rows=(
-        *(_counted(row) for row in (*CONVERSATION, *TOOLS, *OUTPUT, *NOT_HERE)),
+        *(without(row, "max_tokens", "stop_sequences") for row in ASKED),
         refused("max_tokens", 2, "Nothing is generated."),
     ),
     sdk="anthropic.types.message_count_tokens_params:MessageCountTokensParams",

@@ -59,9 +59,9 @@ class Surface(NamedTuple):
     kind: Kind = "chat"
 
 
-def supported(field: str, value: object, meaning: str, *, only: tuple[str, ...] = BACKENDS) -> Row:
+def supported(field: str, value: object, meaning: str) -> Row:
     """A top-level field that has an effect, probed with `value`."""
-    return Row(field, "supported", meaning, {field: value}, only)
+    return Row(field, "supported", meaning, {field: value})
 
 
 def accepted(field: str, value: object, meaning: str) -> Row:
@@ -87,3 +87,9 @@ def nested(field: str, status: Status, meaning: str, **probe: Any) -> Row:
 def with_parts(row: Row, *parts: str) -> Row:
     """The row, speaking for these fields inside it too."""
     return row._replace(parts=parts)
+
+
+def without(row: Row, *fields: str) -> Row:
+    """The row with a probe that leaves these fields out, for requests that do not have them."""
+    left = {name: value for name, value in row.probe.items() if name not in fields}
+    return row._replace(probe=left)

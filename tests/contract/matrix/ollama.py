@@ -25,11 +25,6 @@ WEATHER: dict[str, Any] = {
     },
 }
 CALL: dict[str, Any] = {"function": {"name": "weather", "arguments": {"city": "a"}}}
-OBJECT: dict[str, Any] = {
-    "type": "object",
-    "properties": {"ok": {"type": "boolean"}},
-    "required": ["ok"],
-}
 
 
 def _option(name: str, value: object, status: Status, meaning: str) -> Row:

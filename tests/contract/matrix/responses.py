@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from tests.contract.matrix import common
 from tests.contract.matrix.model import (
     EVERYTHING,
     Row,
@@ -12,15 +13,11 @@ from tests.contract.matrix.model import (
     refused,
     supported,
     with_parts,
+    without,
 )
 
-SCHEMA: dict[str, Any] = {
-    "type": "object",
-    "properties": {"city": {"type": "string", "maxLength": 8}},
-    "required": ["city"],
-    "additionalProperties": False,
-}
-WEATHER: dict[str, Any] = {"type": "function", "name": "weather", "parameters": SCHEMA}
+WEATHER: dict[str, Any] = {"type": "function", "name": "weather", "parameters": common.CITY}
+NAMED: dict[str, Any] = {"type": "function", "name": "weather"}
 USER: dict[str, Any] = {"type": "message", "role": "user", "content": "hi"}
 CALL: dict[str, Any] = {
     "type": "function_call",
@@ -49,7 +46,9 @@ def _replayed(name: str) -> Row:
 
 
 def _format(**fields: Any) -> dict[str, Any]:
-    return {"text": {"format": {"type": "json_schema", "name": "x", "schema": SCHEMA, **fields}}}
+    return {
+        "text": {"format": {"type": "json_schema", "name": "x", "schema": common.CITY, **fields}}
+    }
 
 
 ITEMS: tuple[Row, ...] = (
@@ -162,32 +161,22 @@ TOOLS: tuple[Row, ...] = (
         "supported",
         "The function that is called.",
         tools=[WEATHER],
-        tool_choice={"type": "function", "name": "weather"},
+        tool_choice=NAMED,
         max_output_tokens=48,
     ),
-    with_parts(
-        nested(
-            "tool_choice.tools",
-            "supported",
-            "Only these are offered.",
-            tools=[WEATHER],
-            tool_choice={
-                "type": "allowed_tools",
-                "mode": "auto",
-                "tools": [{"type": "function", "name": "weather"}],
-            },
-        ),
+    nested(
+        "tool_choice.tools",
+        "supported",
+        "Only these are offered.",
+        tools=[WEATHER],
+        tool_choice={"type": "allowed_tools", "mode": "auto", "tools": [NAMED]},
     ),
     nested(
         "tool_choice.mode",
         "supported",
         "Of `allowed_tools`.",
         tools=[WEATHER],
-        tool_choice={
-            "type": "allowed_tools",
-            "mode": "none",
-            "tools": [{"type": "function", "name": "weather"}],
-        },
+        tool_choice={"type": "allowed_tools", "mode": "none", "tools": [NAMED]},
     ),
     nested(
         "parallel_tool_calls",
@@ -261,8 +250,7 @@ CREATE_ONLY: tuple[Row, ...] = (
         tools=[WEATHER],
         max_tool_calls=1,
     ),
-    supported("temperature", 0.5, "0 to 2; 0 is greedy."),
-    supported("top_p", 0.9, "Above 0 to 1."),
+    *common.TEMPERATURE,
     supported("frequency_penalty", 0.5, "-2 to 2 (Open Responses)."),
     supported("presence_penalty", 0.5, "-2 to 2 (Open Responses)."),
     supported("top_logprobs", 3, "0 to 20."),
@@ -280,21 +268,12 @@ CREATE_ONLY: tuple[Row, ...] = (
         store=True,
     ),
     supported("stream", False, "Server-sent events, each with `type` and `sequence_number`."),
-    nested("stream_options", "supported", "Only with `stream`.", stream=True, stream_options={}),
-    nested(
-        "stream_options.include_obfuscation",
-        "refused",
-        "Only false: no padding is sent.",
-        stream=True,
-        stream_options={"include_obfuscation": True},
-    ),
+    common.STREAM_OPTIONS,
+    common.NO_OBFUSCATION,
     supported("metadata", {"a": "b"}, "Labels, kept with the response."),
     accepted("client_metadata", {"a": "b"}, "The client's own labels."),
-    supported("user", "u", "The end user, for accounting."),
-    supported("safety_identifier", "u", "Stands in for `user`."),
-    supported("prompt_cache_key", "s:0", "Groups the requests of one session."),
-    accepted("prompt_cache_retention", "24h", "Prefixes are kept as long as there is room."),
-    accepted("service_tier", "auto", "There is one tier; others are refused."),
+    *common.WHO,
+    common.SERVICE_TIER,
     refused("prompt", {"id": "p"}, "No prompts are stored."),
     refused("context_management", [{"type": "compaction"}], "Use `/v1/responses/compact`."),
     refused("moderation", {"model": "x"}, "No moderation is built in."),
@@ -315,17 +294,12 @@ RESPONSES = Surface(
 )
 
 
-def _asked(row: Row) -> Row:
-    probe = {name: value for name, value in row.probe.items() if name != "max_output_tokens"}
-    return row._replace(probe=probe)
-
-
 INPUT_TOKENS = Surface(
     name="OpenAI Responses, token counting",
     path="/v1/responses/input_tokens",
     least={"input": "hi"},
     rows=(
-        *map(_asked, CONVERSATION),
+        *(without(row, "max_output_tokens") for row in CONVERSATION),
         *REST,
         refused("personality", "x", "There is one."),
     ),
@@ -339,9 +313,8 @@ COMPACT = Surface(
     least={"input": "hi"},
     rows=(
         *ITEMS,
-        supported("prompt_cache_key", "s:0", "Groups the requests of one session."),
-        accepted("prompt_cache_retention", "24h", "Prefixes are kept as long as there is room."),
-        accepted("service_tier", "auto", "There is one tier; others are refused."),
+        *common.CACHE,
+        common.SERVICE_TIER,
         refused("image", {"x": 1}, "No pictures are made."),
         refused("prompt_cache_options", {"mode": "x"}, "Prefixes are found without being marked."),
     ),

@@ -1,5 +1,6 @@
 """Embeddings and reranking, field by field."""
 
+from tests.contract.matrix import common
 from tests.contract.matrix.model import Surface, accepted, by_model, nested, refused, supported
 
 EMBEDDINGS = Surface(
@@ -10,7 +11,7 @@ EMBEDDINGS = Surface(
         supported("input", ["a", "b"], "Texts, token ids, or up to 2048 of either."),
         supported("encoding_format", "base64", "`float` or `base64` (32-bit, little-endian)."),
         by_model("dimensions", 8, "The model's own width, or less where it was made to be cut."),
-        supported("user", "u", "The end user, for accounting."),
+        common.USER,
         refused("truncate", "END", "What is too long is refused with its length."),
     ),
     sdk="openai.types.embedding_create_params:EmbeddingCreateParams",

@@ -125,3 +125,23 @@ def test_what_the_parser_raises_is_raised(size: int) -> None:
 
     with pytest.raises(LmxError, match="wrong"):
         asyncio.run(BodyParser().parse(parse, b"x" * size))
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "param"),
+    [
+        (b'{"model": "\xff"}', "invalid_json", None),
+        (b"[]", "invalid_json", None),
+        (b"[" * 10_000, "invalid_json", None),
+        (b'{"model": 1}', "invalid_request", "model"),
+        (b'{"model": "m", "backend": "x"}', "invalid_request", "backend"),
+        (b'{"model": "m", "more": 1}', "unsupported_parameter", "more"),
+    ],
+)
+def test_an_operators_wrong_body_is_refused_like_any_other(
+    server: LiveServer, body: bytes, code: str, param: str | None
+) -> None:
+    reply = httpx.post(f"{server.url}/admin/models/load", content=body)
+    assert reply.status_code == 400
+    error = reply.json()["error"]
+    assert (error["code"], error["param"]) == (code, param)

@@ -1,7 +1,5 @@
 """A request to a model that is not there yet waits, or is told when to come back."""
 
-import asyncio
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +7,9 @@ import httpx
 import pytest
 
 from tests.support.server import LiveServer, sim_server
-from tests.support.waiting import until
+from tests.support.waiting import wait_until
 
 HUGE = 400_000_000_000  # at the assumed rate, more than half an hour
-
-
-def wait_until(condition: Callable[[], object]) -> None:
-    asyncio.run(until(condition, 30.0))
 
 
 def load(server: LiveServer, model: str) -> httpx.Response:

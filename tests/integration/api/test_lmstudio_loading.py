@@ -1,7 +1,6 @@
 """LM Studio's load and unload over scripted models: windows, conflicts, errors in its own words."""
 
-import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ import httpx
 import pytest
 
 from tests.support.server import LiveServer, sim_server
-from tests.support.waiting import until
+from tests.support.waiting import wait_until
 
 LONG = "word " * 3000
 
@@ -34,10 +33,6 @@ def post(server: LiveServer, path: str, **body: Any) -> httpx.Response:
 def chat(server: LiveServer, model: str) -> httpx.Response:
     body = {"model": model, "messages": [{"role": "user", "content": "Hi"}]}
     return httpx.post(f"{server.url}/v1/chat/completions", json=body, timeout=60)
-
-
-def wait_until(condition: Callable[[], object]) -> None:
-    asyncio.run(until(condition, 30.0))
 
 
 def test_the_instance_is_a_model_until_it_is_unloaded(server: LiveServer) -> None:

@@ -4,14 +4,16 @@ import json
 import re
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from tests.support.rawhttp import connected
 from tests.support.server import LiveServer, sim_server
+from tests.support.waiting import wait_until
 
 WORD = "w" * 2000
 WRITE_TIMEOUT_S = 0.4
@@ -54,20 +56,9 @@ def request(model: str, **fields: Any) -> bytes:
 
 def connect(server: LiveServer, *requests: bytes) -> socket.socket:
     """Send requests over a connection whose kernel buffer is small; read nothing."""
-    host, port = server.url.removeprefix("http://").split(":")
-    client = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
-    client.settimeout(20)
-    client.connect((host, int(port)))
+    client = connected(server.url, receive_buffer=8192)
     client.sendall(b"".join(requests))
     return client
-
-
-def until(condition: Callable[[], object], timeout_s: float) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "the condition never came true"
-        time.sleep(0.01)
 
 
 def busy(server: LiveServer, model: str) -> bool:
@@ -100,25 +91,25 @@ def test_who_stops_reading_is_cut_though_the_engine_is_idle(
     strict: LiveServer, *, stream: bool
 ) -> None:
     with connect(strict, request("short", stream=stream)) as client:
-        until(lambda: strict.state.tasks, 20)
-        until(lambda: not strict.state.tasks and not strict.state.connections, 10)
+        wait_until(lambda: strict.state.tasks, 20)
+        wait_until(lambda: not strict.state.tasks and not strict.state.connections, 10)
         assert is_cut(client)
     assert not busy(strict, "short")
 
 
 def test_who_falls_too_far_behind_is_cut_while_the_engine_runs(patient: LiveServer) -> None:
     with connect(patient, request("endless", stream=True)) as client:
-        until(lambda: busy(patient, "endless"), 20)
-        until(lambda: not busy(patient, "endless"), 4)
-        until(lambda: not patient.state.tasks and not patient.state.connections, 1)
+        wait_until(lambda: busy(patient, "endless"), 20)
+        wait_until(lambda: not busy(patient, "endless"), 4)
+        wait_until(lambda: not patient.state.tasks and not patient.state.connections, 1)
         assert is_cut(client)
 
 
 def test_a_stop_string_is_noticed_behind_a_blocked_write(patient: LiveServer) -> None:
     fields = {"stop": ["HALT"], "stream": True, "stream_options": {"include_usage": True}}
     with connect(patient, request("stopping", **fields)) as client:
-        until(lambda: busy(patient, "stopping"), 20)
-        until(lambda: not busy(patient, "stopping"), 4)
+        wait_until(lambda: busy(patient, "stopping"), 20)
+        wait_until(lambda: not busy(patient, "stopping"), 4)
         text = read_all(client, b"[DONE]")
     told = [json.loads(line[6:]) for line in text.splitlines() if line.startswith(b"data: {")]
     said = [c["delta"].get("content", "") for chunk in told for c in chunk["choices"]]
@@ -141,9 +132,9 @@ def test_a_hang_up_behind_a_pipelined_request_frees_the_slot(
 ) -> None:
     second = request("quick", messages=[{"role": "user", "content": "x" * size}])
     with connect(patient, request("slow"), second):
-        until(lambda: busy(patient, "slow"), 20)
-    until(lambda: not busy(patient, "slow"), 1)
-    until(lambda: not patient.state.tasks and not patient.state.connections, 1)
+        wait_until(lambda: busy(patient, "slow"), 20)
+    wait_until(lambda: not busy(patient, "slow"), 1)
+    wait_until(lambda: not patient.state.tasks and not patient.state.connections, 1)
 
 
 def test_pipelined_requests_are_answered_in_turn(patient: LiveServer) -> None:
@@ -161,8 +152,8 @@ def test_a_keep_alive_after_the_end_does_not_stop_the_server(tmp_path: Path) -> 
         sim_server(tmp_path, SCRIPTS, send_buffer=8192, server=limits) as running,
         connect(running, request("short", stream=True)) as client,
     ):
-        until(lambda: busy(running, "short"), 20)
-        until(lambda: not busy(running, "short"), 4)
+        wait_until(lambda: busy(running, "short"), 20)
+        wait_until(lambda: not busy(running, "short"), 4)
         ended = time.monotonic()
         while time.monotonic() - ended < 1.5:
             assert httpx.get(f"{running.url}/healthz", timeout=5).status_code == 200

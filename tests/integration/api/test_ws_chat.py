@@ -4,7 +4,7 @@ import contextlib
 import json
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -13,6 +13,7 @@ from websockets.exceptions import ConnectionClosed
 
 from opta_lmx.api.ws_connection import FRAME_LIMIT_BYTES
 from tests.support.server import LiveServer, sim_server
+from tests.support.waiting import wait_until
 from tests.support.websocket import MESSAGES, WsClient
 
 SCRIPTS: dict[str, dict[str, Any]] = {
@@ -46,14 +47,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
 def client(server: LiveServer) -> Iterator[WsClient]:
     with WsClient(server.url) as connected:
         yield connected
-
-
-def until(condition: Callable[[], object], timeout_s: float = 10.0) -> float:
-    began = time.monotonic()
-    while not condition():
-        assert time.monotonic() - began < timeout_s, "the condition never came true"
-        time.sleep(0.01)
-    return time.monotonic() - began
 
 
 def load(server: LiveServer, model: str = "slow") -> tuple[int, int]:
@@ -145,14 +138,14 @@ def test_a_queued_request_is_acknowledged_and_can_be_cancelled(
     client.until("first", "chat.token")
     client.ask("second", model="slow")
     assert client.until("second", "chat.accepted")
-    until(lambda: load(server) == (1, 1))
+    wait_until(lambda: load(server) == (1, 1))
     client.say(type="chat.cancel", request_id="second")
     assert client.until("second")["finish_reason"] == "cancelled"
-    until(lambda: load(server) == (1, 0), 1.0)
+    wait_until(lambda: load(server) == (1, 0), 1.0)
     client.until("first", "chat.token")
     client.say(type="chat.cancel", request_id="first")
     assert client.until("first")["usage"]["completion_tokens"] > 0
-    until(lambda: load(server) == (0, 0), 1.0)
+    wait_until(lambda: load(server) == (0, 0), 1.0)
 
 
 def test_a_cancel_right_behind_its_request_is_heard(server: LiveServer, client: WsClient) -> None:
@@ -161,7 +154,7 @@ def test_a_cancel_right_behind_its_request_is_heard(server: LiveServer, client: 
         client.say(type="chat.cancel", request_id=f"r{number}")
     ends = [client.until(f"r{number}") for number in range(20)]
     assert {end["finish_reason"] for end in ends} == {"cancelled"}
-    until(lambda: load(server) == (0, 0), 1.0)
+    wait_until(lambda: load(server) == (0, 0), 1.0)
 
 
 @pytest.mark.parametrize("polite", [True, False])
@@ -171,21 +164,21 @@ def test_a_client_that_goes_takes_its_requests_with_it(server: LiveServer, polit
     for request_id in ("a", "b", "c"):
         client.ask(request_id, model="slow")
     client.until("a", "chat.token")
-    until(lambda: load(server) == (1, 2))
+    wait_until(lambda: load(server) == (1, 2))
     if polite:
         client.connection.close()
     else:
         client.socket.shutdown(socket.SHUT_RDWR)
-    assert until(lambda: load(server) == (0, 0), 2.0) < 1.0
+    assert wait_until(lambda: load(server) == (0, 0), 2.0) < 1.0
     client.connection.close()
-    until(lambda: metric(server, "client_disconnects_total", route="/v1/chat/stream") > before)
+    wait_until(lambda: metric(server, "client_disconnects_total", route="/v1/chat/stream") > before)
 
 
 def test_a_client_that_does_not_read_is_cut(server: LiveServer) -> None:
     with WsClient(server.url, receive_buffer=8192, max_queue=1) as client:
         client.ask("a", model="wide")
-        until(lambda: load(server, "wide") == (1, 0))
-        until(lambda: load(server, "wide") == (0, 0), 20.0)
+        wait_until(lambda: load(server, "wide") == (1, 0))
+        wait_until(lambda: load(server, "wide") == (0, 0), 20.0)
         with pytest.raises(ConnectionClosed):
             client.until("a", "chat.done")
 
@@ -193,10 +186,10 @@ def test_a_client_that_does_not_read_is_cut(server: LiveServer) -> None:
 def test_a_client_that_leaves_a_finished_answer_unread_is_cut(tmp_path: Any) -> None:
     scripts = {"m": {"reply": ("w" * 2000 + " ") * 250}}
     with sim_server(tmp_path, scripts, send_buffer=8192, write_timeout_s=0.4) as strict:
-        client = WsClient(strict.url, receive_buffer=8192, max_queue=1)
+        client = WsClient(strict.url, receive_buffer=8192, max_queue=1, close_timeout=0.1)
         client.ask("a")
-        until(lambda: strict.state.connections)
-        until(lambda: not strict.state.connections)
+        wait_until(lambda: strict.state.connections)
+        wait_until(lambda: not strict.state.connections)
         client.connection.close()
 
 
@@ -267,7 +260,7 @@ def test_a_full_line_refuses_at_once_and_says_when_to_come_back(
     after = metric(server, "requests_total", code="429", route="/v1/chat/stream")
     assert after == before + 1
     client.connection.close()
-    until(lambda: load(server) == (0, 0))
+    wait_until(lambda: load(server) == (0, 0))
 
 
 def test_an_id_in_use_is_refused_without_ending_its_request(client: WsClient) -> None:

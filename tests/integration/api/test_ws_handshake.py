@@ -3,13 +3,13 @@
 import json
 import socket
 from collections.abc import Iterator
-from typing import Any, Self
-from urllib.parse import urlsplit
+from typing import Any
 
 import httpx
 import pytest
 from websockets.exceptions import InvalidStatus
 
+from tests.support.rawhttp import connected, read_to
 from tests.support.server import LiveServer, sim_server
 from tests.support.websocket import WsClient
 
@@ -78,65 +78,44 @@ def test_handshakes_are_counted(server: LiveServer) -> None:
     assert 'requests_total{code="101",route="/v1/chat/stream"}' in text
 
 
-class Raw:
-    """Bytes on a socket."""
-
-    def __init__(self, url: str) -> None:
-        parts = urlsplit(url)
-        self.socket = socket.create_connection((parts.hostname or "", parts.port or 0), timeout=20)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.socket.close()
-
-    def send(self, head: str, body: bytes = b"") -> None:
-        lines = f"{head}Host: localhost\r\nAuthorization: Bearer {KEY}\r\n\r\n"
-        self.socket.sendall(lines.encode() + body)
-
-    def read(self, marker: bytes) -> bytes:
-        received = b""
-        while marker not in received:
-            data = self.socket.recv(65536)
-            assert data, received
-            received += data
-        return received
+def send(raw: socket.socket, head: str, body: bytes = b"") -> None:
+    lines = f"{head}Host: localhost\r\nAuthorization: Bearer {KEY}\r\n\r\n"
+    raw.sendall(lines.encode() + body)
 
 
 def test_a_request_with_a_body_is_never_upgraded(server: LiveServer) -> None:
     body = json.dumps({"model": "m", "messages": [{"role": "user", "content": "hi"}]}).encode()
     head = f"POST /v1/chat/completions HTTP/1.1\r\n{UPGRADE}Content-Length: {len(body)}\r\n"
-    with Raw(server.url) as raw:
-        raw.send(head, body)
-        assert b"HTTP/1.1 200" in raw.read(b"one two")
+    with connected(server.url) as raw:
+        send(raw, head, body)
+        assert b"HTTP/1.1 200" in read_to(raw, b"one two")
 
 
 def test_only_a_get_is_upgraded(server: LiveServer) -> None:
-    with Raw(server.url) as raw:
-        raw.send(f"POST /v1/chat/completions HTTP/1.1\r\n{UPGRADE}")
-        assert raw.read(b'"invalid_json"').startswith(b"HTTP/1.1 400")
+    with connected(server.url) as raw:
+        send(raw, f"POST /v1/chat/completions HTTP/1.1\r\n{UPGRADE}")
+        assert read_to(raw, b'"invalid_json"').startswith(b"HTTP/1.1 400")
 
 
 def test_an_upgrade_behind_a_running_answer_is_answered_as_http(server: LiveServer) -> None:
     fields = {"model": "slow", "stream": True, "messages": [{"role": "user", "content": "hi"}]}
     body = json.dumps({**fields, "max_tokens": 20}).encode()
-    with Raw(server.url) as raw:
-        raw.send(f"POST /v1/chat/completions HTTP/1.1\r\nContent-Length: {len(body)}\r\n", body)
-        raw.read(b"word")
-        raw.send(f"GET /v1/chat/stream HTTP/1.1\r\n{UPGRADE}")
-        assert b"HTTP/1.1 404" in raw.read(b"unknown_path")
+    with connected(server.url) as raw:
+        send(raw, f"POST /v1/chat/completions HTTP/1.1\r\nContent-Length: {len(body)}\r\n", body)
+        read_to(raw, b"word")
+        send(raw, f"GET /v1/chat/stream HTTP/1.1\r\n{UPGRADE}")
+        assert b"HTTP/1.1 404" in read_to(raw, b"unknown_path")
 
 
 def test_frames_before_the_handshake_is_answered_are_refused(server: LiveServer) -> None:
-    with Raw(server.url) as raw:
-        raw.send(f"GET /v1/chat/stream HTTP/1.1\r\n{UPGRADE}", b"\x81\x02{}")
-        assert raw.read(b"\r\n\r\n").startswith(b"HTTP/1.1 400")
+    with connected(server.url) as raw:
+        send(raw, f"GET /v1/chat/stream HTTP/1.1\r\n{UPGRADE}", b"\x81\x02{}")
+        assert read_to(raw, b"\r\n\r\n").startswith(b"HTTP/1.1 400")
 
 
 def test_a_connection_may_be_used_before_it_is_upgraded(server: LiveServer) -> None:
-    with Raw(server.url) as raw:
-        raw.send("GET /healthz HTTP/1.1\r\n")
-        raw.read(b"\r\n\r\n")
-        raw.send(f"GET /v1/chat/stream HTTP/1.1\r\n{UPGRADE}")
-        assert b"HTTP/1.1 101" in raw.read(b"x-request-id")
+    with connected(server.url) as raw:
+        send(raw, "GET /healthz HTTP/1.1\r\n")
+        read_to(raw, b"\r\n\r\n")
+        send(raw, f"GET /v1/chat/stream HTTP/1.1\r\n{UPGRADE}")
+        assert b"HTTP/1.1 101" in read_to(raw, b"x-request-id")

@@ -5,13 +5,13 @@ import socket
 import struct
 import time
 from collections.abc import Iterator
-from typing import Any, Self
-from urllib.parse import urlsplit
+from typing import Any
 
 import httpx
 import pytest
 
 from opta_lmx.api.ws_connection import FRAME_LIMIT_BYTES, MAX_FRAGMENTS
+from tests.support.rawhttp import connected, read_to
 from tests.support.server import LiveServer, sim_server
 from tests.support.websocket import WsClient
 
@@ -44,32 +44,12 @@ def frame(kind: int, data: bytes = b"", *, last: bool = True) -> bytes:
     return head + bytes(4) + data
 
 
-class Raw:
-    """An open socket that sends whatever bytes it is given."""
-
-    def __init__(self, server: LiveServer, *, receive_buffer: int | None = None) -> None:
-        parts = urlsplit(server.url)
-        self.socket = socket.socket()
-        if receive_buffer is not None:
-            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-        self.socket.settimeout(20)
-        self.socket.connect((parts.hostname or "", parts.port or 0))
-        self.socket.sendall(HANDSHAKE.encode())
-        assert self.read(b"\r\n\r\n").startswith(b"HTTP/1.1 101")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.socket.close()
-
-    def read(self, marker: bytes) -> bytes:
-        received = b""
-        while marker not in received:
-            data = self.socket.recv(65536)
-            assert data, received
-            received += data
-        return received
+def opened(server: LiveServer, *, receive_buffer: int | None = None) -> socket.socket:
+    """An open WebSocket as a socket that sends whatever bytes it is given."""
+    raw = connected(server.url, receive_buffer=receive_buffer)
+    raw.sendall(HANDSHAKE.encode())
+    assert read_to(raw, b"\r\n\r\n").startswith(b"HTTP/1.1 101")
+    return raw
 
 
 def refusals(client: httpx.Client) -> int:
@@ -82,22 +62,22 @@ def refusals(client: httpx.Client) -> int:
 
 def test_a_message_may_come_in_pieces_with_pings_between(server: LiveServer) -> None:
     half = len(PING_FRAME) // 2
-    with Raw(server) as raw:
-        raw.socket.sendall(
+    with opened(server) as raw:
+        raw.sendall(
             frame(TEXT, PING_FRAME[:half], last=False)
             + frame(PING, b"a")
             + frame(CONTINUATION, last=False)
             + frame(CONTINUATION, PING_FRAME[half:])
         )
-        answered = raw.read(b'"pong"}')
+        answered = read_to(raw, b'"pong"}')
     assert answered.startswith(b"\x8a\x01a")
 
 
 def test_a_message_of_countless_pieces_closes(server: LiveServer) -> None:
-    with Raw(server) as raw:
+    with opened(server) as raw:
         first = frame(TEXT, b" ", last=False)
-        raw.socket.sendall(first + frame(CONTINUATION, last=False) * MAX_FRAGMENTS)
-        closed = raw.read(b"too many fragments")
+        raw.sendall(first + frame(CONTINUATION, last=False) * MAX_FRAGMENTS)
+        closed = read_to(raw, b"too many fragments")
     assert closed[0] == 0x80 | CLOSE
     assert struct.unpack("!H", closed[2:4]) == (1008,)
 
@@ -129,16 +109,16 @@ def test_a_flood_of_frames_leaves_others_their_turn(server: LiveServer) -> None:
     seen: set[int] = set()
     with (
         httpx.Client(base_url=server.url) as other,
-        Raw(server, receive_buffer=1 << 22) as raw,
+        opened(server, receive_buffer=1 << 22) as raw,
     ):
         before = refusals(other)
-        raw.socket.sendall(frame(TEXT, b'{"type":"chat.request"}') * flood)
+        raw.sendall(frame(TEXT, b'{"type":"chat.request"}') * flood)
         deadline = time.monotonic() + 20
         while flood not in seen and time.monotonic() < deadline:
             seen.add(refusals(other) - before)
-            raw.socket.settimeout(0.001)
+            raw.settimeout(0.001)
             try:
-                while raw.socket.recv(1 << 20):
+                while raw.recv(1 << 20):
                     pass
             except TimeoutError:
                 pass
@@ -147,9 +127,9 @@ def test_a_flood_of_frames_leaves_others_their_turn(server: LiveServer) -> None:
 
 
 def test_pings_of_a_client_that_does_not_read_are_not_kept(server: LiveServer) -> None:
-    with Raw(server, receive_buffer=8192) as raw:
-        raw.socket.sendall(frame(PING, b"x" * 125) * 40_000 + frame(TEXT, PING_FRAME))
-        answers = raw.read(b'"pong"}')
+    with opened(server, receive_buffer=8192) as raw:
+        raw.sendall(frame(PING, b"x" * 125) * 40_000 + frame(TEXT, PING_FRAME))
+        answers = read_to(raw, b'"pong"}')
     assert answers.count(b"\x8a\x7d") < 20_000
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import jsonschema_rs
 import pytest
 
-from opta_lmx.backends.frames import Fault
+from opta_lmx.backends.frames import Announce, Fault
 from opta_lmx.codec.answer import Answer, AnswerStyle
 from opta_lmx.codec.deltas import CallArguments, CallStart
 from opta_lmx.core.types import Message, Prompt, SamplingParams, ToolChoice
@@ -87,6 +87,23 @@ def test_grammars_that_cannot_be_used_are_refused_and_the_server_lives(roomy: Ch
     faults = roomy.of(Fault)[before:]
     assert [fault.code for fault in faults] == ["bad_request"] * 3
     assert len(roomy.generate(ids, max_tokens=4)) == 4
+
+
+def test_a_request_cancelled_while_its_grammar_compiles(roomy: Child) -> None:
+    ids, faults = roomy.ids("def main"), len(roomy.of(Fault))
+    compiled = len(compilations(roomy))
+    numbers = [roomy.submit(ids, 4, grammar=json_grammar({"const": n})) for n in range(3)]
+    roomy.cancel(numbers[0])
+    roomy.wait(*numbers)
+    assert roomy.tokens(numbers[0]) == []
+    assert [roomy.text(number) for number in numbers[1:]] == ["1", "2"]
+    assert len(roomy.of(Fault)) == faults
+    # Each is a sign of life: the watchdog's time is for one, not for all of them.
+    assert len(compilations(roomy)) >= compiled + 2
+
+
+def compilations(child: Child) -> list[Announce]:
+    return [frame for frame in child.of(Announce) if frame.op == "grammar"]
 
 
 def test_an_answer_that_leaves_its_grammar_is_a_failure_not_an_answer() -> None:

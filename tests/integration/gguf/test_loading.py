@@ -1,6 +1,8 @@
 """Loading: what a model says of itself, its texts, and every way it can fail."""
 
+import json
 import os
+import shutil
 import signal
 import stat
 from pathlib import Path
@@ -10,7 +12,7 @@ import pytest
 from opta_lmx.core.types import Message, Prompt, Tool
 from tests.support.gguf_child import Child
 from tests.support.starters import starter_path
-from tests.support.tiny import tiny_gguf
+from tests.support.tiny import tiny_gguf, tiny_llama, write_gguf, write_json
 
 pytestmark = pytest.mark.engine
 
@@ -21,7 +23,7 @@ def test_starter_describes_itself() -> None:
         assert (ready.context, ready.slots) == (8192, 1)
         assert ready.weights_bytes > 90_000_000
         assert ready.kv_bytes == 8192 * 30 * 2 * 192 * 2
-        assert (ready.template_source, ready.supports_tools) == ("model", False)
+        assert ready.template_source == "model"
         assert ready.engine.startswith("llama.cpp (xllamacpp ")
 
 
@@ -38,9 +40,23 @@ def test_configured_template_wins() -> None:
     source = "{% for m in messages %}{{ m.content }}!{% endfor %}{{ tools }}"
     with Child(tiny_gguf(), context=256, slots=1, template=source) as child:
         ready = child.ready()
-        assert (ready.template_source, ready.supports_tools) == ("config", True)
+        assert ready.template_source == "config"
         asked = child.prepare(Prompt(messages=(Message("user", "def"),)))
         assert asked.ids == child.ids("def!None")
+
+
+def test_marks_of_thinking_are_found_in_the_vocabulary(tmp_path: Path) -> None:
+    folder = tmp_path / "llama"
+    shutil.copytree(tiny_llama(), folder)
+    tokenizer = json.loads((folder / "tokenizer.json").read_text("utf-8"))
+    vocab = tokenizer["model"]["vocab"]
+    last = sorted(vocab, key=vocab.__getitem__)[-2:]
+    for mark, text in zip(("[THINK]", "[/THINK]"), last, strict=True):
+        vocab[mark] = vocab.pop(text)
+    write_json(folder / "tokenizer.json", tokenizer)
+    write_gguf(tmp_path / "m.gguf", folder=folder)
+    with Child(tmp_path / "m.gguf", context=256, slots=1) as child:
+        assert child.ready().speech.reasoning == "mistral"
 
 
 def test_chat_is_rendered_with_special_tokens(tiny: Child) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import jsonschema_rs
 import pytest
 
-from opta_lmx.backends.frames import TokenOut
+from opta_lmx.backends.frames import Announce, TokenOut
 from opta_lmx.codec.answer import Answer, AnswerStyle
 from opta_lmx.codec.deltas import CallArguments, CallStart
 from opta_lmx.core.types import Message, Prompt, SamplingParams
@@ -17,7 +17,6 @@ from tests.support.constrained import WEATHER, call_grammar, json_grammar
 from tests.unit.codec.constraints.schemas import SCHEMAS
 
 pytestmark = pytest.mark.engine
-FREE = SamplingParams(temperature=1.0, top_p=1.0, top_k=0, min_p=0.0)
 
 
 def seeded(seed: int) -> SamplingParams:
@@ -92,6 +91,15 @@ def test_a_request_cancelled_while_its_grammar_compiles(driver: Driver) -> None:
     driver.cancel(1)
     driver.run()
     assert (driver.released, driver.tokens) == ([1], {})
+
+
+def test_every_grammar_that_is_compiled_is_a_sign_of_life(driver: Driver) -> None:
+    """The watchdog's time is for one of them, not for all that wait."""
+    for number in range(11, 14):
+        driver.submit(number, prompt(8), 2, grammar=json_grammar({"const": number}))
+    driver.run()
+    signs = [frame for frame in driver.frames if isinstance(frame, Announce)]
+    assert [sign.op for sign in signs].count("grammar") >= 3
 
 
 def test_a_grammar_that_breaks_off_ends_its_row_alone(driver: Driver) -> None:

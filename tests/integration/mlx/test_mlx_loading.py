@@ -30,7 +30,6 @@ def test_ready_tells_what_was_loaded(child: Child) -> None:
     stored = load_file(tiny_llama() / "model.safetensors")
     assert ready.weights_bytes == sum(weight.nbytes for weight in stored.values())
     assert ready.template_source == "model"
-    assert not ready.supports_tools
     assert ready.sampling == SamplingParams()
     assert ready.engine.startswith("mlx ")
     announced = [f.op for f in driver.load_frames if isinstance(f, Announce)]

@@ -95,6 +95,29 @@ def test_half_a_stop_string_at_the_end_is_text() -> None:
     assert run([b"one EN"], stop=("END",), dialect=None) == ("one EN", [], "stop", 0)
 
 
+@pytest.mark.parametrize("size", [1, 3, 100])
+def test_half_a_stop_string_with_a_mark_in_it_is_read_at_the_end(size: int) -> None:
+    said = style("hermes", "think", stop=("<think>Hm.</think>Yes",))
+    text = b"So: <think>Hm.</think>Y"
+    pieces = [text[start : start + size] for start in range(0, len(text), size)]
+    assert whole(pieces, said) == ("Hm.", "So: Y", [], "stop", 0)
+
+
+def test_a_stop_string_ends_a_long_call_at_once() -> None:
+    answer = Answer(style("hermes", "", stop=("###",)))
+    start = '<tool_call>{"name":"f","arguments":{"s":"'
+    deltas: list[Delta] = []
+    for piece in (start, *["some more "] * 1000, "and #", "##"):
+        assert not answer.stopped
+        deltas += answer.feed(piece.encode())
+    assert answer.stopped
+    assert answer.stop_sequence == "###"
+    rest, finish = answer.finish("cancelled")
+    (call,) = collect(deltas + rest).calls
+    assert call.arguments == '{"s":"' + "some more " * 1000 + "and "
+    assert finish == "stop"
+
+
 def test_a_call_cut_by_a_stop_string_is_not_completed() -> None:
     cut = b'<tool_call>{"name":"rm","arguments":{"a":[1###'
     assert run([cut], stop=("###",)) == ("", [("rm", '{"a":[')], "stop", 0)
@@ -278,3 +301,30 @@ def test_any_split_gives_the_same_message(  # noqa: PLR0917 - drawn by name
     if reason == "stop" and not stop:
         assert (finish == "tool_calls") == bool(calls)
         assert all(isinstance(json.loads(arguments), dict) for _, arguments in calls)
+
+
+LEAD = "So. " * 2000
+"""Behind so much text, what may be a call is read in lumps."""
+
+
+@pytest.mark.parametrize("dialect", sorted(TOOL_DIALECTS))
+@settings(max_examples=40)
+@given(
+    data=st.data(),
+    cuts=splits,
+    stop=st.sampled_from([(), ("END",), ("\n", "END"), ("}}", "<think>f")]),
+    reason=st.sampled_from(["stop", "length"]),
+)
+def test_a_long_answer_is_read_like_a_short_one(
+    dialect: str, data: st.DataObject, cuts: list[int], stop: tuple[str, ...], reason: FinishReason
+) -> None:
+    marks = markers_of(Speech(dialect, ""))
+    call = f'{marks[0]}{{"name":"f","arguments":{{"a":"b","c":["'
+    text = data.draw(mixture(*FRAGMENTS, *marks, call, call, '"]}}', "words " * 30))
+    said = style(dialect, "think", stop=stop)
+    answer = text.encode()
+    reasoning, shown, *others = whole([b"So. " + answer], said, reason)
+    expected = (reasoning, LEAD + shown.removeprefix("So. "), *others)
+    assert whole([LEAD.encode(), *split_at(answer, cuts)], said, reason) == expected
+    small = [answer[start : start + 8] for start in range(0, len(answer), 8)]
+    assert whole([LEAD.encode(), *small], said, reason) == expected

@@ -8,6 +8,7 @@ loops, timed beside the reading itself.
 import time
 from collections.abc import Iterator
 
+import msgspec
 import pytest
 
 from opta_lmx.codec.answer import Answer, AnswerStyle
@@ -89,6 +90,13 @@ def test_stop_strings_cost_little(unit: str, stop: tuple[str, ...]) -> None:
     assert grows_linearly(AnswerStyle(stop=stop, speech=HERMES, tools=TOOLS), "", unit, 64)
 
 
+@pytest.mark.parametrize("unit", ["a", "ab", "[", "a[aa"])
+@pytest.mark.parametrize("piece", [8, LARGE])
+def test_stop_strings_cost_little_without_marks_to_look_for(unit: str, piece: int) -> None:
+    style = AnswerStyle(stop=("a" * 1000 + "b", "ab" * 500 + "c", "[" * 1000 + "]", "a[" * 512))
+    assert grows_linearly(style, "", unit, piece)
+
+
 SIZE = 200_000
 LOOPS = 1.5 * SIZE / 100_000
 PIECES = (8, 64, SIZE)
@@ -122,7 +130,7 @@ LIST = ARGUMENTS + "["
 WHOLE = '{"name":"f","arguments":{}}'
 
 
-@pytest.mark.parametrize(
+PROVOCATIONS = pytest.mark.parametrize(
     ("prefix", "units"),
     [
         ("", ("<", "</", "a", '"<think>', "<think>", "<think></think>", "<think>a</think>\n")),
@@ -149,9 +157,37 @@ WHOLE = '{"name":"f","arguments":{}}'
         ("<tool_call><function=f>", ("<parameter=q>{a</parameter>", "<parameter=s>1</parameter>")),
     ],
 )
+
+
+@PROVOCATIONS
 def test_nothing_is_dear(prefix: str, units: tuple[str, ...]) -> None:
     style = AnswerStyle(speech=HERMES, tools=TOOLS)
     assert not dear(style, ((prefix, unit) for unit in units))
+
+
+STOPS = ("</s>", "\n\nUser:", "a" * 1000 + "b", '"a":"b"')
+"""Such as requests bring, beginnings of marks, and one that is always nearly met."""
+
+
+def burdened(
+    style: AnswerStyle, inputs: Iterator[tuple[str, str]], piece: int = 8
+) -> list[tuple[str, str]]:
+    """The inputs to whose cost stop strings add half the figure every time they are read."""
+    watched = msgspec.structs.replace(style, stop=STOPS)
+
+    def burden(text: str) -> float:
+        allowed = 0.5 * LOOPS * loop_seconds()
+        added = cpu_seconds(watched, text, piece) - cpu_seconds(style, text, piece)
+        return added / allowed
+
+    texts = {pair: pair[0] + pair[1] * (SIZE // len(pair[1].encode())) for pair in inputs}
+    return [pair for pair, text in texts.items() if all(burden(text) > 1 for _ in range(6))]
+
+
+@PROVOCATIONS
+def test_stop_strings_add_little(prefix: str, units: tuple[str, ...]) -> None:
+    style = AnswerStyle(speech=HERMES, tools=TOOLS)
+    assert not burdened(style, ((prefix, unit) for unit in units))
 
 
 def provocations(dialect: str) -> Iterator[tuple[str, str]]:
@@ -171,6 +207,7 @@ def provocations(dialect: str) -> Iterator[tuple[str, str]]:
 def test_no_dialect_is_dear(dialect: str) -> None:
     style = AnswerStyle(speech=Speech(dialect, "think"), tools=TOOLS)
     assert not dear(style, provocations(dialect))
+    assert not burdened(style, provocations(dialect))
 
 
 def read(

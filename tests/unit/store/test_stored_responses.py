@@ -9,7 +9,8 @@ import pytest
 
 from opta_lmx.core.errors import ErrorKind, LmxError
 from opta_lmx.core.telemetry import NullTelemetry
-from opta_lmx.serving.responses import SCHEMA, ResponseLimits, StoredResponses
+from opta_lmx.serving.response_rows import SCHEMA
+from opta_lmx.serving.responses import ResponseLimits, StoredResponses
 from opta_lmx.store.database import Database
 
 Json = dict[str, Any]

@@ -1,63 +1,50 @@
 """`/admin/models/*` and `/admin/status`: load, unload, download, look."""
 
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import msgspec
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, ConfigDict, ValidationError
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from opta_lmx import __version__
 from opta_lmx.api.body import read_body
 from opta_lmx.api.documents import LOADING, body_docs, error_docs, text_docs
+from opta_lmx.api.fields import WireModel, validated
+from opta_lmx.api.json_body import decode_object
 from opta_lmx.api.streaming import EventStream, StreamWriter
 from opta_lmx.core.clock import Clock
-from opta_lmx.core.errors import invalid
-from opta_lmx.engine.downloads import Download, Downloads
-from opta_lmx.engine.residency import Engine, server_stopping
+from opta_lmx.engine.downloads import Downloads
+from opta_lmx.engine.residency import Engine
 from opta_lmx.serving.service import Serving
 
 _BODY_LIMIT_BYTES = 64 * 1024
 _BODY_TIMEOUT_S = 10.0
 _KEEPALIVE_S = 10.0
-_Body = TypeVar("_Body", bound=BaseModel)
+_Body = TypeVar("_Body", bound=WireModel)
 
 
-class LoadBody(BaseModel):
-    """Body of load and unload: a model, and for load the backend to run it on."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
+class LoadBody(WireModel):
+    """Body of load and unload: a model, and the backend it is to run, or runs, on."""
 
     model: str
-    backend: str | None = None
+    backend: Literal["mlx", "gguf"] | None = None
 
     def ref(self) -> str:
         """The reference `NAME[:BACKEND]`."""
         if self.backend is None:
             return self.model
-        if self.backend not in ("mlx", "gguf"):
-            raise invalid("The backend must be 'mlx' or 'gguf'.", param="backend")
         return f"{self.model}:{self.backend}"
 
 
-class DownloadBody(BaseModel):
+class DownloadBody(WireModel):
     """Body of download: a starter's name, `org/name[@revision]` or `org/name/file.gguf`."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
 
     model: str
 
 
 async def _parse(request: Request, kind: type[_Body]) -> _Body:
     body = await read_body(request, limit=_BODY_LIMIT_BYTES, timeout_s=_BODY_TIMEOUT_S)
-    try:
-        return kind.model_validate(msgspec.json.decode(body))
-    except (msgspec.DecodeError, RecursionError):
-        raise invalid("The body is not valid JSON.", code="invalid_json") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        param = ".".join(str(part) for part in first["loc"])
-        raise invalid(first["msg"], param=param or None) from None
+    return validated(kind, decode_object(body))
 
 
 class AdminModels:
@@ -118,7 +105,7 @@ class AdminModels:
     async def load(self, request: Request) -> Response:
         """Load a model and wait until it serves."""
         body = await _parse(request, LoadBody)
-        self._refuse_draining()
+        self._serving.refuse_draining()
         runtime = await self._engine.load(body.ref())
         ready = runtime.ready
         return JSONResponse(
@@ -141,25 +128,20 @@ class AdminModels:
     async def download(self, request: Request) -> Response:
         """Start a download, or join the one under way; answers at once."""
         body = await _parse(request, DownloadBody)
-        self._refuse_draining()
-        return JSONResponse(_render(self._downloads.start(body.model)), status_code=202)
-
-    def _refuse_draining(self) -> None:
-        """What would outlive the server is not begun any more."""
-        if self._serving.draining:
-            raise server_stopping()
+        self._serving.refuse_draining()
+        return JSONResponse(self._downloads.start(body.model).report(), status_code=202)
 
     async def list_downloads(self) -> dict[str, Any]:
         """Downloads of this run of the server."""
-        return {"object": "list", "data": [_render(job) for job in self._downloads.list()]}
+        return {"object": "list", "data": [job.report() for job in self._downloads.list()]}
 
     async def get_download(self, download_id: str) -> dict[str, Any]:
         """One download's progress."""
-        return _render(self._downloads.get(download_id))
+        return self._downloads.get(download_id).report()
 
     async def cancel_download(self, download_id: str) -> dict[str, Any]:
         """Stop a download; what it fetched stays for a later resume."""
-        return _render(self._downloads.cancel(download_id))
+        return self._downloads.cancel(download_id).report()
 
     async def watch_download(self, download_id: str) -> Response:
         """Progress as server-sent events until the download ends."""
@@ -176,7 +158,3 @@ class AdminModels:
             clock=self._clock,
             close=lambda: None,
         )
-
-
-def _render(job: Download) -> dict[str, Any]:
-    return job.report()

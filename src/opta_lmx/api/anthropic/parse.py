@@ -7,6 +7,7 @@ import msgspec
 from opta_lmx.api.anthropic import wire
 from opta_lmx.api.anthropic.blocks import conversation
 from opta_lmx.api.fields import validated
+from opta_lmx.api.tools import check_known, check_some, checked_tools
 from opta_lmx.codec.constraints import check
 from opta_lmx.core.errors import invalid, unsupported
 from opta_lmx.core.types import (
@@ -114,13 +115,7 @@ def _check_budget(body: wire.MessagesRequest) -> None:
 
 
 def _tools(tools: list[wire.Tool]) -> tuple[Tool, ...]:
-    names: set[str] = set()
-    for i, tool in enumerate(tools):
-        if tool.name in names:
-            where = f"tools.{i}.name"
-            raise invalid(f"The name in '{where}' is already taken by another tool.", param=where)
-        names.add(tool.name)
-    return tuple(
+    return checked_tools(
         Tool(tool.name, _description(tool), tool.input_schema, bool(tool.strict)) for tool in tools
     )
 
@@ -135,16 +130,13 @@ def _description(tool: wire.Tool) -> str:
 def _choice(wanted: wire.ToolChoice | None, tools: tuple[Tool, ...]) -> ToolChoice:
     if wanted is None:
         return ToolChoice()
-    if wanted.type in ("any", "tool") and not tools:
-        raise invalid(
-            f"'tool_choice' is '{wanted.type}', but there are no tools.", param="tool_choice"
-        )
+    if wanted.type in ("any", "tool"):
+        check_some(tools, wanted.type)
     if (wanted.name is not None) != (wanted.type == "tool"):
         where = "tool_choice.name"
         raise invalid(f"'{where}' belongs to the type 'tool', and only there.", param=where)
-    if wanted.name is not None and all(tool.name != wanted.name for tool in tools):
-        where = "tool_choice.name"
-        raise invalid(f"'{where}' names no tool of this request.", param=where)
+    if wanted.name is not None:
+        check_known([wanted.name], tools, "tool_choice.name")
     return msgspec.structs.replace(_MODES[wanted.type], name=wanted.name)
 
 

@@ -3,13 +3,12 @@
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
-import msgspec
-
 from opta_lmx.api.anthropic.errors import stream_body
 from opta_lmx.api.anthropic.signatures import signature
 from opta_lmx.api.exchange import Outcome
 from opta_lmx.api.sse import encode, event
 from opta_lmx.api.streaming import EVENT_STREAM
+from opta_lmx.api.tools import arguments_object
 from opta_lmx.codec.deltas import (
     CallArguments,
     CallStart,
@@ -267,20 +266,13 @@ def _call_block(call_id: str, name: str, given: Json) -> Json:
 
 
 def _input(call: ToolCall) -> Json:
-    given = _object(call.arguments)
+    given = arguments_object(call.arguments)
     return {INVALID_JSON: call.arguments} if given is None else given
-
-
-def _object(arguments: str) -> Json | None:
-    try:
-        return msgspec.json.decode(arguments or "{}", type=Json)
-    except msgspec.MsgspecError:
-        return None
 
 
 def _is_cut(arguments: str) -> bool:
     """Only a call that was cut has an input that is no JSON object."""
-    return _object(arguments) is None
+    return arguments_object(arguments) is None
 
 
 def _stop(finish: FinishKind, sequence: str | None, *, cut: bool) -> tuple[StopReason, str | None]:

@@ -6,7 +6,7 @@ what is wrong by position.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Discriminator, Field, StringConstraints, Tag
+from pydantic import Discriminator, Field, StringConstraints, Tag
 
 from opta_lmx.api.fields import (
     MAX_INT32,
@@ -19,7 +19,7 @@ from opta_lmx.api.fields import (
     only,
     text_or_other,
 )
-from opta_lmx.api.values import MAX_STOP_LENGTH, check_object_schema
+from opta_lmx.api.values import ObjectSchema, StopString, ToolName
 
 MAX_TOOLS = 256
 MAX_STOPS = 64
@@ -48,11 +48,9 @@ class Tool(Cacheable):
     """A tool the client runs; tools that Anthropic's servers run are refused."""
 
     type: Literal["custom"] | None = None
-    name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:/-]{1,128}$")]
+    name: ToolName
     description: str | None = None
-    input_schema: Annotated[dict[str, Any], AfterValidator(check_object_schema)] = Field(
-        description="JSON Schema of the input: an object."
-    )
+    input_schema: ObjectSchema = Field(description="JSON Schema of the input: an object.")
     strict: bool | None = Field(
         None, description="Hold the input to the schema while it is generated."
     )
@@ -162,11 +160,7 @@ class MessagesRequest(PromptRequest):
         None, description="Draw from the k likeliest tokens; 0 means all."
     )
     stop_sequences: (
-        Annotated[
-            list[Annotated[str, StringConstraints(min_length=1, max_length=MAX_STOP_LENGTH)]],
-            Field(max_length=MAX_STOPS, fail_fast=True),
-        ]
-        | None
+        Annotated[list[StopString], Field(max_length=MAX_STOPS, fail_fast=True)] | None
     ) = None
     metadata: Metadata | None = None
     service_tier: Literal["auto", "standard_only"] | None = Field(

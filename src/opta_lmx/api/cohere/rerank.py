@@ -16,7 +16,7 @@ from opta_lmx.api.cohere.wire import (
 )
 from opta_lmx.api.documents import inference_docs
 from opta_lmx.api.fields import BodyReader
-from opta_lmx.api.vector_calls import VectorCalls
+from opta_lmx.api.vector_calls import VectorCalls, one_place
 from opta_lmx.core.ids import random_id
 from opta_lmx.serving.reranking import RERANKERS, Ranked, Ranking, rerank
 
@@ -65,7 +65,7 @@ class RerankRoutes:
         reader: BodyReader[RerankCall],
         render: Callable[[Ranking, RerankCall], bytes],
     ) -> Response:
-        ticket, read = await self._vectors.admit(request, reader, RERANKERS)
+        ticket, read = await self._vectors.calls.admit(request, reader, one_place, RERANKERS)
         run = rerank(self._vectors.service, ticket, read.call.request)
 
         async def whole(made: Ranking) -> bytes:

@@ -1,7 +1,6 @@
 """Our models in LM Studio's words."""
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Literal
 
 from opta_lmx.api.lmstudio.wire import (
@@ -16,6 +15,7 @@ from opta_lmx.api.lmstudio.wire import (
     Quantization,
     Reasoning,
 )
+from opta_lmx.api.values import timestamp
 from opta_lmx.engine.downloads import Download
 from opta_lmx.models.matching import bits_of
 from opta_lmx.serving.catalogue import ServedModel
@@ -101,10 +101,10 @@ def job(download: Download) -> Job:
         job_id=download.id,
         downloaded_bytes=report["downloaded_bytes"],
         total_size_bytes=report["total_bytes"],
-        started_at=_iso(download.started_ms),
+        started_at=timestamp(download.started_ms),
     )
     if rendered.status == "completed" and download.ended_ms is not None:
-        rendered.completed_at = _iso(download.ended_ms)
+        rendered.completed_at = timestamp(download.ended_ms)
     return rendered
 
 
@@ -115,11 +115,6 @@ def jobs(downloads: Sequence[Download]) -> Jobs:
     for one in rendered:
         by_status[one.status].append(one)
     return Jobs(**by_status, paused=[])
-
-
-def _iso(time_ms: int) -> str:
-    moment = datetime.fromtimestamp(time_ms / 1000, UTC)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def params_string(parameters: int) -> str | None:

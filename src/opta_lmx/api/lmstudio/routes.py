@@ -22,7 +22,7 @@ from opta_lmx.api.lmstudio.wire import (
     UnloadRequest,
 )
 from opta_lmx.engine.downloads import Downloads
-from opta_lmx.engine.residency import Engine, server_stopping
+from opta_lmx.engine.residency import Engine
 from opta_lmx.serving.catalogue import Catalogue
 
 _LINK = "https://huggingface.co/"
@@ -75,7 +75,7 @@ class LmStudioRoutes:
         """Load a model and wait until it serves; one that is loaded and large enough stays."""
         read = await self._read(request, LoadRequest)
         body = read.call
-        self._refuse_draining()
+        self._calls.serving.refuse_draining()
         runtime = await self._engine.load(body.model, body.context_length)
         ready = await runtime.until_ready()
         loaded = Loaded(
@@ -97,7 +97,7 @@ class LmStudioRoutes:
     async def download(self, request: Request) -> Response:
         """Start a download, or join the one under way; answers at once."""
         read = await self._read(request, DownloadRequest)
-        self._refuse_draining()
+        self._calls.serving.refuse_draining()
         ref = read.call.model.removeprefix(_LINK)
         if any(one.name == ref for one in await self._catalogue.list()):
             return _json(Job("already_downloaded"), read)
@@ -126,11 +126,6 @@ class LmStudioRoutes:
 
         reader = BodyReader(parse, lenient=self._calls.lenient)
         return await self._calls.parse(reader, await self._calls.body(request))
-
-    def _refuse_draining(self) -> None:
-        """What would outlive the server is not begun any more."""
-        if self._calls.serving.draining:
-            raise server_stopping()
 
 
 def _json(answer: msgspec.Struct, read: Read[Any] | None = None) -> Response:

@@ -15,7 +15,7 @@ from opta_lmx.api.ollama.wire import EmbeddingsRequest, EmbedOptions, EmbedReque
 from opta_lmx.api.vector_calls import VectorCalls
 from opta_lmx.core.clock import Clock
 from opta_lmx.core.errors import invalid
-from opta_lmx.serving.embedding import EmbeddingRequest, Vectors
+from opta_lmx.serving.embedding import EMBEDDERS, EmbeddingRequest, Vectors
 from opta_lmx.serving.vectors import numbers
 
 MAX_INPUTS = 2048
@@ -135,7 +135,7 @@ class EmbedRoutes:
         reader: BodyReader[EmbedCall],
         render: Callable[[EmbedCall, Vectors], Awaitable[bytes]],
     ) -> Response:
-        ticket, read = await self._vectors.admit(request, reader, read_head=head)
+        ticket, read = await self._vectors.calls.admit(request, reader, head, EMBEDDERS)
         run = self._vectors.service.run(ticket, read.call.request)
 
         async def whole(made: Vectors) -> bytes:

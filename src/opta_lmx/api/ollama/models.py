@@ -14,8 +14,9 @@ from opta_lmx.api.calls import Calls, ignored_header
 from opta_lmx.api.documents import body_docs, error_docs, text_docs
 from opta_lmx.api.fields import BodyReader, validated
 from opta_lmx.api.ollama.parse import model_of
-from opta_lmx.api.ollama.render import Json, timestamp
+from opta_lmx.api.ollama.render import Json
 from opta_lmx.api.ollama.wire import ShowRequest
+from opta_lmx.api.values import timestamp
 from opta_lmx.core.errors import ErrorKind, LmxError, invalid
 from opta_lmx.models.store import ModelEntry, ModelStore
 from opta_lmx.serving.catalogue import Catalogue, ServedModel

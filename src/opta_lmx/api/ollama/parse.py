@@ -9,6 +9,7 @@ from opta_lmx.api.fields import validated
 from opta_lmx.api.json_body import Head, read_head
 from opta_lmx.api.ollama import wire
 from opta_lmx.api.ollama.messages import messages
+from opta_lmx.api.tools import checked_tools
 from opta_lmx.codec.constraints import check
 from opta_lmx.core.errors import invalid, unsupported
 from opta_lmx.core.types import (
@@ -151,14 +152,11 @@ def _thinking(think: wire.Think | None) -> dict[str, Any]:
 
 
 def _tools(tools: list[wire.Tool]) -> tuple[Tool, ...]:
-    names: set[str] = set()
-    for place, tool in enumerate(tools):
-        if tool.function.name in names:
-            where = f"tools.{place}.function.name"
-            raise invalid(f"The name in '{where}' is already taken by another tool.", param=where)
-        names.add(tool.function.name)
     functions = [tool.function for tool in tools]
-    return tuple(Tool(f.name, f.description or "", f.parameters or {}) for f in functions)
+    return checked_tools(
+        (Tool(f.name, f.description or "", f.parameters or {}) for f in functions),
+        "tools.{}.function.name",
+    )
 
 
 def _no_time(keep_alive: object) -> bool:

@@ -1,9 +1,7 @@
 """Answers in Ollama's shapes: one JSON object a line, or a single one."""
 
-import json
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 
@@ -11,6 +9,9 @@ from opta_lmx.api.exchange import Outcome
 from opta_lmx.api.ollama.errors import stream_line
 from opta_lmx.api.sse import encode
 from opta_lmx.api.streaming import JSON_LINES
+from opta_lmx.api.tokens import token_json
+from opta_lmx.api.tools import arguments_object
+from opta_lmx.api.values import timestamp
 from opta_lmx.codec.deltas import (
     CallArguments,
     CallStart,
@@ -173,11 +174,6 @@ def nothing_said(model: str, shape: Shape, now_ms: int, reason: str) -> bytes:
     return encode({**head, **shape(Said()), "done": True, "done_reason": reason})
 
 
-def timestamp(ms: int) -> str:
-    """RFC 3339 in UTC."""
-    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
-
-
 def nanoseconds(seconds: float) -> int:
     """Ollama's unit of durations."""
     return round(seconds * 1e9)
@@ -187,7 +183,7 @@ def _calls(calls: Sequence[ToolCall], first: int = 0) -> tuple[Json, ...]:
     """Calls with their arguments as objects; one that was cut within them cannot be told."""
     rendered: list[Json] = []
     for call in calls:
-        arguments = _object(call.arguments)
+        arguments = arguments_object(call.arguments)
         if arguments is not None:
             place = first + len(rendered)
             function = {"index": place, "name": call.name, "arguments": arguments}
@@ -195,31 +191,15 @@ def _calls(calls: Sequence[ToolCall], first: int = 0) -> tuple[Json, ...]:
     return tuple(rendered)
 
 
-def _object(text: str) -> Json | None:
-    try:
-        value = json.loads(text or "{}")
-    except ValueError:
-        return None
-    return cast("Json", value) if isinstance(value, dict) else None
-
-
 def _logprobs(tokens: Sequence[TokenEvent]) -> list[Json]:
     return [
         {
-            **_token(token.piece, token.logprob),
+            **token_json(token.piece, token.logprob),
             **(
-                {"top_logprobs": [_token(one.piece, one.logprob) for one in token.top]}
+                {"top_logprobs": [token_json(one.piece, one.logprob) for one in token.top]}
                 if token.top
                 else {}
             ),
         }
         for token in tokens
     ]
-
-
-def _token(piece: bytes, logprob: float | None) -> Json:
-    return {
-        "token": piece.decode("utf-8", "replace"),
-        "logprob": -9999.0 if logprob is None else logprob,
-        "bytes": [*piece],
-    }

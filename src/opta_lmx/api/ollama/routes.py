@@ -24,7 +24,7 @@ from opta_lmx.api.ollama.wire import ChatRequest, GenerateRequest
 from opta_lmx.api.streaming import JSON_LINES
 from opta_lmx.core.errors import ErrorKind, LmxError, unsupported
 from opta_lmx.core.types import Accepted, Usage
-from opta_lmx.engine.residency import Engine, server_stopping
+from opta_lmx.engine.residency import Engine
 from opta_lmx.engine.runtime import ModelRuntime
 from opta_lmx.serving.answering import AnswerEvent, Answering
 
@@ -98,8 +98,7 @@ class GenerationRoutes:
         if call.unload:
             await self._unload(model)
         else:
-            if self._calls.serving.draining:
-                raise server_stopping()
+            self._calls.serving.refuse_draining()
             _check_window(await self._engine.load(model), call.window or 0)
         now = self._calls.clock.now_ms()
         answer = nothing_said(call.name, shape, now, "unload" if call.unload else "load")

@@ -16,7 +16,7 @@ from opta_lmx.api.fields import (
     WireModel,
     only,
 )
-from opta_lmx.api.values import MAX_STOP_LENGTH, as_list, check_object_schema
+from opta_lmx.api.values import ObjectSchema, StopString, ToolName, as_list
 
 MAX_TOOLS = 128
 MAX_STOPS = 16
@@ -51,7 +51,7 @@ Format = Annotated[
 ]
 Think = bool | Literal["low", "medium", "high", "max"]
 _Stops = Annotated[
-    list[Annotated[str, StringConstraints(min_length=1, max_length=MAX_STOP_LENGTH)]],
+    list[StopString],
     Field(max_length=MAX_STOPS, fail_fast=True),
     BeforeValidator(as_list, json_schema_input_type=str | list[str]),
 ]
@@ -173,9 +173,9 @@ class Message(WireModel):
 class Function(WireModel):
     """A function the model may call."""
 
-    name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:/-]{1,128}$")]
+    name: ToolName
     description: str | None = None
-    parameters: Annotated[dict[str, Any], AfterValidator(check_object_schema)] | None = None
+    parameters: ObjectSchema | None = None
 
 
 class Tool(WireModel):

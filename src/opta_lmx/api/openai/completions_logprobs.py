@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from opta_lmx.api.openai.logprobs import UNKNOWN_LOGPROB
+from opta_lmx.api.tokens import told_logprob
 from opta_lmx.core.types import TokenEvent
 
 
@@ -41,20 +41,16 @@ class LogprobWriter:
             self._offset += len(self._decoder.decode(token.piece))
         return TextLogprobs(
             tokens=[_text(token.piece) for token in tokens],
-            token_logprobs=[_logprob(token) for token in tokens],
+            token_logprobs=[told_logprob(token.logprob) for token in tokens],
             top_logprobs=[_likeliest(token) for token in tokens] if self._alternatives else None,
             text_offset=offsets,
         )
 
 
-def _logprob(token: TokenEvent) -> float:
-    return UNKNOWN_LOGPROB if token.logprob is None else token.logprob
-
-
 def _likeliest(token: TokenEvent) -> dict[str, float]:
     """The alternatives, and the token itself where it is not among them."""
     found = {_text(one.piece): one.logprob for one in token.top or ()}
-    found.setdefault(_text(token.piece), _logprob(token))
+    found.setdefault(_text(token.piece), told_logprob(token.logprob))
     return found
 
 

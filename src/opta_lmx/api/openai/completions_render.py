@@ -9,9 +9,10 @@ from opta_lmx.api.exchange import Choice, Outcome
 from opta_lmx.api.openai.completions_logprobs import LogprobWriter, TextLogprobs
 from opta_lmx.api.openai.completions_parse import CompletionCall
 from opta_lmx.api.openai.errors import stream_body
-from opta_lmx.api.openai.render import DONE, ChatUsage, chat_usage
+from opta_lmx.api.openai.render import DONE
 from opta_lmx.api.sse import encode
 from opta_lmx.api.streaming import EVENT_STREAM
+from opta_lmx.api.tokens import Json, usage_json
 from opta_lmx.codec.deltas import TextDelta
 from opta_lmx.core.errors import LmxError
 from opta_lmx.core.types import Accepted, TokenEvent, Usage
@@ -32,7 +33,7 @@ class _Completion(msgspec.Struct, omit_defaults=True):
     model: str
     choices: list[_Choice]
     system_fingerprint: str | None = None
-    usage: ChatUsage | None = None
+    usage: Json | None = None
 
 
 class CompletionRendering:
@@ -99,13 +100,13 @@ class CompletionRendering:
             return None
         return self._logprobs[index].write(tokens)
 
-    def _chunk(self, choices: list[_Choice], usage: ChatUsage | None = None) -> bytes:
+    def _chunk(self, choices: list[_Choice], usage: Json | None = None) -> bytes:
         whole = msgspec.structs.replace(self._frame, choices=choices, usage=usage)
         return b"data: " + encode(whole) + b"\n\n"
 
     def finished(self, usage: Usage) -> bytes:
         """The counts, if asked for, and the end of the stream."""
-        counts = self._chunk([], chat_usage(usage)) if self._call.include_usage else b""
+        counts = self._chunk([], usage_json(usage)) if self._call.include_usage else b""
         return counts + DONE
 
     def failed(self, error: LmxError) -> bytes:
@@ -114,15 +115,15 @@ class CompletionRendering:
 
     def whole(self, outcome: Outcome) -> bytes:
         """The plain answer: of each prompt's answers the `n` best, where more were made."""
+        made, each = [*enumerate(outcome.choices)], self._call.each
         chosen: list[tuple[int, Choice]] = []
-        for first in range(0, len(outcome.choices), self._call.each):
-            made = [*enumerate(outcome.choices)][first : first + self._call.each]
-            chosen += _best(made, self._call.n)
+        for first in range(0, len(made), each):
+            chosen += _best(made[first : first + each], self._call.n)
         answer = msgspec.structs.replace(
             self._frame,
             choices=[self._choice(i, place, one) for i, (place, one) in enumerate(chosen)],
             system_fingerprint=outcome.accepted.fingerprint,
-            usage=chat_usage(outcome.usage),
+            usage=usage_json(outcome.usage),
         )
         return msgspec.json.encode(answer)
 

@@ -11,9 +11,9 @@ from starlette.responses import Response
 
 from opta_lmx.api.documents import inference_docs
 from opta_lmx.api.fields import MAX_INT32, BodyReader, ModelName, Positive, WireModel, validated
-from opta_lmx.api.vector_calls import VectorCalls
+from opta_lmx.api.vector_calls import VectorCalls, one_place
 from opta_lmx.core.errors import LmxError, invalid
-from opta_lmx.serving.embedding import EmbeddingRequest, Vectors
+from opta_lmx.serving.embedding import EMBEDDERS, EmbeddingRequest, Vectors
 from opta_lmx.serving.vectors import numbers
 
 MAX_INPUTS = 2048
@@ -27,6 +27,7 @@ _INPUT: dict[str, Any] = {
         {"type": "array", "items": _TOKENS, "minItems": 1, "maxItems": MAX_INPUTS},
     ]
 }
+_LISTED = "input.{}".format
 _encode = msgspec.json.Encoder().encode
 
 
@@ -84,15 +85,11 @@ def parse_inputs(
     if len(items) > MAX_INPUTS:
         raise _bad("input", f"it should hold at most {MAX_INPUTS} inputs")
     parse = _text if isinstance(items[0], str) else _ids
-    return tuple(parse(item, f"input.{place}") for place, item in enumerate(items)), _listed
+    return tuple(parse(item, f"input.{place}") for place, item in enumerate(items)), _LISTED
 
 
 def _alone(_: int) -> str:
     return "input"
-
-
-def _listed(place: int) -> str:
-    return f"input.{place}"
 
 
 def _text(value: object, param: str) -> str:
@@ -140,7 +137,7 @@ class EmbeddingsRoute:
 
     async def create(self, request: Request) -> Response:
         """Create embeddings."""
-        ticket, read = await self._vectors.admit(request, self._read)
+        ticket, read = await self._vectors.calls.admit(request, self._read, one_place, EMBEDDERS)
         call = read.call
         run = self._vectors.service.run(ticket, call.request)
 

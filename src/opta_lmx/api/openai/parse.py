@@ -7,7 +7,8 @@ import msgspec
 from opta_lmx.api.fields import validated
 from opta_lmx.api.openai import wire
 from opta_lmx.api.openai.generation import DEFAULT_MAX_CHOICES, sampling, wants_usage
-from opta_lmx.api.values import bias_pairs
+from opta_lmx.api.tools import check_known, check_some, checked_tools
+from opta_lmx.api.values import bias_pairs, effort_kwargs
 from opta_lmx.codec.constraints import check
 from opta_lmx.codec.normalise import normalise
 from opta_lmx.core.errors import invalid
@@ -87,37 +88,29 @@ def _request(chat: wire.ChatCompletionRequest) -> GenerationRequest:
 
 
 def _tools(tools: list[wire.Tool]) -> tuple[Tool, ...]:
-    names: set[str] = set()
-    for i, tool in enumerate(tools):
-        if tool.function.name in names:
-            where = f"tools.{i}.function.name"
-            raise invalid(f"The name in '{where}' is already taken by another tool.", param=where)
-        names.add(tool.function.name)
     functions = [tool.function for tool in tools]
-    return tuple(
-        Tool(f.name, f.description or "", f.parameters or {}, bool(f.strict)) for f in functions
+    return checked_tools(
+        (Tool(f.name, f.description or "", f.parameters or {}, bool(f.strict)) for f in functions),
+        "tools.{}.function.name",
     )
 
 
 def _choice(
-    wanted: str | wire.ToolChoiceObject | None, tools: tuple[Tool, ...]
+    wanted: wire.ToolChoice | None, tools: tuple[Tool, ...]
 ) -> tuple[ToolChoice, tuple[Tool, ...]]:
     """The choice, and the tools it leaves."""
     if wanted is None:
         return ToolChoice(), tools
     if isinstance(wanted, str):
-        mode = msgspec.convert({"mode": wanted}, ToolChoice)
-        if mode.mode == "required" and not tools:
-            raise invalid(
-                "'tool_choice' is 'required', but there are no tools.", param="tool_choice"
-            )
-        return mode, tools
+        if wanted == "required":
+            check_some(tools, wanted)
+        return ToolChoice(wanted), tools
     if wanted.type == "allowed_tools":
         return _allowed(wanted, tools)
     if wanted.function is None:
         raise invalid("'tool_choice.function' is missing.", param="tool_choice.function")
     name = wanted.function.name
-    _known([name], tools, "tool_choice.function.name")
+    check_known([name], tools, "tool_choice.function.name")
     return ToolChoice("required", name), tools
 
 
@@ -127,15 +120,9 @@ def _allowed(
     if wanted.allowed_tools is None:
         raise invalid("'tool_choice.allowed_tools' is missing.", param="tool_choice.allowed_tools")
     names = [tool.function.name for tool in wanted.allowed_tools.tools]
-    _known(names, tools, "tool_choice.allowed_tools.tools")
+    check_known(names, tools, "tool_choice.allowed_tools.tools")
     left = tuple(tool for tool in tools if tool.name in names)
     return ToolChoice(wanted.allowed_tools.mode), left
-
-
-def _known(names: list[str], tools: tuple[Tool, ...], param: str) -> None:
-    for name in names:
-        if all(tool.name != name for tool in tools):
-            raise invalid(f"'{param}' names no tool of this request.", param=param)
 
 
 def _output(wanted: wire.ResponseFormat | None) -> JsonOutput | None:
@@ -150,12 +137,7 @@ def _output(wanted: wire.ResponseFormat | None) -> JsonOutput | None:
 
 
 def _template_kwargs(chat: wire.ChatCompletionRequest) -> dict[str, Any]:
-    kwargs: dict[str, Any] = {}
-    effort = chat.reasoning_effort or (chat.reasoning and chat.reasoning.effort)
-    if effort is not None:
-        kwargs["reasoning_effort"] = effort
-        if effort in ("none", "minimal"):
-            kwargs["enable_thinking"] = False
+    kwargs = effort_kwargs(chat.reasoning_effort or (chat.reasoning and chat.reasoning.effort))
     if chat.thinking is not None:
         kwargs["enable_thinking"] = chat.thinking.type == "enabled"
     return {**kwargs, **(chat.chat_template_kwargs or {})}

@@ -7,9 +7,9 @@ import msgspec
 
 from opta_lmx.api.exchange import Choice, Outcome
 from opta_lmx.api.openai.errors import stream_body
-from opta_lmx.api.openai.logprobs import TokenLogprob, token_logprobs
 from opta_lmx.api.sse import encode
 from opta_lmx.api.streaming import EVENT_STREAM
+from opta_lmx.api.tokens import Json, token_logprobs, usage_json
 from opta_lmx.codec.deltas import CallArguments, CallStart, ReasoningDelta, TextDelta
 from opta_lmx.core.errors import LmxError
 from opta_lmx.core.types import Accepted, TokenEvent, ToolCall, Usage
@@ -31,24 +31,6 @@ class _ToolCall(msgspec.Struct):
     type: Literal["function"] = "function"
 
 
-class _PromptDetails(msgspec.Struct):
-    cached_tokens: int
-
-
-class _CompletionDetails(msgspec.Struct):
-    reasoning_tokens: int
-
-
-class ChatUsage(msgspec.Struct):
-    """Token counts in OpenAI's shape."""
-
-    prompt_tokens: int
-    completion_tokens: int
-    total_tokens: int
-    prompt_tokens_details: _PromptDetails
-    completion_tokens_details: _CompletionDetails
-
-
 class _AssistantMessage(msgspec.Struct, omit_defaults=True):
     role: str
     content: str | None
@@ -58,7 +40,7 @@ class _AssistantMessage(msgspec.Struct, omit_defaults=True):
 
 
 class _Logprobs(msgspec.Struct):
-    content: list[TokenLogprob]
+    content: list[Json]
     refusal: None = None
 
 
@@ -75,7 +57,7 @@ class _Completion(msgspec.Struct, omit_defaults=True):
     created: int
     model: str
     choices: list[_Choice]
-    usage: ChatUsage
+    usage: Json
     system_fingerprint: str | None = None
 
 
@@ -163,7 +145,7 @@ class ChatRendering:
         """The counts, if asked for, and the end of the stream."""
         if not self._include_usage:
             return DONE
-        counts = _ENCODER.encode(chat_usage(usage))
+        counts = _ENCODER.encode(usage_json(usage))
         return self._head + b'],"usage":' + counts + b"}\n\n" + DONE
 
     def failed(self, error: LmxError) -> bytes:
@@ -178,21 +160,10 @@ class ChatRendering:
             created=self._base["created"],
             model=self._base["model"],
             choices=[_choice(i, choice) for i, choice in enumerate(outcome.choices)],
-            usage=chat_usage(outcome.usage),
+            usage=usage_json(outcome.usage),
             system_fingerprint=outcome.accepted.fingerprint,
         )
         return _ENCODER.encode(answer)
-
-
-def chat_usage(usage: Usage) -> ChatUsage:
-    """Exact counts in OpenAI's shape."""
-    return ChatUsage(
-        usage.prompt_tokens,
-        usage.completion_tokens,
-        usage.prompt_tokens + usage.completion_tokens,
-        _PromptDetails(usage.cached_tokens),
-        _CompletionDetails(usage.reasoning_tokens),
-    )
 
 
 def _calls(call: dict[str, Any]) -> bytes:

@@ -5,11 +5,18 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Discriminator, Field, StringConstraints, Tag
+from pydantic import Discriminator, Field, StringConstraints, Tag
 
 from opta_lmx.api.fields import OTHER, TEXT, Positive, WireModel, only, text_or_other
 from opta_lmx.api.openai.generation import GenerationFields
-from opta_lmx.api.values import Labels, TemplateKwargs, check_object_schema
+from opta_lmx.api.values import (
+    CacheRetention,
+    Effort,
+    Labels,
+    ObjectSchema,
+    TemplateKwargs,
+    ToolName,
+)
 
 MAX_TOOLS = 128
 
@@ -19,9 +26,9 @@ _Included = Annotated[str, only("reasoning.encrypted_content")]
 class Function(WireModel):
     """A function the model may call."""
 
-    name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:/-]{1,128}$")]
+    name: ToolName
     description: str | None = None
-    parameters: Annotated[dict[str, Any], AfterValidator(check_object_schema)] | None = Field(
+    parameters: ObjectSchema | None = Field(
         None, description="JSON Schema of the arguments: an object. Absent: no arguments."
     )
     strict: bool | None = Field(
@@ -95,9 +102,6 @@ class Thinking(WireModel):
     type: Literal["enabled", "disabled"]
 
 
-Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
-
-
 class Reasoning(WireModel):
     """The Responses API's switch, which some clients send to chat as well."""
 
@@ -151,7 +155,7 @@ class ChatCompletionRequest(GenerationFields):
     prompt_cache_key: Annotated[str, StringConstraints(max_length=64)] | None = Field(
         None, description="Groups the requests of one session, so their shared prefix is kept."
     )
-    prompt_cache_retention: Literal["in_memory", "in-memory", "24h"] | None = Field(
+    prompt_cache_retention: CacheRetention | None = Field(
         None, description="A hint: prefixes are kept as long as there is room, whichever is said."
     )
     metadata: Labels | None = Field(

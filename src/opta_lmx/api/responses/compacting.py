@@ -7,8 +7,7 @@ import msgspec
 
 from opta_lmx.api.fields import validated
 from opta_lmx.api.responses import sealed, wire
-from opta_lmx.api.responses.items import read_items
-from opta_lmx.api.responses.parse import Draft
+from opta_lmx.api.responses.parse import Draft, aside
 from opta_lmx.api.responses.resource import usage_of
 from opta_lmx.api.responses.turns import to_messages
 from opta_lmx.codec.deltas import TextDelta
@@ -33,12 +32,8 @@ _ASK = (
 def parse_compact(fields: Json) -> Draft:
     """Read the body of a compaction. Raises as `parse.parse_create`."""
     body = validated(wire.CompactResponse, fields)
-    names = ("model", "instructions", "previous_response_id", "prompt_cache_key")
-    asked = wire.CreateResponse.model_validate(
-        {"store": False, **{name: getattr(body, name) for name in names}}
-    )
     request = GenerationRequest(body.model, Prompt(), cache_key=body.prompt_cache_key or None)
-    return Draft(asked, read_items(body.input), request)
+    return aside(body, request)
 
 
 def summarising(request: GenerationRequest) -> GenerationRequest:

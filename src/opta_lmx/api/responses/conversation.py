@@ -5,12 +5,14 @@ from typing import Any
 
 import msgspec
 
+from opta_lmx.api.calls import with_session
 from opta_lmx.api.responses.items import REFERENCE
 from opta_lmx.api.responses.making import Wanted
 from opta_lmx.api.responses.parse import Draft
 from opta_lmx.api.responses.turns import to_messages
 from opta_lmx.core.errors import ErrorKind, LmxError, invalid
 from opta_lmx.serving.responses import StoredResponses
+from opta_lmx.serving.service import Ticket
 
 Json = dict[str, Any]
 MAX_REFERENCES = 1000
@@ -28,11 +30,19 @@ Remembered = Mapping[str, Conversation]
 """Conversations of one connection by the id of their last response."""
 
 
-async def complete(draft: Draft, store: StoredResponses, remembered: Remembered) -> Wanted:
-    """Find everything a request refers to.
+async def complete(
+    draft: Draft,
+    ticket: Ticket,
+    headers: Mapping[str, str],
+    store: StoredResponses,
+    remembered: Remembered | None = None,
+) -> Wanted:
+    """Find everything a request refers to; its place in line is given back if that fails.
 
     Args:
         draft: the request.
+        ticket: its place in the model's line.
+        headers: those of HTTP, which may name the session.
         store: where responses are kept.
         remembered: looked in first.
 
@@ -40,12 +50,17 @@ async def complete(draft: Draft, store: StoredResponses, remembered: Remembered)
         LmxError: INVALID_REQUEST `previous_response_not_found`, NOT_FOUND `item_not_found`,
             UNAVAILABLE `store_unavailable` where the store is needed and cannot be used.
     """
-    if draft.stores:
-        store.check()
-    history = await _history(draft.body.previous_response_id, store, remembered)
-    items = await _resolved(draft.items, history, store)
-    messages = to_messages(draft.body.instructions, [*history, *items])
-    return Wanted(draft, history, items, draft.with_messages(messages))
+    try:
+        if draft.stores:
+            store.check()
+        history = await _history(draft.body.previous_response_id, store, remembered or {})
+        items = await _resolved(draft.items, history, store)
+        messages = to_messages(draft.body.instructions, [*history, *items])
+        request = with_session(draft.with_messages(messages), headers)
+    except BaseException:  # whatever it is, the place in the line must not be lost
+        ticket.give_back()
+        raise
+    return Wanted(draft, history, items, request)
 
 
 async def _history(

@@ -65,7 +65,7 @@ def _message(fields: Json, at: str) -> Json:
         raise invalid(f"'{at}.content' is missing.", param=f"{at}.content")
     content = _content(fields["content"], role, f"{at}.content")
     kept = _kept_message(role, content, _id(fields, "msg_", at))
-    _status(fields, at)
+    kept["status"] = _status(fields, at)
     phase = fields.get("phase")
     if phase is not None:
         kept["phase"] = _one_of(phase, _PHASES, f"{at}.phase")

@@ -34,7 +34,7 @@ class Jobs:
         self._known.add(response_id)
         try:
             await making.keep()
-        except (LmxError, asyncio.CancelledError):
+        except BaseException:
             self._known.discard(response_id)
             raise
         task = asyncio.ensure_future(self._work(making))

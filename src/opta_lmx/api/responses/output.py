@@ -4,13 +4,11 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from opta_lmx.api.responses import sealed
+from opta_lmx.api.tokens import token_logprobs
 from opta_lmx.core.ids import random_id
 from opta_lmx.core.types import TokenEvent
 
 Json = dict[str, Any]
-
-UNKNOWN_LOGPROB = -9999.0
-"""OpenAI's word for a token so unlikely, or so placed, that no number was measured."""
 
 
 class OpenItem(Protocol):
@@ -51,7 +49,7 @@ class MessageItem:
 
     def more(self, text: str, tokens: Sequence[TokenEvent]) -> Json:
         """More text, with the log-probabilities of its tokens."""
-        entries = [_logprob(token) for token in tokens]
+        entries = token_logprobs(tokens)
         self._texts.append(text)
         self._logprobs += entries
         return self._event("response.output_text.delta", delta=text, logprobs=entries)
@@ -198,13 +196,3 @@ def _done(item: Json) -> Json:
 
 def _summary(text: str) -> Json:
     return {"type": "summary_text", "text": text}
-
-
-def _logprob(token: TokenEvent) -> Json:
-    logprob = UNKNOWN_LOGPROB if token.logprob is None else token.logprob
-    top = [_probability(one.piece, one.logprob) for one in token.top or ()]
-    return {**_probability(token.piece, logprob), "top_logprobs": top}
-
-
-def _probability(piece: bytes, logprob: float) -> Json:
-    return {"token": piece.decode("utf-8", "replace"), "logprob": logprob, "bytes": [*piece]}

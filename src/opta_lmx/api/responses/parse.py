@@ -7,6 +7,8 @@ import msgspec
 from opta_lmx.api.fields import WireModel, validated
 from opta_lmx.api.responses import wire
 from opta_lmx.api.responses.items import read_items
+from opta_lmx.api.tools import check_known, check_some, checked_tools
+from opta_lmx.api.values import effort_kwargs
 from opta_lmx.codec.constraints import check
 from opta_lmx.core.errors import invalid, unsupported
 from opta_lmx.core.types import (
@@ -74,21 +76,34 @@ def parse_create(fields: Json) -> Draft:
 
 def parse_count(fields: Json) -> Draft:
     """Read the body of a count of input tokens. Raises as `parse_create`."""
-    count = validated(wire.CountTokens, fields)
-    body = wire.CreateResponse.model_validate(
-        {"store": False, **count.model_dump(by_alias=True, exclude={"personality"})}
-    )
-    return Draft(body, read_items(body.input), _request(body))
+    body = validated(wire.CountTokens, fields)
+    return aside(body, _request(body))
+
+
+def aside(body: wire.Asked, request: GenerationRequest) -> Draft:
+    """The draft of a call that is about a conversation, but no turn of it.
+
+    Args:
+        body: what was asked.
+        request: what that means, without messages.
+
+    Raises:
+        LmxError: as `items.read_items`.
+    """
+    same = wire.CreateResponse.model_fields.keys() & type(body).model_fields.keys()
+    said = {name: getattr(body, name) for name in same}
+    asked = wire.CreateResponse.model_validate({**said, "store": False})
+    return Draft(asked, read_items(body.input), request)
 
 
 def _request(body: wire.Conversing) -> GenerationRequest:
     tools = _tools(body.tools or [])
-    choice, offered = _choice(read_choice(body), tools)
+    choice, offered = _choice(body.tool_choice, tools)
     request = GenerationRequest(
         model=body.model,
         prompt=Prompt(
             tools=() if choice.mode == "none" else offered,
-            template_kwargs=_template_kwargs(body.reasoning),
+            template_kwargs=effort_kwargs(body.reasoning and body.reasoning.effort),
         ),
         cache_key=body.prompt_cache_key or None,
         output=_output(body.text),
@@ -106,13 +121,7 @@ def _top_logprobs(body: wire.CreateResponse) -> int | None:
 
 
 def _tools(tools: list[wire.FunctionTool]) -> tuple[Tool, ...]:
-    names: set[str] = set()
-    for i, tool in enumerate(tools):
-        if tool.name in names:
-            where = f"tools.{i}.name"
-            raise invalid(f"The name in '{where}' is already taken by another tool.", param=where)
-        names.add(tool.name)
-    return tuple(
+    return checked_tools(
         Tool(tool.name, tool.description or "", tool.parameters or {}, is_strict(tool))
         for tool in tools
     )
@@ -153,43 +162,24 @@ def _closes(node: dict[str, object]) -> bool:
     return node.get("additionalProperties") is False and whole and names == {*said}
 
 
-def read_choice(body: wire.Conversing) -> str | wire.ToolChoice | None:
-    """What a request says about tools. Raises INVALID_REQUEST or UNSUPPORTED_PARAMETER."""
-    wanted: object = body.tool_choice
-    if wanted is None or (isinstance(wanted, str) and wanted in ("none", "auto", "required")):
-        return wanted
-    if isinstance(wanted, dict):
-        return validated(wire.ToolChoice, cast("Json", wanted), "tool_choice.")
-    raise invalid(
-        "'tool_choice' must be 'none', 'auto', 'required' or an object.", param="tool_choice"
-    )
-
-
 def _choice(
-    wanted: str | wire.ToolChoice | None, tools: tuple[Tool, ...]
+    wanted: wire.ToolChoice | None, tools: tuple[Tool, ...]
 ) -> tuple[ToolChoice, tuple[Tool, ...]]:
     """The choice, and the tools it leaves."""
     if wanted is None:
         return ToolChoice(), tools
     if isinstance(wanted, str):
-        if wanted == "required" and not tools:
-            message = "'tool_choice' is 'required', but there are no tools."
-            raise invalid(message, param="tool_choice")
-        return msgspec.convert({"mode": wanted}, ToolChoice), tools
+        if wanted == "required":
+            check_some(tools, wanted)
+        return ToolChoice(wanted), tools
     _only_said(wanted, _CHOICE_FIELDS[wanted.type], "tool_choice")
     if wanted.type == "allowed_tools":
         names = [tool.name for tool in wanted.tools or ()]
-        _known(names, tools, "tool_choice.tools")
+        check_known(names, tools, "tool_choice.tools")
         left = tuple(tool for tool in tools if tool.name in names)
         return ToolChoice(wanted.mode or "auto"), left
-    _known([wanted.name or ""], tools, "tool_choice.name")
+    check_known([wanted.name or ""], tools, "tool_choice.name")
     return ToolChoice("required", wanted.name), tools
-
-
-def _known(names: list[str], tools: tuple[Tool, ...], param: str) -> None:
-    known = {tool.name for tool in tools}
-    if not names or not known.issuperset(names):
-        raise invalid(f"'{param}' names no tool of this request.", param=param)
 
 
 def _output(text: wire.Text | None) -> JsonOutput | None:
@@ -211,11 +201,3 @@ def _only_said(wanted: WireModel, names: tuple[str, ...], at: str) -> None:
     for name, value in wanted.model_dump(by_alias=True).items():
         if value is not None and name not in names:
             raise unsupported(f"'{at}.{name}' has no meaning with this type.", f"{at}.{name}")
-
-
-def _template_kwargs(reasoning: wire.Reasoning | None) -> dict[str, Any]:
-    effort = None if reasoning is None else reasoning.effort
-    if effort is None:
-        return {}
-    off = {"enable_thinking": False} if effort in ("none", "minimal") else {}
-    return {"reasoning_effort": effort, **off}

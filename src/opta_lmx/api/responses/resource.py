@@ -3,7 +3,7 @@
 from typing import Any
 
 from opta_lmx.api.responses import wire
-from opta_lmx.api.responses.parse import Draft, is_strict, read_choice
+from opta_lmx.api.responses.parse import Draft, is_strict
 from opta_lmx.core.types import DEFAULT_SAMPLING, SamplingParams, Usage
 
 Json = dict[str, Any]
@@ -31,7 +31,7 @@ def blank(draft: Draft, response_id: str, created_s: int) -> Json:
         "output": [],
         "error": None,
         "tools": [_tool(tool) for tool in body.tools or ()],
-        "tool_choice": _choice(read_choice(body)),
+        "tool_choice": _choice(body.tool_choice),
         "truncation": body.truncation or "disabled",
         "parallel_tool_calls": body.parallel_tool_calls is not False,
         "text": {"format": _format(body.text), "verbosity": "medium"},
@@ -72,7 +72,7 @@ def _tool(tool: wire.FunctionTool) -> Json:
     }
 
 
-def _choice(choice: str | wire.ToolChoice | None) -> str | Json:
+def _choice(choice: wire.ToolChoice | None) -> str | Json:
     if choice is None or isinstance(choice, str):
         return choice or "auto"
     if choice.type == "function":

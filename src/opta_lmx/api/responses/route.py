@@ -7,7 +7,7 @@ import msgspec
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
-from opta_lmx.api.calls import Calls, ignored_header, with_session
+from opta_lmx.api.calls import Calls, ignored_header
 from opta_lmx.api.documents import error_docs, inference_docs
 from opta_lmx.api.fields import BodyReader
 from opta_lmx.api.responses import wire
@@ -24,12 +24,21 @@ from opta_lmx.core.ids import uuid7
 from opta_lmx.core.telemetry import Telemetry
 from opta_lmx.serving.answering import Answering
 from opta_lmx.serving.responses import RUNNING, StoredResponses
-from opta_lmx.serving.service import Ticket
 
 Json = dict[str, Any]
 
 _SWEEP_S = 600.0
 _JSON = "application/json"
+
+
+class _State(msgspec.Struct):
+    """What a stored response says of its making."""
+
+    status: str
+    background: bool
+
+
+_state = msgspec.json.Decoder(_State)
 
 
 class ResponsesRoute:
@@ -82,7 +91,8 @@ class ResponsesRoute:
     async def create(self, request: Request) -> Response:
         """Create a response."""
         ticket, read = await self._calls.admit(request, self._read)
-        making = await self._begin(ticket, read.call, request)
+        wanted = await complete(read.call, ticket, request.headers, self._store)
+        making = Making(wanted, ticket, self._ports)
         headers = ignored_header(read)
         if read.call.stores:
             self._tidy()
@@ -95,16 +105,6 @@ class ResponsesRoute:
 
             return PlainAnswer(plain, close=making.close, headers=headers)
         return self._streamed(making, headers)
-
-    async def _begin(self, ticket: Ticket, draft: Draft, request: Request) -> Making:
-        """Find what the request refers to; its place in line is given back if that fails."""
-        try:
-            wanted = await complete(draft, self._store, {})
-        except (LmxError, asyncio.CancelledError):
-            ticket.give_back()
-            raise
-        session = with_session(wanted.request, request.headers)
-        return Making(msgspec.structs.replace(wanted, request=session), ticket, self._ports)
 
     def _streamed(self, making: Making, headers: dict[str, str]) -> Response:
         async def produce(writer: StreamWriter) -> None:
@@ -127,7 +127,7 @@ class ResponsesRoute:
         queued = encode(making.response)
         try:
             await self._jobs.start(making)
-        except (LmxError, asyncio.CancelledError):
+        except BaseException:  # whatever it is, the place in the line must not be lost
             making.close()
             raise
         return Response(queued, headers=headers, media_type=_JSON)
@@ -144,7 +144,7 @@ class ResponsesRoute:
         asked = {"stream": stream, "include": include, "include_obfuscation": include_obfuscation}
         _refuse({**asked, "starting_after": starting_after is not None})
         body = await self._store.get(response_id)
-        if not self._jobs.runs(response_id) and _status(body) in RUNNING:
+        if not self._jobs.runs(response_id) and _state.decode(body).status in RUNNING:
             await self._jobs.mend()
             body = await self._store.get(response_id)
         return Response(body, media_type=_JSON)
@@ -158,7 +158,7 @@ class ResponsesRoute:
     async def cancel(self, response_id: str) -> Response:
         """Stop making a response in the background; one that has ended stays as it is."""
         body = await self._store.get(response_id)
-        if not msgspec.json.decode(body)["background"]:
+        if not _state.decode(body).background:
             raise not_in_background()
         await self._jobs.cancel(response_id)
         return Response(await self._store.get(response_id), media_type=_JSON)
@@ -214,14 +214,9 @@ class ResponsesRoute:
     ) -> tuple[Answering, Wanted, dict[str, str]]:
         """Admit a call that is about a conversation but no turn of it."""
         ticket, read = await self._calls.admit(request, reader)
-        try:
-            wanted = await complete(read.call, self._store, {})
-        except (LmxError, asyncio.CancelledError):
-            ticket.give_back()
-            raise
-        asked = with_session(wanted.request, request.headers)
-        answering = self._calls.serving.run(ticket, summarising(asked) if compacting else asked)
-        return answering, wanted, ignored_header(read)
+        wanted = await complete(read.call, ticket, request.headers, self._store)
+        asked = summarising(wanted.request) if compacting else wanted.request
+        return self._calls.serving.run(ticket, asked), wanted, ignored_header(read)
 
     def _tidy(self) -> None:
         """Now and then, beside other work: remove what expired, mend what was interrupted."""
@@ -240,10 +235,6 @@ class ResponsesRoute:
             await self._store.sweep()
         except LmxError as error:
             self._telemetry.log("warning", "stored responses not tidied", code=error.code)
-
-
-def _status(body: bytes) -> str:
-    return msgspec.json.decode(body)["status"]
 
 
 def _json(value: object) -> Response:

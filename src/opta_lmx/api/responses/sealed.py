@@ -41,18 +41,13 @@ def seal(content: Thinking | Compacted) -> str:
     return _MARK + base64.urlsafe_b64encode(packed).decode()
 
 
-def is_ours(sealed: str) -> bool:
-    """True for what this server (or another of its kind) sealed."""
-    return sealed.startswith(_MARK)
-
-
 def unseal(sealed: str, param: str) -> Thinking | Compacted:
     """Open what `seal` packed.
 
     Raises:
         LmxError: INVALID_REQUEST `invalid_encrypted_content`; it is damaged, or not ours.
     """
-    if not is_ours(sealed):
+    if not sealed.startswith(_MARK):
         raise _unreadable(param)
     try:
         packed = base64.b64decode(sealed.removeprefix(_MARK), altchars=b"-_", validate=True)

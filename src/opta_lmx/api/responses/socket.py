@@ -11,7 +11,8 @@ from typing import Any
 import msgspec
 from fastapi import APIRouter, WebSocket
 
-from opta_lmx.api.calls import Calls, with_session
+from opta_lmx.api.body import check_size
+from opta_lmx.api.calls import Calls
 from opta_lmx.api.errors import Envelopes
 from opta_lmx.api.fields import BodyReader
 from opta_lmx.api.http1 import connection_of
@@ -143,9 +144,7 @@ class _Connection:
 
     async def _turn(self, body: bytes) -> None:
         """One response. Raises what ends it before its first event."""
-        limit = self._calls.limits.body_limit_bytes
-        if len(body) > limit:
-            raise _too_large(limit)
+        check_size("message", len(body), self._calls.limits.body_limit_bytes)
         making = await self._begin(body)
         ticker = asyncio.ensure_future(self._keep_alive(making))
         try:
@@ -157,13 +156,9 @@ class _Connection:
 
     async def _begin(self, body: bytes) -> Making:
         ticket, read = await self._calls.admit_body(body, self._route.read)
-        try:
-            wanted = await complete(read.call, self._route.store, self._remembered)
-        except (LmxError, asyncio.CancelledError):
-            ticket.give_back()
-            raise
-        session = with_session(wanted.request, self._websocket.headers)
-        return Making(msgspec.structs.replace(wanted, request=session), ticket, self._ports)
+        headers, store = self._websocket.headers, self._route.store
+        wanted = await complete(read.call, ticket, headers, store, self._remembered)
+        return Making(wanted, ticket, self._ports)
 
     def _remember(self, making: Making) -> None:
         """Keep the conversation up to this response; one that failed is not continued."""
@@ -227,12 +222,4 @@ def _too_many() -> LmxError:
         "Too many messages wait on this connection.",
         code="too_many_requests_on_socket",
         retry_after=_RETRY_S,
-    )
-
-
-def _too_large(limit: int) -> LmxError:
-    return LmxError(
-        ErrorKind.PAYLOAD_TOO_LARGE,
-        f"The message is larger than {limit} bytes.",
-        code="body_too_large",
     )

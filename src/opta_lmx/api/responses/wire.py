@@ -5,9 +5,11 @@ Input items stay raw here: `items` checks them and names what is wrong by positi
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, StringConstraints, WithJsonSchema
+from pydantic import Discriminator, Field, StringConstraints, Tag, WithJsonSchema
 
 from opta_lmx.api.fields import (
+    OTHER,
+    TEXT,
     ModelName,
     Penalty,
     Positive,
@@ -15,31 +17,22 @@ from opta_lmx.api.fields import (
     Temperature,
     WireModel,
     only,
+    text_or_other,
 )
-from opta_lmx.api.values import Labels, check_object_schema
+from opta_lmx.api.values import CacheRetention, Effort, Labels, ObjectSchema, ToolName
 
 MAX_TOOLS = 128
 LOGPROBS = "message.output_text.logprobs"
 ENCRYPTED = "reasoning.encrypted_content"
 
-_NAME = r"^[A-Za-z0-9_.:/-]{1,128}$"
 ResponseId = Annotated[str, StringConstraints(min_length=1, max_length=128)]
 CacheKey = Annotated[str, StringConstraints(max_length=64)]
-Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 Detail = Literal["auto", "concise", "detailed"]
 
-# Unions are told apart by hand (`items`, `parse`): pydantic would name its own branches as places.
 _INPUT: dict[str, Any] = {
     "anyOf": [
         {"type": "string", "minLength": 1},
         {"type": "array", "items": {"type": "object"}},
-        {"type": "null"},
-    ]
-}
-_CHOICE: dict[str, Any] = {
-    "anyOf": [
-        {"type": "string", "enum": ["none", "auto", "required"]},
-        {"type": "object"},
         {"type": "null"},
     ]
 }
@@ -51,9 +44,9 @@ class FunctionTool(WireModel):
     """A function the model may call."""
 
     type: Annotated[str, only("function")]
-    name: Annotated[str, StringConstraints(pattern=_NAME)]
+    name: ToolName
     description: str | None = None
-    parameters: Annotated[dict[str, Any], AfterValidator(check_object_schema)] | None = Field(
+    parameters: ObjectSchema | None = Field(
         None, description="JSON Schema of the arguments: an object. Absent: no arguments."
     )
     strict: bool | None = Field(
@@ -74,13 +67,20 @@ class NamedTool(WireModel):
     name: str
 
 
-class ToolChoice(WireModel):
+class ToolChoiceObject(WireModel):
     """A function that must be called, or (`allowed_tools`) the functions that may be."""
 
     type: Annotated[str, only("function", "allowed_tools")]
     name: str | None = None
     mode: Literal["none", "auto", "required"] | None = None
     tools: Annotated[list[NamedTool], Field(min_length=1, max_length=MAX_TOOLS)] | None = None
+
+
+ToolChoice = Annotated[
+    Annotated[Literal["none", "auto", "required"], Tag(TEXT)]
+    | Annotated[ToolChoiceObject, Tag(OTHER)],
+    Discriminator(text_or_other),
+]
 
 
 class TextFormat(WireModel):
@@ -150,7 +150,7 @@ class Conversing(Asked):
     """What a model call and the counting of its tokens have in common."""
 
     tools: Annotated[list[FunctionTool], Field(max_length=MAX_TOOLS, fail_fast=True)] | None = None
-    tool_choice: Annotated[Any, WithJsonSchema(_CHOICE)] = Field(
+    tool_choice: ToolChoice | None = Field(
         None, description="`none`, `auto`, `required`, or which functions; `none` offers no tool."
     )
     parallel_tool_calls: bool | None = Field(
@@ -199,7 +199,7 @@ class CreateResponse(Conversing):
     safety_identifier: Annotated[str, StringConstraints(max_length=128)] | None = Field(
         None, description="Stands in for `user` where that is absent."
     )
-    prompt_cache_retention: Literal["in_memory", "in-memory", "24h"] | None = Field(
+    prompt_cache_retention: CacheRetention | None = Field(
         None, description="A hint: prefixes are kept as long as there is room, whichever is said."
     )
     service_tier: Literal["auto", "default"] | None = Field(
@@ -226,7 +226,7 @@ class CompactResponse(Asked):
     """Body of `POST /v1/responses/compact`."""
 
     service_tier: Literal["auto", "default"] | None = None
-    prompt_cache_retention: Literal["in_memory", "in-memory", "24h"] | None = Field(
+    prompt_cache_retention: CacheRetention | None = Field(
         None, description="A hint: prefixes are kept as long as there is room, whichever is said."
     )
     image: Annotated[Any, only()] = None

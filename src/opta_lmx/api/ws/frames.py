@@ -9,6 +9,7 @@ from pydantic import StringConstraints
 from opta_lmx.api.errors import RenderError
 from opta_lmx.api.fields import BodyReader, WireModel, validated
 from opta_lmx.api.json_body import decode, decode_object
+from opta_lmx.api.tokens import token_logprobs, usage_json
 from opta_lmx.core.errors import LmxError, invalid, unsupported
 from opta_lmx.core.types import GenerationRequest, TokenEvent, ToolCall, Usage
 
@@ -41,12 +42,10 @@ class ChatCall(Protocol):
 class ChatDialect(msgspec.Struct, frozen=True):
     """What this surface borrows from the chat dialect of HTTP.
 
-    `parse` reads the decoded fields of a chat request; `logprobs` gives the JSON value for the
-    tokens of some text; `render_error` the envelope of an error.
+    `parse` reads the decoded fields of a chat request; `render_error` gives an error's envelope.
     """
 
     parse: Callable[[dict[str, Any]], ChatCall]
-    logprobs: Callable[[Sequence[TokenEvent]], object]
     render_error: RenderError
 
 
@@ -141,7 +140,7 @@ class Frames:
 
     Args:
         request_id: in every frame; None for what belongs to no request.
-        dialect: for log-probabilities and errors.
+        dialect: for errors.
     """
 
     def __init__(self, request_id: str | None, dialect: ChatDialect) -> None:
@@ -159,7 +158,7 @@ class Frames:
         """More of the text."""
         fields: dict[str, Any] = {"content": text}
         if tokens:
-            fields["logprobs"] = {"content": self._dialect.logprobs(tokens)}
+            fields["logprobs"] = {"content": token_logprobs(tokens)}
         return self._frame("chat.token", fields)
 
     def reasoning(self, text: str) -> bytes:
@@ -173,13 +172,7 @@ class Frames:
 
     def done(self, finish_reason: str, usage: Usage, extra: dict[str, Any]) -> bytes:
         """The request is over."""
-        counts = {
-            "prompt_tokens": usage.prompt_tokens,
-            "completion_tokens": usage.completion_tokens,
-            "total_tokens": usage.prompt_tokens + usage.completion_tokens,
-            "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
-            "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
-        }
+        counts = usage_json(usage)
         return self._frame("chat.done", {"finish_reason": finish_reason, "usage": counts, **extra})
 
     def keepalive(self) -> bytes:

@@ -4,8 +4,9 @@ import asyncio
 
 from fastapi import APIRouter, WebSocket
 
-from opta_lmx.api.body import BodyParser
+from opta_lmx.api.body import BodyParser, check_size
 from opta_lmx.api.calls import Calls, with_session
+from opta_lmx.api.errors import unforeseen
 from opta_lmx.api.fields import BodyReader
 from opta_lmx.api.http1 import connection_of
 from opta_lmx.api.streaming import ClientGone
@@ -121,7 +122,7 @@ class _Socket:
         """Act on one frame; what is wrong with it is told, and the socket stays open."""
         head = Head("", None)
         try:
-            self._check_size(body)
+            check_size("frame", len(body), self._route.calls.limits.body_limit_bytes)
             head = await self._route.parser.parse(read_head, body)
             match head.type:
                 case "chat.request":
@@ -136,15 +137,6 @@ class _Socket:
         except LmxError as error:
             # An error under the id of a running request would read as that one's end.
             await self._fail(None if head.request_id in self._turns else head.request_id, error)
-
-    def _check_size(self, body: bytes) -> None:
-        limit = self._route.calls.limits.body_limit_bytes
-        if len(body) > limit:
-            raise LmxError(
-                ErrorKind.PAYLOAD_TOO_LARGE,
-                f"The frame is larger than {limit} bytes.",
-                code="body_too_large",
-            )
 
     async def _request(self, head: Head, body: bytes) -> None:
         request_id = head.request_id or random_id("req-")
@@ -199,12 +191,9 @@ class _Socket:
         self._count(turn.status)
         error = None if task.cancelled() else task.exception()
         if error is not None and not isinstance(error, ClientGone):
-            self._route.telemetry.log(
-                "error", "unforeseen error", kind=type(error).__name__, exc_info=error
-            )
-            internal = LmxError(ErrorKind.INTERNAL, "An internal error occurred.")
-            telling = asyncio.ensure_future(self._fail(request_id, internal))
-            telling.add_done_callback(lambda told: told.cancelled() or told.exception())
+            told = unforeseen(error, self._route.telemetry)
+            telling = asyncio.ensure_future(self._fail(request_id, told))
+            telling.add_done_callback(lambda done: done.cancelled() or done.exception())
 
     async def _fail(self, request_id: str | None, error: LmxError) -> int:
         status, frame = Frames(request_id, self._route.dialect).failed(error)

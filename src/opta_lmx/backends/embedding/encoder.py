@@ -50,6 +50,7 @@ class Encoder(Protocol):
     def read(self, value: Input, cut_to: int | None) -> Encoded:
         """Tokenize one input, cutting it where `cut_to` is given (see `frames.Embed`).
 
+        It is a `Pair` for a `rerank` model, and only for one.
         The result may be longer than the window; the caller checks. A text is not read to its
         end once it is beyond that.
 

@@ -73,6 +73,7 @@ class VectorEngine:
         self._emit = emit
         self._encoder: Encoder
         self._encoder, ready = self._open(spec, emit)
+        self._rerank = spec.kind == "rerank"
         self._window = ready.context
         return ready, NoTexts()
 
@@ -133,7 +134,7 @@ class VectorEngine:
         place = len(job.tokens)
         try:
             cut_to = None if place < request.uncut else request.cut_to
-            encoded = self._encoder.read(job.unread, cut_to)
+            encoded = self._encoded(job.unread, cut_to)
         except InputError as error:
             self._end(job, Embedded(request.id, at=place, error=str(error)))
             return False
@@ -142,6 +143,12 @@ class VectorEngine:
             return False
         job.took(encoded)
         return True
+
+    def _encoded(self, value: Input, cut_to: int | None) -> Encoded:
+        if isinstance(value, Pair) != self._rerank:
+            wanted = "a query with a document" if self._rerank else "a text or token ids"
+            raise InputError(f"this model takes {wanted}")
+        return self._encoder.read(value, cut_to)
 
     def _too_long(self, job: Job, encoded: Encoded) -> Embedded:
         needs, exact = encoded.tokens, encoded.exact

@@ -8,6 +8,7 @@ import queue
 
 import msgspec
 
+from opta_lmx.backends.compiling import Compilation, Compiler
 from opta_lmx.backends.frames import (
     Announce,
     Cancel,
@@ -66,6 +67,8 @@ class GgufEngine:
         self._clock = clock or SystemClock()
         self._arrivals: queue.SimpleQueue[list[Happening]] = queue.SimpleQueue()
         self._rows: dict[int, _Row] = {}
+        self._compiler = Compiler(GrammarFollower)
+        self._compiling: dict[int, Submit] = {}
         self._followers: dict[int, GrammarFollower] = {}
         self._steps = 0
         self._since = 0.0
@@ -81,29 +84,28 @@ class GgufEngine:
 
     @property
     def busy(self) -> bool:
-        """True while any request runs, waits for cache room, or has not been released."""
-        return len(self._slots) > 0
+        """True while any request runs, waits, compiles its grammar, or has not been released."""
+        return len(self._slots) > 0 or bool(self._compiling)
 
     def submit(self, request: Submit) -> None:
-        """Take a request, or refuse it; it starts at once unless shared cache room is short."""
-        reason = bias_refusal(request, self._model.vocabulary)
-        if request.grammar and not reason:
-            follower = GrammarFollower(request.grammar)
-            self._followers[request.id] = follower
-            reason = follower.error
-        if reason:
-            self._followers.pop(request.id, None)
-            self._emit(Fault(reason, "bad_request", request.id))
-            self._emit(Released(request.id))
-            return
-        if not self.busy:
-            self._since = self._clock.monotonic()
-        self._slots.add(request)
-        self._start_waiting()
+        """Take a request, or refuse it.
+
+        It starts at once unless it has a grammar to compile or shared cache room is short.
+        """
+        if reason := bias_refusal(request, self._model.vocabulary):
+            self._refuse(request, reason)
+        elif request.grammar:
+            self._compiling[request.id] = request
+            self._compiler.ask(request.id, request.grammar)
+        else:
+            self._enter(request)
 
     def cancel(self, request: Cancel) -> None:
         """Stop a request; `Released` follows when llama.cpp calls its slot idle."""
-        if self._slots.withdraw(request.id):
+        if self._compiling.pop(request.id, None) is not None:
+            self._compiler.forget(request.id)
+            self._emit(Released(request.id))
+        elif self._slots.withdraw(request.id):
             self._followers.pop(request.id, None)
             self._emit(Released(request.id))
         elif row := self._rows.get(request.id):
@@ -115,6 +117,9 @@ class GgufEngine:
 
     def step(self) -> Step | None:
         """Wait up to 5 ms for news and return all there is."""
+        if self._compiling:
+            for done in self._compiler.take(0.0 if self._rows else _WAIT_S):
+                self._take_grammar(done)
         harvest = _Harvest()
         arrivals = self._collect()
         if not arrivals:
@@ -134,6 +139,27 @@ class GgufEngine:
             rows=sum(row.decoding for row in self._rows.values()),
             kv_bytes=self._kv_bytes(),
         )
+
+    def _take_grammar(self, done: Compilation[GrammarFollower]) -> None:
+        """Let a request go on whose grammar is compiled; it may be gone by now."""
+        request = self._compiling.pop(done.request, None)
+        if request is not None and done.made.error:
+            self._refuse(request, done.made.error)
+        elif request is not None:
+            self._followers[request.id] = done.made
+            self._enter(request)
+        # A sign of life; and llama.cpp is silent as long again, for it compiles by itself.
+        self._emit(Announce("grammar", done.took_s))
+
+    def _refuse(self, request: Submit, reason: str) -> None:
+        self._emit(Fault(reason, "bad_request", request.id))
+        self._emit(Released(request.id))
+
+    def _enter(self, request: Submit) -> None:
+        if not len(self._slots):
+            self._since = self._clock.monotonic()
+        self._slots.add(request)
+        self._start_waiting()
 
     def _collect(self) -> list[Happening]:
         """News so far; once there is some, waits a moment for the rest of its batch."""

@@ -1,6 +1,6 @@
 """Checks byte by byte that an answer keeps to its grammar, whoever generates it."""
 
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
@@ -28,12 +28,18 @@ def byte_words() -> LLTokenizer:
     return LLTokenizer(_ByteVocabulary(), slices=[])  # pyright: ignore[reportArgumentType]
 
 
+@lru_cache(maxsize=8)
+def _compiled(grammar: str) -> LLMatcher:
+    """Kept for one request's answers and a conversation's turns; each follows a copy."""
+    return LLMatcher(byte_words(), grammar, limits=_LIMITS, log_level=0)
+
+
 class GrammarFollower:
     """Follows one answer. `error` says why the grammar itself cannot be used; empty if it can."""
 
     def __init__(self, grammar: str) -> None:
         """`grammar` is Lark text as `codec.constraints` writes it, marks as plain text."""
-        self._matcher: Any = LLMatcher(byte_words(), grammar, limits=_LIMITS, log_level=0)
+        self._matcher: Any = _compiled(grammar).deep_copy()
         self.error = ""
         if self._matcher.is_error():
             reason = str(self._matcher.get_error()).partition("\n")[0]

@@ -17,12 +17,11 @@ from opta_lmx.backends.gguf.vocabulary import (
     read_vocabulary,
 )
 from opta_lmx.backends.protocol import LoadError, Texts
-from opta_lmx.backends.text.infill import MARK_TEXTS, find_infill
-from opta_lmx.backends.text.template import ChatTemplate
+from opta_lmx.backends.text.infill import find_infill
+from opta_lmx.backends.text.template import load_template
 from opta_lmx.backends.text.texts import TemplateTexts
 from opta_lmx.codec.tools.dialects import markers_of
 from opta_lmx.core.errors import LmxError
-from opta_lmx.models.description import ModelInfo
 from opta_lmx.models.gguf_header import read_gguf_header
 from opta_lmx.models.gguf_info import read_gguf_info
 
@@ -59,7 +58,7 @@ def open_model(spec: Load) -> OpenModel:
     try:
         options = msgspec.convert(spec.options, GgufOptions)
         info = read_gguf_info(Path(spec.path))
-        tokens, words, marks, lacks, ends = _read_words(Path(spec.path))
+        ids, words, lacks, ends = _read_words(Path(spec.path))
     except msgspec.ValidationError as error:
         raise LoadError(f"the options of the gguf backend are wrong: {error}") from error
     except LmxError as error:
@@ -70,7 +69,9 @@ def open_model(spec: Load) -> OpenModel:
     socket, engine = start_server(spec.path, spec.runtime_dir, plan, options)
     props: dict[str, Any] = call(socket, "/props")
     bos, eos = str(props["bos_token"]), str(props["eos_token"])
-    template = _template(spec, info, bos, eos, tokens)
+    template = load_template(
+        spec, info.chat_template, ids.__contains__, bos_token=bos, eos_token=eos
+    )
     words.keep(markers_of(template.speech))
     ready = Ready(
         context=min(plan.context, int(props["default_generation_settings"]["n_ctx"])),
@@ -79,23 +80,21 @@ def open_model(spec: Load) -> OpenModel:
         weights_bytes=info.weights_bytes,
         speech=template.speech,
         template_source=template.source_kind,
-        supports_tools=template.supports_tools,
         sampling=info.sampling,
         engine=engine,
         vocabulary=info.vocabulary,
         lacks=lacks,
     )
     tokenizer = LlamaTokenizer(socket, info.vocabulary, bos, eos)
-    texts = TemplateTexts(template, tokenizer, find_infill(marks.get))
+    texts = TemplateTexts(template, tokenizer, find_infill(ids.get))
     return OpenModel(socket, info.vocabulary, ends, plan, options, words, ready, texts)
 
 
 class _Words(NamedTuple):
-    """The vocabulary's texts, what the stream reader needs of them, and marks for infilling."""
+    """The vocabulary's ids by text, and what the stream reader needs of it."""
 
-    texts: frozenset[str]
+    ids: dict[str, int]
     reader: Vocabulary
-    marks: dict[str, int]
     lacks: tuple[str, ...]
     ends: tuple[int, ...]
 
@@ -107,25 +106,8 @@ def _read_words(path: Path) -> _Words:
     kind = str(metadata.get(_KIND, ""))
     words = read_vocabulary(kind, tokens, types)
     space_prefix = cast("bool | None", metadata.get(_SPACE_PREFIX))
-    marks = {text: token for token, text in enumerate(tokens) if text in MARK_TEXTS}
     lacks = () if follows_grammars(kind, space_prefix) else ("grammar",)
     named = (metadata.get(key) for key in _ENDS)
     ends = {token for token in named if isinstance(token, int) and 0 <= token < len(tokens)}
-    texts = frozenset(text for text in tokens if text.startswith("<"))
-    return _Words(texts, words, marks, lacks, tuple(sorted(ends)))
-
-
-def _template(
-    spec: Load, info: ModelInfo, bos: str, eos: str, tokens: frozenset[str]
-) -> ChatTemplate:
-    try:
-        return ChatTemplate.from_source(
-            spec.template or info.chat_template,
-            bos_token=bos,
-            eos_token=eos,
-            source_kind="config" if spec.template else "model",
-            has_token=tokens.__contains__,
-            speech=spec.speech,
-        )
-    except ValueError as error:
-        raise LoadError(str(error)) from error
+    ids = {text: token for token, text in enumerate(tokens)}
+    return _Words(ids, words, lacks, tuple(sorted(ends)))

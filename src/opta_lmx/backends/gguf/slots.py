@@ -62,11 +62,6 @@ class SlotTable:
         self._taken[request.id] = best
         return request, best.number, cached
 
-    def slot_of(self, request: int) -> int | None:
-        """The slot a running request holds."""
-        slot = self._taken.get(request)
-        return None if slot is None else slot.number
-
     def release(self, request: int, answer: Iterable[int]) -> None:
         """Free a running request's slot, which now remembers its prompt and `answer`."""
         slot = self._taken.pop(request)

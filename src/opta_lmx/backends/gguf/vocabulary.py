@@ -7,7 +7,10 @@ of the held tokens are known, so their ids can be found again.
 import re
 from collections.abc import Iterable, Sequence
 
+from opta_lmx.backends.text.pieces import BYTE_CHARACTERS
+
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+_LETTERS = str.maketrans(BYTE_CHARACTERS)
 _CONTROL = 3
 _MISREAD = re.compile("[ \u0120\u2581](?:[?!.,']|n't)")
 """Text that llama.cpp tidies where it shows a token to its grammars: the space goes.
@@ -102,12 +105,11 @@ def _byte_tokens(tokens: Iterable[str]) -> Iterable[tuple[int, bytes]]:
 
 
 def _letter_fragments(tokens: Iterable[str]) -> Iterable[tuple[int, bytes]]:
-    table = _letters()
     for token, text in enumerate(tokens):
         if text.isascii():
             continue
         try:
-            piece = text.translate(table).encode("latin-1")
+            piece = text.translate(_LETTERS).encode("latin-1")
         except UnicodeEncodeError:
             continue  # an added token, written as plain text
         if not _whole(piece):
@@ -120,10 +122,3 @@ def _whole(piece: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     return True
-
-
-def _letters() -> dict[int, int]:
-    """Byte-level vocabularies write printable Latin-1 as itself and other bytes from U+0100 on."""
-    plain = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    others = [byte for byte in range(256) if byte not in plain]
-    return {0x100 + place: byte for place, byte in enumerate(others)}

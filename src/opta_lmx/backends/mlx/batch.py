@@ -116,7 +116,9 @@ class Batch:
             with mx.stream(self._generator.stream):
                 self._generator.remove([uid])
             self._kv_stale = True
-        elif self._compiling.pop(request, None) is None:
+        elif self._compiling.pop(request, None) is not None:
+            self._grammars.forget(request)
+        else:
             waiting = [other for other in self._waiting if other.id != request]
             if len(waiting) == len(self._waiting):
                 return
@@ -159,6 +161,8 @@ class Batch:
 
     def _take_grammar(self, made: Compiled) -> None:
         """Let a request go on whose grammar is compiled; it may be gone by now."""
+        # A sign of life, for many may compile one after another.
+        self.emit(Announce("grammar", made.took_s))
         request = self._compiling.pop(made.request, None)
         if request is None:
             return

@@ -9,7 +9,7 @@ from opta_lmx.backends.frames import Announce, Cancel, Load, Ready, Step, Submit
 from opta_lmx.backends.mlx.pacing import Pace
 from opta_lmx.backends.protocol import Emit, Engine, LoadError, Texts
 from opta_lmx.backends.text.infill import find_infill
-from opta_lmx.backends.text.template import ChatTemplate
+from opta_lmx.backends.text.template import ChatTemplate, load_template
 from opta_lmx.backends.text.texts import TemplateTexts
 from opta_lmx.codec.tools.dialects import markers_of
 from opta_lmx.core.clock import SystemClock
@@ -49,8 +49,15 @@ class MlxEngine:
         path = Path(spec.path)
         emit(Announce("load", _load_s(path)))
         loaded = loader.load(path, options)
-        template = _template(spec, loaded)
-        loaded.tokenizer.keep(markers_of(template.speech))
+        tokenizer = loaded.tokenizer
+        template = load_template(
+            spec,
+            loaded.folder.template,
+            tokenizer.has_token,
+            bos_token=tokenizer.bos_token,
+            eos_token=tokenizer.eos_token,
+        )
+        tokenizer.keep(markers_of(template.speech))
         emit(Announce("warm-up", _WARM_UP_S))
         try:
             self._batch = _make_batch(spec, loaded)
@@ -62,8 +69,7 @@ class MlxEngine:
         # What loading left behind lives as long as the process: not worth scanning again.
         gc.collect()
         gc.freeze()
-        infill = find_infill(loaded.tokenizer.token_id)
-        return ready, TemplateTexts(template, loaded.tokenizer, infill)
+        return ready, TemplateTexts(template, tokenizer, find_infill(tokenizer.token_id))
 
     def submit(self, request: Submit) -> None:
         """Take a request; it starts with the next step that has room for its prompt."""
@@ -97,22 +103,6 @@ def create() -> Engine:
     return MlxEngine()
 
 
-def _template(spec: Load, loaded: "LoadedModel") -> ChatTemplate:
-    """The configured template, else the model's, else the documented default."""
-    tokenizer = loaded.tokenizer
-    try:
-        return ChatTemplate.from_source(
-            spec.template if spec.template is not None else loaded.folder.template,
-            bos_token=tokenizer.bos_token,
-            eos_token=tokenizer.eos_token,
-            source_kind="model" if spec.template is None else "config",
-            has_token=tokenizer.has_token,
-            speech=spec.speech,
-        )
-    except ValueError as error:
-        raise LoadError(str(error)) from error
-
-
 def _make_batch(spec: Load, loaded: "LoadedModel") -> "Batch":
     from opta_lmx.backends.mlx.batch import Batch
     from opta_lmx.backends.refusal import Limits
@@ -143,7 +133,6 @@ def _ready(
         weights_bytes=loaded.weights_bytes,
         speech=template.speech,
         template_source=template.source_kind,
-        supports_tools=template.supports_tools,
         sampling=loaded.folder.sampling,
         engine=loader.engine_name(),
         vocabulary=limits.vocabulary,

@@ -5,8 +5,6 @@ that the answer will be. Tokens without text (control tokens) fit no grammar, sa
 end an answer and marks that a grammar names.
 """
 
-import queue
-import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
@@ -15,6 +13,7 @@ import msgspec
 import numpy as np
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
+from opta_lmx.backends.compiling import Compilation, Compiler
 from opta_lmx.backends.text.tokenizer import HfTokenizer
 from opta_lmx.codec.constraints import resolve
 
@@ -29,9 +28,10 @@ class GrammarError(Exception):
 
 
 class Compiled(msgspec.Struct, frozen=True):
-    """A request's grammar is ready; or `error` says why it cannot be used."""
+    """A request's grammar is ready after `took_s`; or `error` says why it cannot be used."""
 
     request: int
+    took_s: float
     matcher: Any = None
     error: str = ""
 
@@ -73,27 +73,20 @@ class Grammars:
             eos_token=[token for token in sorted(tokenizer.eos_ids) if token < size] or None,
             slices=[],
         )
-        self._asked: queue.SimpleQueue[tuple[int, str]] = queue.SimpleQueue()
-        self._made: queue.SimpleQueue[Compiled] = queue.SimpleQueue()
-        self._thread: threading.Thread | None = None
+        self._compiler = Compiler(self._known)
         self._compiled: OrderedDict[str, Any] = OrderedDict()
 
     def ask(self, request: int, grammar: str) -> None:
         """Begin compiling; `take` returns the result."""
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="grammars", daemon=True)
-            self._thread.start()
-        self._asked.put((request, grammar))
+        self._compiler.ask(request, grammar)
+
+    def forget(self, request: int) -> None:
+        """Nobody waits for this request's grammar any more."""
+        self._compiler.forget(request)
 
     def take(self, wait_s: float) -> list[Compiled]:
         """Return what is ready, waiting up to `wait_s` for the first."""
-        ready: list[Compiled] = []
-        try:
-            ready.append(self._made.get(timeout=wait_s) if wait_s else self._made.get_nowait())
-            while True:
-                ready.append(self._made.get_nowait())
-        except queue.Empty:
-            return ready
+        return [_compiled(done) for done in self._compiler.take(wait_s)]
 
     def compile(self, grammar: str) -> Any:
         """Return a matcher; ask it whether it is in error."""
@@ -115,15 +108,13 @@ class Grammars:
         token = self._tokenizer.token_id(mark)
         return None if token is None or self._tokenizer.piece(token) else token
 
-    def _run(self) -> None:
-        while True:
-            request, grammar = self._asked.get()
-            matcher = self._known(grammar)
-            if matcher.is_error():
-                error = str(matcher.get_error()).splitlines()[0]
-                self._made.put(Compiled(request, error=error))
-            else:
-                self._made.put(Compiled(request, matcher))
+
+def _compiled(done: Compilation[Any]) -> Compiled:
+    matcher = done.made
+    if not matcher.is_error():
+        return Compiled(done.request, done.took_s, matcher)
+    error = str(matcher.get_error()).partition("\n")[0]
+    return Compiled(done.request, done.took_s, error=error)
 
 
 class Follower:

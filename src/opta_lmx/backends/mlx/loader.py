@@ -62,7 +62,7 @@ def load(path: Path, options: MlxOptions) -> LoadedModel:
     tokenizer = HfTokenizer.from_folder(path)
     try:
         model: Any = load_model(path, lazy=True)[0]
-        dtype = _dtype(options)
+        dtype = dtype_of(options)
         if dtype is not None:
             model.set_dtype(dtype)
         mx.eval(model.parameters())
@@ -92,7 +92,7 @@ def is_repeatable(model: Any) -> bool:
     return plain and mx.default_device().type == mx.DeviceType.cpu
 
 
-def _dtype(options: MlxOptions) -> Any:
+def dtype_of(options: MlxOptions) -> Any:
     """The dtype to cast to, or None to leave the weights as they are."""
     if options.dtype != "auto":
         return _DTYPES[options.dtype]

@@ -40,9 +40,10 @@ class Penalties:
         self._frequency = sampling.frequency_penalty or 0.0
         self._presence = sampling.presence_penalty or 0.0
         self._repetition = sampling.repetition_penalty or 1.0
-        seen: Any = np.zeros(size, dtype=np.bool_)
-        seen[np.array(request.ids)] = True
-        self._prompt = mx.array(seen)
+        if self._repetition != 1.0:
+            seen: Any = np.zeros(size, dtype=np.bool_)
+            seen[np.array(request.ids)] = True
+            self._prompt = mx.array(seen)
         self._counts = mx.zeros(size)
 
     def take(self, token: Any) -> None:
@@ -55,7 +56,11 @@ class Penalties:
         if self._repetition != 1.0:
             lowered = mx.where(logits > 0, logits / self._repetition, logits * self._repetition)
             logits = mx.where(mx.logical_or(answered, self._prompt), lowered, logits)
-        return logits - self._frequency * self._counts - self._presence * answered
+        if self._frequency:
+            logits = logits - self._frequency * self._counts
+        if self._presence:
+            logits = logits - self._presence * answered
+        return logits
 
 
 class Processor:

@@ -43,9 +43,7 @@ class SimEncoder:
         self._batches = 0
 
     def read(self, value: Input, cut_to: int | None) -> Encoded:
-        """Take bytes as tokens. Raises InputError for the other kind of input."""
-        if isinstance(value, Pair) != self._rerank:
-            raise InputError("this model takes other inputs")
+        """Take bytes as tokens. Raises InputError."""
         limit = None if cut_to is None else min(cut_to, self._window)
         if isinstance(value, Pair):
             query, document = value.query.encode(), value.document.encode()[:limit]

@@ -113,7 +113,6 @@ class SimEngine:
             context=spec.context or 4096,
             slots=spec.slots,
             speech=Speech(self._options.tool_dialect, self._options.reasoning),
-            supports_tools=True,
             engine="sim",
             lacks=self._options.lacks,
         )

@@ -33,10 +33,6 @@ FAMILIES = (
     Marks("<[fim-prefix]>", "<[fim-suffix]>", "<[fim-middle]>", suffix_first=True),
     Marks("<|code_prefix|>", "<|code_suffix|>", "<|code_middle|>"),
 )
-MARK_TEXTS = frozenset(
-    mark for family in FAMILIES for mark in (family.prefix, family.suffix, family.middle) if mark
-)
-
 _ANCHOR = "☺"
 
 

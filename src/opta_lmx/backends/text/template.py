@@ -5,7 +5,8 @@ from typing import Any, Literal
 
 from jinja2 import Template, TemplateError, TemplateSyntaxError, nodes
 
-from opta_lmx.backends.protocol import TextError
+from opta_lmx.backends.frames import Load
+from opta_lmx.backends.protocol import LoadError, TextError
 from opta_lmx.backends.text.defaults import default_template
 from opta_lmx.backends.text.environment import TemplateRefusedError, build_environment
 from opta_lmx.backends.text.turns import (
@@ -126,9 +127,39 @@ class ChatTemplate:
         return "".join(parts)
 
 
+def load_template(
+    spec: Load,
+    own: str | None,
+    has_token: Callable[[str], bool],
+    *,
+    bos_token: str,
+    eos_token: str,
+) -> ChatTemplate:
+    """The configured template, else the model's `own`, else the documented default.
+
+    The other arguments are those of `ChatTemplate.from_source`.
+
+    Raises:
+        LoadError: it is no valid Jinja.
+    """
+    try:
+        return ChatTemplate.from_source(
+            spec.template or own,
+            bos_token=bos_token,
+            eos_token=eos_token,
+            source_kind="config" if spec.template else "model",
+            has_token=has_token,
+            speech=spec.speech,
+        )
+    except ValueError as error:
+        raise LoadError(str(error)) from error
+
+
 def _attempts(messages: Sequence[Message]) -> Iterator[Sequence[Message]]:
     """The conversation as it is, then as stricter templates may accept it."""
-    tried: list[list[Message]] = []
+    tried = [list(messages)]
+    # Most templates take it so; the rest is not made before one refuses.
+    yield messages
     for base in (list(messages), single_calls(messages)):
         short = short_call_ids(base)
         merged = merge_turns(short)

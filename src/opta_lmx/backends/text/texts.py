@@ -67,7 +67,7 @@ class TemplateTexts:
         Raises:
             TextError: the template or tokenizer refuses it, or it comes out empty.
         """
-        text = prompt.text
+        text, thinking = prompt.text, False
         if prompt.ids is not None:
             ids = self._checked(prompt.ids)
         elif text is not None:
@@ -75,15 +75,12 @@ class TemplateTexts:
         else:
             text = self._render(prompt)
             ids = self._encode(text)
+            thinking = ends_thinking(text, self._template.speech.reasoning)
         if not ids:
             raise TextError("the prompt is empty")
         if echo and text is None:
             text = self._tokenizer.decode(ids)
-        thinking = prompt.ids is None and prompt.text is None and self._thinks(text)
         return PreparedPrompt(ids=tuple(ids), text=text if echo else None, thinking=thinking)
-
-    def _thinks(self, rendered: str | None) -> bool:
-        return rendered is not None and ends_thinking(rendered, self._template.speech.reasoning)
 
     def _fill(self, before: str, after: str) -> list[int]:
         if self._infill is None:

@@ -8,6 +8,7 @@ from typing import Any, cast
 import msgspec
 
 from opta_lmx.codec.constraints.lark import Lark, literal
+from opta_lmx.codec.tools.values import json_types, referred
 from opta_lmx.core.errors import unsupported
 
 
@@ -40,6 +41,8 @@ _BARE_KEYS = frozenset(
     ("type", "minLength", "maxLength", "pattern", "enum", "const", "$defs", "definitions")
 )
 """What can be held of a string that stands in a call without quotes."""
+_BESIDE = frozenset(("type", "$defs", "definitions"))
+_STRING = frozenset(("string",))
 
 
 def sequence(lark: Lark, parts: Sequence[str]) -> str:
@@ -142,9 +145,11 @@ def _rooted(member: dict[str, Any] | bool, root: dict[str, Any]) -> dict[str, An
 
 
 def _raw(lark: Lark, schema: dict[str, Any], end: str) -> str:
-    """A value up to `end`: JSON, or for a string its bare text."""
-    if schema.get("type") != "string":
+    """A value up to `end`: JSON, or bare text for what its reader can only take as a string."""
+    if json_types(schema, schema) != _STRING:
         return f"{lark.json(schema)} {literal(end)}"
+    if members := _alternatives(schema):
+        return f"({' | '.join(_raw(lark, member, end) for member in members)})"
     if beyond := schema.keys() - _BARE_KEYS:
         message = f"'{min(beyond)}' of a string cannot be enforced in this model's tool calls."
         raise unsupported(message, "tools")
@@ -158,6 +163,21 @@ def _raw(lark: Lark, schema: dict[str, Any], end: str) -> str:
     if "pattern" in schema:
         expression += f" & {_contains(schema['pattern'])}"
     return lark.raw_until(lark.terminal(expression), end)
+
+
+def _alternatives(schema: dict[str, Any]) -> list[dict[str, Any]]:
+    """The strings that a schema of nothing else refers to or lets choose between."""
+    members: list[Any] = []
+    match [*(schema.keys() - _BESIDE)]:
+        case ["$ref"]:
+            members = [referred(schema["$ref"], schema)]
+        case ["anyOf" | "oneOf" as word]:
+            members = schema[word]
+        case ["allOf"] if len(schema["allOf"]) == 1:
+            members = schema["allOf"]
+        case _:
+            pass
+    return [{**_rooted(member, schema), "type": "string"} for member in members]
 
 
 def _contains(pattern: str) -> str:

@@ -50,8 +50,7 @@ class HarmonyParser(StreamParser):
             source.spent += 1
             if not self._hushed:
                 self._hushed = True
-                if self.pausing:
-                    yield from self._pause()
+                yield from self._pause()
                 continue
             if (yield from source.accept(_DROPPED)):
                 continue
@@ -87,8 +86,7 @@ class HarmonyParser(StreamParser):
 
     def _speak(self) -> Reads[None]:
         self._hushed = False
-        if self.pausing:
-            yield from self._pause()
+        yield from self._pause()
 
     def _unheaded(self) -> None:
         """What looked like a header led to no message; marks alone are no text."""

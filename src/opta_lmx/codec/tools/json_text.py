@@ -76,7 +76,7 @@ class ValueReader:
         self._comma: list[str] = []
         self._key = ""
         self._shapes = shapes_of(ends.marks)
-        self._firsts = frozenset(mark[0] for mark in ends.marks.all)
+        self._firsts = ends.marks.firsts
 
     def read(self, opener: str = "") -> Reads[Result]:
         """Write the value.

@@ -10,7 +10,7 @@ import msgspec
 from opta_lmx.codec.reasoning import ThinkMarks
 from opta_lmx.codec.tools.protocol import CallText, Schemas, TextOut, ThoughtOut, ToolOut
 from opta_lmx.codec.tools.reading import WINDOW, Outcome, Reading
-from opta_lmx.codec.tools.source import Marks, Reads, marks_of
+from opta_lmx.codec.tools.source import PATIENCE, Marks, Reads, marks_of
 
 _LUMP = 128
 _LONG = 4096
@@ -64,8 +64,8 @@ class StreamParser:
     """What parsers of whole answers share: they are coroutines over one `Reading`.
 
     Attributes:
-        pausing: stop wherever speech begins or ends (`hushed` changes); what was not consumed
-            is then in `left`, to be fed again.
+        pausing: stop wherever speech begins or ends (`hushed` changes); `unread` returns what
+            was not consumed.
     """
 
     def __init__(self, tools: Schemas) -> None:
@@ -74,8 +74,8 @@ class StreamParser:
         self._run: Reads[None] = self._reads()
         self._paused = False
         self._lump = ""
+        self._left = ""
         self.pausing = False
-        self.left = ""
 
     @property
     def parse_failures(self) -> int:
@@ -99,36 +99,43 @@ class StreamParser:
 
     def feed(self, text: str) -> list[ToolOut]:
         """Take the next generated text."""
-        source = self._source
-        if source.base > _LONG and not self.pausing:
-            doubtful = source.raw is not None or source.spent > _MARRED
-            if doubtful or self._reading.open or self._lump:
-                text = self._lump + text
-                if len(text) < _LUMP:
-                    self._lump = text
-                    return []
-                self._lump = ""
-        source.add(text)
+        self._lump += text
+        return [] if len(self._lump) < _LUMP and self._lumping() else self.settle()
+
+    def settle(self) -> list[ToolOut]:
+        """Read what waits in a lump."""
+        if not self._lump:
+            return []
+        self._source.add(self._lump)
+        self._lump = ""
         return self._resume()
+
+    def unread(self) -> str:
+        """Return what was not consumed at a pause; it is to be fed again."""
+        text, self._left = self._left, ""
+        return text
 
     def finish(self, *, truncated: bool) -> list[ToolOut]:
         """End the answer."""
-        out: list[ToolOut] = []
-        if self._lump:
-            self._source.add(self._lump)
-            out = self._resume()
+        out = self.settle()
         self._source.end(truncated=truncated)
         return out + self._resume()
+
+    def _lumping(self) -> bool:
+        """Whether what comes is read in lumps: there may be a call in it."""
+        source = self._source
+        if source.base <= _LONG:
+            return False
+        return self._reading.open or source.raw is not None or source.spent > _MARRED
 
     def _reads(self) -> Reads[None]:
         raise NotImplementedError
 
     def _resume(self) -> list[ToolOut]:
         next(self._run, None)
-        self.left = ""
         if self._paused:
             self._paused = False
-            self.left = self._source.text[self._source.at :]
+            self._left = self._source.text[self._source.at :]
             self._source.base += self._source.at
             self._source.text, self._source.at = "", 0
         reading = self._reading
@@ -207,7 +214,7 @@ class AnswerParser(StreamParser):
         source, reading = self._source, self._reading
         while True:
             marks: Marks = self._after if reading.called else self._marks
-            if source.weary:  # only the block that is open may still end
+            if source.spent >= PATIENCE:  # only the block that is open may still end
                 marks = self._closes if reading.thinking else _NONE
             found = marks.whole.search(source.text, source.at)
             if found is not None:

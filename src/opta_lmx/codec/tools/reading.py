@@ -206,12 +206,12 @@ class Reading:
         parts: list[str] = []
         while limit > 0:
             found = marks.whole.search(source.text, source.at, source.at + limit)
-            cut = marks.cut(source.text, source.at)
-            end = found.start() if found else min(len(source.text) - cut, source.at + limit)
-            parts.append(source.take(end))
-            limit -= len(parts[-1])
             if found is not None:
+                parts.append(source.take(found.start()))
                 return "".join(parts)
+            cut = marks.cut(source.text, source.at)
+            parts.append(source.take(min(len(source.text) - cut, source.at + limit)))
+            limit -= len(parts[-1])
             if len(source.text) - source.at > cut or not (yield from source.more()):
                 return None
         return None

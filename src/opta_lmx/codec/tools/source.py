@@ -156,8 +156,7 @@ class Marks:
         self.firsts = frozenset(mark[0] for mark in self.all)
         never = r"(?!)"
         self.whole = re.compile("|".join(map(re.escape, self.all)) or never)
-        nested = (_beginnings(mark) for mark in self.all if len(mark) > 1)
-        self._cut = re.compile(f"(?:{'|'.join(nested) or never})\\Z")
+        self._cut = re.compile(rf"(?:{_beginnings(self.all) or never})\Z")
         self._longest = max((len(mark) for mark in self.all), default=1)
         self._overlapping = any(
             first.endswith(second[:size])
@@ -171,7 +170,8 @@ class Marks:
 
         Those that belong to a whole mark are none.
         """
-        found = self._cut.search(text, max(start, len(text) - self._longest + 1))
+        begin = len(text) - self._longest + 1
+        found = self._cut.search(text, max(start, begin))
         if found is None:
             return 0
         if self._overlapping:
@@ -188,9 +188,11 @@ def marks_of(*marks: str) -> Marks:
     return Marks(marks)
 
 
-def _beginnings(mark: str) -> str:
-    """A pattern of every proper beginning of `mark`."""
-    pattern = ""
-    for char in reversed(mark[1:-1]):
-        pattern = f"(?:{re.escape(char)}{pattern})?"
-    return re.escape(mark[0]) + pattern
+def _beginnings(marks: Iterable[str]) -> str:
+    """A pattern of every proper beginning of the marks; what they share is written once."""
+    rests: dict[str, list[str]] = {}
+    for mark in marks:
+        if len(mark) > 1:
+            rests.setdefault(mark[0], []).append(mark[1:])
+    following = ((re.escape(char), _beginnings(after)) for char, after in rests.items())
+    return "|".join(char + (f"(?:{rest})?+" if rest else "") for char, rest in following)

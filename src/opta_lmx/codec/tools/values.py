@@ -21,7 +21,17 @@ def accepted_types(parameters: dict[str, Any], name: str) -> frozenset[str]:
     if not isinstance(properties, dict):
         return frozenset()
     schema = cast("dict[str, Any]", properties).get(name)
-    return _types(schema, parameters, _MAX_DEPTH)
+    return json_types(schema, parameters)
+
+
+def json_types(schema: object, root: dict[str, Any]) -> frozenset[str]:
+    """Return the JSON types a schema allows; empty when it does not say.
+
+    Args:
+        schema: any part of `root`, or of another schema with the definitions of `root`.
+        root: what references start from.
+    """
+    return _types(schema, root, _MAX_DEPTH)
 
 
 def value_json(text: str, types: frozenset[str], answer: Source) -> str:
@@ -117,7 +127,7 @@ def _types(schema: object, root: dict[str, Any], depth: int) -> frozenset[str]:
 
 def _joined(said: dict[str, Any], root: dict[str, Any], depth: int) -> frozenset[str]:
     if isinstance(said.get("$ref"), str):
-        return _types(_target(said["$ref"], root), root, depth)
+        return _types(referred(said["$ref"], root), root, depth)
     for word in ("anyOf", "oneOf"):
         if isinstance(said.get(word), list):
             choices = [_types(choice, root, depth) for choice in said[word]]
@@ -128,8 +138,8 @@ def _joined(said: dict[str, Any], root: dict[str, Any], depth: int) -> frozenset
     return frozenset()
 
 
-def _target(reference: str, root: dict[str, Any]) -> object:
-    """What a reference inside the same schema points at."""
+def referred(reference: str, root: dict[str, Any]) -> object:
+    """Return what a reference inside the same schema points at; None for nothing."""
     if not reference.startswith("#/"):
         return None
     at: object = root

@@ -7,7 +7,8 @@ import pytest
 
 from opta_lmx.api.exchange import Choice, Outcome
 from opta_lmx.api.ollama.models import parameter_size
-from opta_lmx.api.ollama.render import OllamaRendering, Shape, chat_shape, generate_shape, timestamp
+from opta_lmx.api.ollama.render import OllamaRendering, Shape, chat_shape, generate_shape
+from opta_lmx.api.values import timestamp
 from opta_lmx.codec.deltas import CallArguments, CallStart, ReasoningDelta, TextDelta, collect
 from opta_lmx.core.errors import ErrorKind, LmxError
 from opta_lmx.core.types import Accepted, Speech, TokenEvent, TopLogprob, Usage

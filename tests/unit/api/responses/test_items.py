@@ -270,3 +270,8 @@ def test_the_schema_agrees_on_what_is_read() -> None:
     for item in (USER, SAID, THOUGHT, CALL, OUTPUT, COMPACTED):
         valid("ItemParam", item)
     assert faults("ItemParam", {"type": "web_search_call"})
+
+
+def test_an_answer_that_was_cut_is_kept_as_such() -> None:
+    cut, whole = read_items([{**SAID, "status": "incomplete"}, SAID])
+    assert (cut["status"], whole["status"]) == ("incomplete", "completed")

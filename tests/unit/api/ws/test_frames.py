@@ -9,13 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from opta_lmx.api.openai.errors import render
-from opta_lmx.api.openai.logprobs import token_logprobs
 from opta_lmx.api.openai.parse import ChatParser
 from opta_lmx.api.ws.frames import ChatDialect, Frames, Head, chat_reader, read_head
 from opta_lmx.core.errors import ErrorKind, LmxError
 from opta_lmx.core.types import TokenEvent, ToolCall, Usage
 
-DIALECT = ChatDialect(ChatParser(), token_logprobs, render)
+DIALECT = ChatDialect(ChatParser(), render)
 MESSAGES = [{"role": "user", "content": "hi"}]
 
 

@@ -71,8 +71,12 @@ def test_an_input_of_the_wrong_kind_is_named() -> None:
     assert (answer.at, answer.needs) == (1, 0)
     assert "0 to 255" in answer.error
     scorer = Bench("rerank")
-    scorer.run(Embed(1, ("no pair",)))
-    assert scorer.of(Embedded)[0].at == 0
+    scorer.run(Embed(1, ("no pair",)), Embed(2, ((1, 2),), query="no pair either"))
+    bench = Bench()
+    bench.run(Embed(3, ("a pair",), query="q"))
+    refused = [*scorer.of(Embedded), *bench.of(Embedded)]
+    assert [(answer.id, answer.at) for answer in refused] == [(1, 0), (2, 0), (3, 0)]
+    assert all(answer.error.startswith("this model takes") for answer in refused)
 
 
 def test_inputs_are_cut_when_asked() -> None:

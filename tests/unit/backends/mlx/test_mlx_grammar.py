@@ -1,5 +1,6 @@
 """Compiled grammars are shared by answers that ask for the same, each following its own."""
 
+import threading
 from typing import Any
 
 import pytest
@@ -58,3 +59,28 @@ def test_old_grammars_are_forgotten_and_bad_ones_never_kept(tokenizer: HfTokeniz
     assert grammars.compiled == 10
     assert all(each.error for each in made(grammars, "start: (", "start: ("))
     assert grammars.compiled == 12
+
+
+def test_what_nobody_waits_for_is_not_compiled(tokenizer: HfTokenizer) -> None:
+    grammars = Counting(tokenizer, VOCAB)
+    began, go_on = threading.Event(), threading.Event()
+
+    def hold(grammar: str) -> Any:
+        began.set()
+        assert go_on.wait(10)
+        return Counting.compile(grammars, grammar)
+
+    grammars.compile = hold  # type: ignore[method-assign]
+    for number in range(4):
+        grammars.ask(number, json_grammar({"const": number}))
+    assert began.wait(10)
+    for number in (0, 1, 2, 7):
+        grammars.forget(number)
+    go_on.set()
+    ready: list[Compiled] = []
+    while len(ready) < 2:
+        more = grammars.take(10)
+        assert more, "nothing was compiled"
+        ready += more
+    assert [each.request for each in ready] == [0, 3]
+    assert grammars.compiled == 2

@@ -140,6 +140,44 @@ def test_random_required_calls_hold_their_schema(dialect: str) -> None:
         validator.validate(value)
 
 
+SAID: dict[str, dict[str, Any]] = {
+    "enum": {"enum": ["to day", "never"]},
+    "const": {"const": "a < b"},
+    "a list of types": {"type": ["string"], "maxLength": 3},
+    "reference": {"$ref": "#/$defs/unit"},
+    "all of one": {"allOf": [{"$ref": "#/$defs/unit"}]},
+    "any of": {"anyOf": [{"const": "C"}, {"type": "string", "pattern": "^[0-9]{2}$"}]},
+    "any of, typed": {"type": "string", "anyOf": [{"maxLength": 2}, {"pattern": "^[a-f]{4}$"}]},
+    "string or null": {"anyOf": [{"type": "string", "maxLength": 3}, {"type": "null"}]},
+    "number or string": {"type": ["integer", "string"], "enum": [1, "1"]},
+    "anything": {},
+}
+
+
+@pytest.mark.parametrize("said", SAID)
+@pytest.mark.parametrize("dialect", FORMS)
+def test_what_is_held_to_a_schema_is_read_as_it(dialect: str, said: str) -> None:
+    """However a schema says that a value is a string."""
+    schema = {
+        "type": "object",
+        "properties": {"it": SAID[said]},
+        "required": ["it"],
+        "$defs": {"unit": {"type": "string", "enum": ["C", "F"]}},
+    }
+    tools = (Tool("tell", parameters=schema),)
+    fields = {"tools": tools, "tool_choice": REQUIRED, "parallel_tool_calls": False}
+    grammar = grammar_of(Speech(dialect), **fields)
+    walks = [walk(grammar, seed, 300) for seed in range(4)]
+    answers = [found for found in walks if found]
+    assert answers or said == "anything"
+    for found in answers:
+        answer = Answer(AnswerStyle(speech=Speech(dialect), tools=tools))
+        deltas = answer.feed(found.encode())
+        deltas += answer.finish("stop")[0]
+        written = "".join(d.text for d in deltas if isinstance(d, CallArguments))
+        jsonschema_rs.validator_for(schema).validate(json.loads(written))
+
+
 @pytest.mark.parametrize("dialect", [name for name in FORMS if name != "harmony"])
 def test_text_is_free_until_a_strict_call(dialect: str) -> None:
     grammar = grammar_of(Speech(dialect), STRICT)

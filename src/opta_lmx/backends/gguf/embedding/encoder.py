@@ -55,9 +55,6 @@ class GgufEncoder:
 
     def read(self, value: Input, cut_to: int | None) -> Encoded:
         """Tokenize one input. Raises InputError."""
-        if isinstance(value, Pair) != self._rerank:
-            wanted = "a query with a document" if self._rerank else "a text or token ids"
-            raise InputError(f"this model takes {wanted}")
         return self._tokens.read(value, cut_to)
 
     def encode(self, batch: Sequence[Encoded]) -> list[bytes]:

@@ -16,10 +16,9 @@ from opta_lmx.backends.mlx.embedding.folder import EncoderFolder, read_encoder_f
 from opta_lmx.backends.mlx.embedding.network import Network, normalised, pool, score
 from opta_lmx.backends.mlx.embedding.tokens import EncoderTokens
 from opta_lmx.backends.mlx.embedding.weights import Weights, check_head, read_weights
-from opta_lmx.backends.mlx.loader import MlxOptions, read_options
+from opta_lmx.backends.mlx.loader import dtype_of, read_options
 from opta_lmx.backends.protocol import Emit, LoadError
 
-_DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
 _LOAD_S = 60.0
 
 
@@ -37,9 +36,6 @@ class MlxEncoder:
 
     def read(self, value: Input, cut_to: int | None) -> Encoded:
         """Tokenize one input. Raises InputError."""
-        if isinstance(value, Pair) != self._rerank:
-            wanted = "a query with a document" if self._rerank else "a text or token ids"
-            raise InputError(f"this model takes {wanted}")
         return self._tokens.read(value, cut_to)
 
     def encode(self, batch: Sequence[Encoded]) -> list[bytes]:
@@ -67,7 +63,7 @@ def open_encoder(spec: Load, emit: Emit) -> tuple[MlxEncoder, Ready]:
     emit(Announce("load", _LOAD_S))
     options = read_options(spec.options)
     folder = read_encoder_folder(Path(spec.path))
-    weights = read_weights(folder.path, folder.shape, _dtype(options))
+    weights = read_weights(folder.path, folder.shape, dtype_of(options))
     rerank = spec.kind == "rerank"
     if rerank:
         check_head(weights, folder.shape.hidden)
@@ -95,10 +91,3 @@ def _try(encoder: MlxEncoder, value: Input) -> None:
         raise LoadError(f"the model does not run: {error}") from error
     if not np.isfinite(np.frombuffer(made[0], "<f4")).all():
         raise LoadError("the weights give no finite numbers; they may be corrupt")
-
-
-def _dtype(options: MlxOptions) -> Any:
-    """The dtype to cast to, or None to leave the weights as they are."""
-    if options.dtype != "auto":
-        return _DTYPES[options.dtype]
-    return mx.float32 if mx.default_device().type == mx.DeviceType.cpu else None

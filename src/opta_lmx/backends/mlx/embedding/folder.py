@@ -17,7 +17,6 @@ Pooling = Literal["mean", "cls", "max"]
 MODEL_TYPES = ("bert", "roberta", "xlm-roberta", "camembert")
 _OFFSET_TYPES = ("roberta", "xlm-roberta", "camembert")
 """Families that count positions from the padding token's id plus one."""
-_PREFIX = "sentence_transformers."
 _POOLINGS: dict[str, Pooling] = {
     "pooling_mode_cls_token": "cls",
     "pooling_mode_mean_tokens": "mean",

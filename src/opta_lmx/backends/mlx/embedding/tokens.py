@@ -36,6 +36,7 @@ class EncoderTokens:
         self._window = window
         self._extra = tokenizer.num_special_tokens_to_add(False)
         self._extra_pair = tokenizer.num_special_tokens_to_add(True)
+        self._last_query: tuple[str, tuple[Any, bool]] | None = None
 
     def read(self, value: Input, cut_to: int | None) -> Encoded:
         """Tokenize one input, cutting it as `frames.Embed` says.
@@ -58,7 +59,7 @@ class EncoderTokens:
         return self._encoded(list(ids if cut_to is None else ids[: min(cut_to, self._window)]))
 
     def _pair(self, pair: Pair, cut_to: int | None) -> Encoded:
-        query, whole_query = self._encode(pair.query)
+        query, whole_query = self._query(pair.query)
         document, whole_document = self._encode(pair.document)
         if cut_to is not None:
             room = max(0, self._window - self._extra_pair - len(query.ids))
@@ -67,6 +68,12 @@ class EncoderTokens:
         marks = joined.sequence_ids
         second = next((place for place, mark in enumerate(marks) if mark == 1), len(joined.ids))
         return self._encoded(joined.ids, second, exact=whole_query and whole_document)
+
+    def _query(self, text: str) -> tuple[Any, bool]:
+        """As `_encode`, once for the many documents that follow each other with one query."""
+        if self._last_query is None or self._last_query[0] != text:
+            self._last_query = (text, self._encode(text))
+        return self._last_query[1]
 
     def _encode(self, text: str) -> tuple[Any, bool]:
         """The tokens of a text, and whether it was read to its end.
