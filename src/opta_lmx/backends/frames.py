@@ -1,8 +1,8 @@
 """The frame protocol between the front and one worker: msgpack structs behind a 4-byte length.
 
-Front to worker: `Load` (first and once), `Prepare`, `Submit`, `Embed`, `Cancel`, `Tune`.
-Worker to front: `Ready`, `Preparing`, `Prepared`, `Announce`, `Step`, `Embedded`, `Released`,
-`Fault`, `Log`.
+Front to worker: `Load` (first and once), `Prepare`, `Submit`, `Embed`, `Cancel`, `Tune`, `Cache`.
+Worker to front: `Ready`, `Preparing`, `Prepared`, `Announce`, `Step`, `Embedded`, `CacheChanged`,
+`Released`, `Fault`, `Log`.
 Closing the socket ends the worker.
 """
 
@@ -13,11 +13,13 @@ from typing import Any, Literal
 import msgspec
 
 from opta_lmx.core.types import FinishReason, Prompt, SamplingParams, Speech, TopLogprob
+from opta_lmx.models.description import ModelKind
 
 MAX_FRAME_BYTES = 256 * 1024 * 1024
 _HEADER = struct.Struct("<I")
 
-ModelKind = Literal["chat", "embedding", "rerank"]
+CacheAbility = Literal["none", "whole", "trimmable"]
+ResumeAbility = Literal["none", "unseeded", "all"]
 
 
 class Load(msgspec.Struct, tag=True, frozen=True):
@@ -51,11 +53,35 @@ class Prepare(msgspec.Struct, tag=True, frozen=True):
     echo: bool = False
 
 
+class Reuse(msgspec.Struct, frozen=True, array_like=True):
+    """The first `tokens` of a request's ids (never all of them) are held under `handle`.
+
+    The handle may be one that a request still running is to keep: then this one waits for it.
+    """
+
+    handle: int
+    tokens: int
+
+
+class Keep(msgspec.Struct, frozen=True, array_like=True):
+    """Once the first `tokens` of a request's ids are processed, hold their state as `handle`."""
+
+    handle: int
+    tokens: int
+
+
 class Submit(msgspec.Struct, tag=True, frozen=True):
     """Start generating. Sampling is fully resolved: no engine default applies.
 
     `grammar` (llguidance's Lark) holds the whole answer, from its first token on; it was
     checked before. `logit_bias` is (token id, addend) for tokens of the vocabulary.
+
+    `generated` are tokens of the answer that were delivered before: it goes on after them as if
+    it had never stopped (`max_tokens`, penalties, grammar and the draws of a seed count them).
+
+    `reuse`, `keep` and `keep_end` speak of the caches, under handles that the front chooses and
+    never uses twice in a worker's life. Offsets are in `ids` followed by `generated`. `keep_end`
+    (0: none) is the handle for the state when the answer ends, or is held (`Cancel.hold`).
     """
 
     id: int
@@ -65,6 +91,10 @@ class Submit(msgspec.Struct, tag=True, frozen=True):
     top_logprobs: int | None = None
     grammar: str | None = None
     logit_bias: tuple[tuple[int, float], ...] = ()
+    generated: tuple[int, ...] = ()
+    reuse: Reuse | None = None
+    keep: tuple[Keep, ...] = ()
+    keep_end: int = 0
 
 
 class Embed(msgspec.Struct, tag=True, frozen=True):
@@ -84,16 +114,38 @@ class Embed(msgspec.Struct, tag=True, frozen=True):
 
 
 class Cancel(msgspec.Struct, tag=True, frozen=True):
-    """Stop a request at any stage; tokens after the first `keep` are not wanted in any cache."""
+    """Stop a request at any stage; tokens after the first `keep` are not wanted in any cache.
+
+    `hold`: its state so far is kept under its `keep_end`, from which it is to be resumed.
+    """
 
     id: int
     keep: int | None = None
+    hold: bool = False
 
 
 class Tune(msgspec.Struct, tag=True, frozen=True):
     """Change a live setting: the longest pause, in ms, a prefill may cause a running stream."""
 
     stall_target_ms: int
+
+
+class Move(msgspec.Struct, frozen=True, array_like=True):
+    """The state held as `handle`, and the file it is written to or read from."""
+
+    handle: int
+    path: str
+
+
+class Cache(msgspec.Struct, tag=True, frozen=True):
+    """Let go of held states, write some to files, or read some back. `CacheChanged` answers.
+
+    A state that a waiting request is to reuse is dropped only after that request has taken it.
+    """
+
+    drop: tuple[int, ...] = ()
+    spill: tuple[Move, ...] = ()
+    load: tuple[Move, ...] = ()
 
 
 class Ready(msgspec.Struct, tag=True, frozen=True):
@@ -107,6 +159,11 @@ class Ready(msgspec.Struct, tag=True, frozen=True):
     names request features the engine cannot do (`grammar`, `logprobs`, `logit_bias`,
     `penalties`), `repeatable` says that a seeded answer is the same alone and in a full batch;
     token ids are below `vocabulary` (0: unknown).
+
+    `caches`: what can be held and reused: nothing, states of exactly the length they were kept
+    at (`whole`), or any shorter prefix of them too (`trimmable`). `resumes`: which requests can
+    go on after `Submit.generated`: those without a seed of the caller's and a grammar
+    (`unseeded`), or `all`. `pauses`: a row that is held (`Cancel.hold`) can go on later.
     """
 
     context: int
@@ -115,7 +172,6 @@ class Ready(msgspec.Struct, tag=True, frozen=True):
     weights_bytes: int = 0
     speech: Speech = Speech()
     template_source: str = "model"
-    supports_tools: bool = False
     sampling: SamplingParams = SamplingParams()
     engine: str = ""
     dimensions: int = 0
@@ -123,6 +179,9 @@ class Ready(msgspec.Struct, tag=True, frozen=True):
     lacks: tuple[str, ...] = ()
     repeatable: bool = False
     vocabulary: int = 0
+    caches: CacheAbility = "none"
+    resumes: ResumeAbility = "none"
+    pauses: bool = False
 
 
 class Preparing(msgspec.Struct, tag=True, frozen=True):
@@ -207,6 +266,27 @@ class Embedded(msgspec.Struct, tag=True, frozen=True):
     error: str = ""
 
 
+class Kept(msgspec.Struct, frozen=True, array_like=True):
+    """A state is held: how many tokens it covers, and the bytes it takes."""
+
+    handle: int
+    tokens: int
+    bytes: int
+
+
+class CacheChanged(msgspec.Struct, tag=True, frozen=True):
+    """States that are now held (kept by a request or read back), lost, or written to files.
+
+    `lost` are handles that hold nothing (any more), also those a request was to keep and did
+    not; `spilled` those whose file is complete, `unspilled` those whose file could not be made.
+    """
+
+    kept: tuple[Kept, ...] = ()
+    lost: tuple[int, ...] = ()
+    spilled: tuple[Kept, ...] = ()
+    unspilled: tuple[int, ...] = ()
+
+
 class Released(msgspec.Struct, tag=True, frozen=True):
     """The slot of this request is free again, whatever ended it."""
 
@@ -216,7 +296,8 @@ class Released(msgspec.Struct, tag=True, frozen=True):
 class Fault(msgspec.Struct, tag=True, frozen=True):
     """Something failed: one request (`id`), or the worker as a whole (`id` None, then exit).
 
-    `code` is machine-readable: `load_failed`, `missing_extra`, `step_failed`, `bad_request`.
+    `code` is machine-readable: `load_failed`, `missing_extra`, `step_failed`, `bad_request`,
+    `encode_failed`.
     """
 
     message: str
@@ -232,8 +313,19 @@ class Log(msgspec.Struct, tag=True, frozen=True):
     fields: dict[str, Any] = {}
 
 
-ToWorker = Load | Prepare | Submit | Embed | Cancel | Tune
-ToFront = Ready | Preparing | Prepared | Announce | Step | Embedded | Released | Fault | Log
+ToWorker = Load | Prepare | Submit | Embed | Cancel | Tune | Cache
+ToFront = (
+    Ready
+    | Preparing
+    | Prepared
+    | Announce
+    | Step
+    | Embedded
+    | CacheChanged
+    | Released
+    | Fault
+    | Log
+)
 
 _encoder = msgspec.msgpack.Encoder()
 to_worker_decoder: msgspec.msgpack.Decoder[ToWorker] = msgspec.msgpack.Decoder(ToWorker)

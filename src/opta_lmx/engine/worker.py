@@ -8,6 +8,7 @@ import msgspec
 
 from opta_lmx.backends.frames import (
     Announce,
+    CacheChanged,
     Cancel,
     Embed,
     Embedded,
@@ -132,10 +133,8 @@ class WorkerHandle:
             TimeoutError: it was begun and did not end within `limit_s`.
         """
         ticket = request.id
-        work = self._preparing[ticket] = Preparation()
-        if not self._computing:
-            self._last_sign = self._clock.monotonic()
         self._send(request)
+        work = self._preparing[ticket] = Preparation()
         try:
             await work.begun
             async with asyncio.timeout(limit_s):
@@ -155,8 +154,6 @@ class WorkerHandle:
         Raises:
             LmxError: what the engine said of them, or what ended the worker.
         """
-        if not self._computing:
-            self._last_sign = self._clock.monotonic()
         self._send(request)
         done: asyncio.Future[Embedded] = asyncio.get_running_loop().create_future()
         self._embedding[request.id] = done
@@ -164,10 +161,8 @@ class WorkerHandle:
 
     def submit(self, request: Submit) -> TokenStream:
         """Hand a request to the engine; its slot is held until `Released`."""
-        if not self._computing:
-            self._last_sign = self._clock.monotonic()
-        stream = self._streams[request.id] = TokenStream()
         self._send(request)
+        stream = self._streams[request.id] = TokenStream()
         return stream
 
     def cancel(self, ticket: int, keep: int | None = None) -> None:
@@ -205,6 +200,8 @@ class WorkerHandle:
     def _send(self, frame: Prepare | Submit | Embed | Tune) -> None:
         if self.dead or self._process is None:
             raise worker_died(self.load.model)
+        if not self._computing:
+            self._last_sign = self._clock.monotonic()
         self._process.link.send(frame)
 
     def _receive(self, frame: ToFront) -> None:
@@ -217,13 +214,8 @@ class WorkerHandle:
                 self._on_released(frame.id)
             case Embedded():
                 self._take_vectors(frame)
-            case Preparing():
-                self._begin(frame.id)
-            case Prepared():
-                self._begin(frame.id)
-                work = self._preparing.get(frame.id)
-                if work is not None and not work.done.done():
-                    work.done.set_result(frame)
+            case Preparing() | Prepared():
+                self._take_preparation(frame)
             case Announce():
                 self._last_sign = self._clock.monotonic()
                 self._predicted_s = frame.predicted_s
@@ -232,8 +224,16 @@ class WorkerHandle:
                     self._ready.set_result(frame)
             case Fault():
                 self._take_fault(frame)
+            case CacheChanged():
+                pass
             case Log():
                 self._telemetry.log(frame.level, frame.event, model=self.load.model, **frame.fields)
+
+    def _take_preparation(self, frame: Preparing | Prepared) -> None:
+        self._begin(frame.id)
+        work = self._preparing.get(frame.id)
+        if isinstance(frame, Prepared) and work is not None and not work.done.done():
+            work.done.set_result(frame)
 
     def _begin(self, ticket: int) -> None:
         self._last_sign = self._clock.monotonic()
@@ -249,7 +249,6 @@ class WorkerHandle:
         for started in step.started:
             stream = streams.get(started.request)
             if stream is not None:
-                stream.started = True
                 stream.cached_tokens = started.cached
         for token in step.tokens:
             stream = streams.get(token.request)

@@ -7,6 +7,7 @@ import msgspec
 from opta_lmx.backends.frames import ModelKind
 from opta_lmx.core.clock import Clock
 from opta_lmx.core.errors import LmxError, invalid
+from opta_lmx.core.principal import Caller
 from opta_lmx.core.telemetry import Telemetry
 from opta_lmx.core.types import GenerationRequest
 from opta_lmx.engine.residency import Engine, server_stopping
@@ -15,12 +16,15 @@ from opta_lmx.serving.answering import Answering
 from opta_lmx.serving.group import RunGroup
 from opta_lmx.serving.run import ModelRun, RunLimits
 
+WRITERS: tuple[ModelKind, ...] = ("chat",)
+
 
 class Ticket(msgspec.Struct, frozen=True):
     """Places in a model's line, taken at the first gate: one for each answer."""
 
     runtime: ModelRuntime
     numbers: tuple[int, ...]
+    caller: Caller = Caller()
 
     def give_back(self) -> None:
         """Leave the line without having run."""
@@ -44,12 +48,18 @@ class Serving:
         """True when a call would not have to load the model first."""
         return self._engine.find(model) is not None
 
+    def refuse_draining(self) -> None:
+        """Raise UNAVAILABLE while the server ends: nothing is begun that would outlive it."""
+        if self.draining:
+            raise server_stopping()
+
     def gate(
         self,
         model: str,
         answers: int = 1,
-        kinds: Collection[ModelKind] = ("chat",),
+        kinds: Collection[ModelKind] = WRITERS,
         param: str = "n",
+        caller: Caller = Caller(),  # noqa: B008  (frozen)
     ) -> Ticket:
         """First gate, before the messages are even parsed: counts only, no waiting.
 
@@ -58,15 +68,15 @@ class Serving:
             answers: how many are wanted side by side.
             kinds: what the model may be made for.
             param: the request field that asks for so many answers.
+            caller: who asks.
 
         Raises:
             LmxError: MODEL_NOT_FOUND; INVALID_REQUEST for a model of another kind;
-                RATE_LIMITED when the line is full; UNAVAILABLE while
-                draining, when the model is out of service, or when it is still being loaded and
-                will be for longer than a request may wait.
+                RATE_LIMITED when the line is full; UNAVAILABLE while draining, when the model
+                is out of service, or when it is still being loaded and will be for longer than
+                a request may wait.
         """
-        if self.draining:
-            raise server_stopping()
+        self.refuse_draining()
         runtime = self._engine.runtime(model, kinds)
         if runtime.error is not None:
             raise runtime.error.again()
@@ -80,7 +90,7 @@ class Serving:
             )
         try:
             runtime.admit_cold()
-            return Ticket(runtime, line.enter_many(answers))
+            return Ticket(runtime, line.enter_many(answers), caller)
         except LmxError as error:
             self._telemetry.count("admission_rejections_total", reason=error.code)
             raise

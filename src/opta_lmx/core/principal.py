@@ -1,0 +1,53 @@
+"""Who asks: the owner of a key, what that owner may use, and the one caller behind a request."""
+
+from enum import IntEnum
+
+import msgspec
+
+
+class Lane(IntEnum):
+    """The class of a request; a lower number goes before a higher one."""
+
+    INTERACTIVE = 0
+    AGENT = 1
+    BACKGROUND = 2
+
+
+class Budgets(msgspec.Struct, frozen=True):
+    """What one key may use, in tokens; None bounds nothing.
+
+    `prompt_tokens` bounds one request's prompt, `prompt_tokens_per_minute` all prompts that were
+    admitted in any 60 s, `max_tokens` one answer.
+    """
+
+    prompt_tokens: int | None = None
+    prompt_tokens_per_minute: int | None = None
+    max_tokens: int | None = None
+
+
+class Principal(msgspec.Struct, frozen=True):
+    """The owner of a key. `key` is its name, never the secret; `lane` the best class it may use.
+
+    `weight` is its share against other keys of its lane; `max_running` bounds how many of its
+    requests run at once on one model (None: as many as there is room for).
+    """
+
+    tenant: str = "default"
+    key: str = "anonymous"
+    lane: Lane = Lane.INTERACTIVE
+    weight: float = 1.0
+    max_running: int | None = None
+    budgets: Budgets = Budgets()
+
+
+class Caller(msgspec.Struct, frozen=True):
+    """One request's asker: a client of a key.
+
+    `client` only divides its owner's share: it is what the caller says of itself. `lane` is the
+    principal's or a lower one. `session` names the conversation, where the caller tells.
+    """
+
+    principal: Principal = Principal()
+    client: str = ""
+    lane: Lane = Lane.INTERACTIVE
+    session: str | None = None
