@@ -26,7 +26,7 @@ from scripts.openclaw.turns import Result, Stage, take_turn
 
 TURN_S = 300.0
 FULL_TURN_S = 1500.0
-FULL = Case("starter-long", "starter-long")
+FULL = Case("starter-long", "starter-long", calls_tools=True)
 
 
 def main() -> int:

@@ -25,12 +25,14 @@ class Case:
         model: whom OpenClaw asks.
         max_tokens: longest answer it is told of.
         window: window it is told of instead of the true one.
+        calls_tools: the model may call tools of its own accord, so one call may not be enough.
     """
 
     name: str
     model: str
     max_tokens: int = 48
     window: int | None = None
+    calls_tools: bool = False
 
 
 ANSWERED = Case("plain", PLAIN)
@@ -90,8 +92,10 @@ def judge(case: Case, outcome: Outcome) -> list[str]:
         return _judge_overflow(outcome)
     problems = _judge_answer(outcome)
     first, rest = outcome.calls[0], outcome.calls[1:]
-    if case not in (BUSY, KILLED):
-        problems += [] if not rest else [f"{len(rest)} more calls than the one needed"]
+    if case.calls_tools:
+        problems += _judge_each(outcome.calls)
+    elif rest and case not in (BUSY, KILLED):
+        problems.append(f"{len(rest)} more calls than the one needed")
     if case is BUSY:
         problems += _judge_busy(first, rest)
     if case is KILLED:
@@ -109,6 +113,14 @@ def _judge_answer(outcome: Outcome) -> list[str]:
     return problems
 
 
+def _judge_each(calls: Sequence[Call]) -> list[str]:
+    return [
+        f"call {number} ended with {call.status}: {_tail(call.text)}"
+        for number, call in enumerate(calls, 1)
+        if call.status != 200 or not call.finished
+    ]
+
+
 def _judge_busy(first: Call, rest: Sequence[Call]) -> list[str]:
     if first.status != 429:
         return [f"the first call was answered with {first.status}, not 429"]
@@ -124,8 +136,6 @@ def _judge_killed(first: Call, restarts: int) -> list[str]:
     problems: list[str] = []
     if first.status != 200 or not first.visible:
         problems.append(f"the first call was not under way: {first.status}")
-    if first.finished:
-        problems.append("the first call came to a proper end in spite of its worker's")
     if restarts != 1:
         problems.append(f"the worker restarted {restarts} times, not once")
     return problems

@@ -9,6 +9,7 @@ from scripts.openclaw.cases import (
     KILLED,
     OVERFLOW,
     Call,
+    Case,
     Outcome,
     call_of,
     final,
@@ -32,6 +33,7 @@ TOO_LONG = Call(
     ended=1.1,
     text=b"This model's maximum context length is 4096 tokens. However, ...",
 )
+CALLING = Case("calling", "a-real-model", calls_tools=True)
 FAILURE = {"status": "error", "error": {"kind": "context_overflow"}}
 OVERFLOWN = Finished(1, json.dumps(FAILURE), "context overflow detected (attempt 1/3)", 1.0)
 
@@ -40,6 +42,8 @@ def test_all_four_courses_can_be_as_they_must_be() -> None:
     assert judge(ANSWERED, Outcome(ANSWER, [GOOD])) == []
     assert judge(BUSY, Outcome(ANSWER, [REFUSED, GOOD])) == []
     assert judge(KILLED, Outcome(ANSWER, [BROKEN, GOOD], restarts=1)) == []
+    assert judge(KILLED, Outcome(ANSWER, [GOOD], restarts=1)) == []
+    assert judge(CALLING, Outcome(ANSWER, [GOOD, GOOD])) == []
     assert judge(OVERFLOW, Outcome(OVERFLOWN, [TOO_LONG])) == []
 
 
@@ -55,7 +59,7 @@ def test_all_four_courses_can_be_as_they_must_be() -> None:
         (BUSY, Outcome(ANSWER, [replace(REFUSED, retry_after=None), GOOD]), "Retry-After"),
         (BUSY, Outcome(ANSWER, [replace(REFUSED, retry_after="5"), GOOD]), "sooner"),
         (KILLED, Outcome(ANSWER, [BROKEN, GOOD]), "restarted 0 times"),
-        (KILLED, Outcome(ANSWER, [GOOD, GOOD], restarts=1), "proper end"),
+        (CALLING, Outcome(ANSWER, [GOOD, BROKEN, GOOD]), "call 2 ended"),
         (
             KILLED,
             Outcome(ANSWER, [replace(BROKEN, visible=False), GOOD], restarts=1),
