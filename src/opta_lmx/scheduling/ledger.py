@@ -1,0 +1,292 @@
+"""One machine's memory: what each loaded model takes, and who makes room for the next."""
+
+from collections.abc import Callable, Collection
+from enum import StrEnum
+
+import msgspec
+
+from opta_lmx.core.errors import ErrorKind, LmxError
+
+BUSY_RETRY_S = 10.0
+_LEAST_RELOAD_S = 0.1
+_GB = 1e9
+_MB = 1e6
+
+
+class MemoryNeed(msgspec.Struct, frozen=True):
+    """What a model will take, in bytes, and how long loading it takes, in seconds.
+
+    `peak` is what loading and prompt processing need on top of weights and caches.
+    """
+
+    weights: int
+    kv: int = 0
+    peak: int = 0
+    load_s: float = 1.0
+
+    @property
+    def total(self) -> int:
+        """Bytes to keep free for it."""
+        return self.weights + self.kv + self.peak
+
+
+class Residency(StrEnum):
+    """Where a model's memory is in its life."""
+
+    LOADING = "loading"
+    READY = "ready"
+    LEAVING = "leaving"
+
+
+class MemoryLine(msgspec.Struct, frozen=True):
+    """One model on the books, for operators; `measured` is False while `size` is an estimate."""
+
+    model: str
+    state: Residency
+    size: int
+    measured: bool
+    users: int
+    pinned: bool
+    idle_s: float
+
+
+class _Entry:
+    """What is known of a loaded model."""
+
+    def __init__(self, need: MemoryNeed, now: float) -> None:
+        self.size = need.total
+        self.load_s = max(_LEAST_RELOAD_S, need.load_s)
+        self.measured = False
+        self.state = Residency.LOADING
+        self.users = 0
+        self.last_use = now
+
+    def evictability(self, now: float) -> float:
+        """How little is lost by unloading: time idle in units of the time to load it again."""
+        return (now - self.last_use) / self.load_s
+
+
+class MemoryLedger:
+    """Keeps the books of one machine budget and decides who makes room.
+
+    Only idle models are ever chosen: ready, without users, not pinned. A model is admitted on
+    its estimate before it is loaded; bytes of those that leave count until they are `gone`, so
+    loading begins when `may_load` says so.
+
+    Args:
+        budget: bytes for all models together.
+    """
+
+    def __init__(self, budget: int) -> None:
+        self.budget = budget
+        self.pinned: set[str] = set()
+        self._entries: dict[str, _Entry] = {}
+        self._leaving: list[tuple[str, _Entry]] = []
+
+    # --- what there is
+
+    @property
+    def committed(self) -> int:
+        """Bytes of all models that are loaded or being loaded."""
+        return sum(entry.size for entry in self._entries.values())
+
+    @property
+    def free(self) -> int:
+        """Bytes nobody has a claim on, once all that leave are gone; below 0 when overdrawn."""
+        return self.budget - self.committed
+
+    def __contains__(self, model: str) -> bool:
+        """True for a model that is loaded or being loaded."""
+        return model in self._entries
+
+    @property
+    def loading(self) -> bool:
+        """True while any model is being loaded."""
+        return any(entry.state is Residency.LOADING for entry in self._entries.values())
+
+    def lines(self, now: float) -> list[MemoryLine]:
+        """Every model on the books, those that leave last."""
+        return [
+            MemoryLine(
+                name,
+                entry.state,
+                entry.size,
+                entry.measured,
+                entry.users,
+                name in self.pinned,
+                0.0 if entry.users else now - entry.last_use,
+            )
+            for name, entry in [*self._entries.items(), *self._leaving]
+        ]
+
+    # --- coming
+
+    def admit(
+        self,
+        model: str,
+        need: MemoryNeed,
+        now: float,
+        spare: Callable[[str, float], bool] | None = None,
+    ) -> tuple[str, ...]:
+        """Reserve memory for a model; those named in return must be unloaded for it.
+
+        They are marked as leaving. Nothing is done for a model that is on the books.
+
+        Args:
+            model: who is to be loaded.
+            need: what it will take.
+            now: monotonic seconds.
+            spare: asked of every idle model, with the seconds for which it has been idle, whether
+                it may go; all may if absent.
+
+        Raises:
+            LmxError: INSUFFICIENT_RESOURCES `model_too_large` when it can never be loaded beside
+                the pinned models; UNAVAILABLE `memory_busy` while others use the memory.
+        """
+        if model in self._entries:
+            return ()
+        self._check_size(model, need.total)
+        idle = self._idle(now)
+        if spare is not None:
+            idle = [name for name in idle if spare(name, now - self._entries[name].last_use)]
+        victims = self._enough(idle, need.total - self.free)
+        if victims is None:
+            raise self._busy(model, need.total, idle)
+        for name in victims:
+            self._leave(name)
+        self._entries[model] = _Entry(need, now)
+        return tuple(victims)
+
+    def may_load(self) -> bool:
+        """True when no memory is used that models being loaded were promised."""
+        leaving = sum(entry.size for _, entry in self._leaving)
+        return not leaving or self.committed + leaving <= self.budget
+
+    def loaded(self, model: str, size: int, now: float) -> None:
+        """The model is ready and was measured to take `size` bytes with all it may ever need."""
+        entry = self._entries.get(model)
+        if entry is not None:
+            entry.state = Residency.READY
+            entry.size, entry.measured = size, True
+            entry.last_use = now
+
+    # --- use
+
+    def begin(self, model: str, now: float) -> None:
+        """Somebody uses the model or waits for it, until `end`; it will not be evicted."""
+        entry = self._entries.get(model)
+        if entry is not None:
+            entry.users += 1
+            entry.last_use = now
+
+    def end(self, model: str, now: float) -> None:
+        """One user less."""
+        entry = self._entries.get(model)
+        if entry is not None and entry.users:
+            entry.users -= 1
+            entry.last_use = now
+
+    # --- going
+
+    def evict(self, model: str) -> bool:
+        """Mark an idle model as leaving; False, and nothing done, for any other."""
+        entry = self._entries.get(model)
+        if entry is None or not self._is_idle(model, entry):
+            return False
+        self._leave(model)
+        return True
+
+    def gone(self, model: str) -> None:
+        """The model's process has ended, for whatever reason: its memory is free.
+
+        Of a model that was admitted again while it left, it is the old process.
+        """
+        for place, (name, _) in enumerate(self._leaving):
+            if name == model:
+                del self._leaving[place]
+                return
+        self._entries.pop(model, None)
+
+    def expired(self, now: float, ttl_s: float) -> tuple[str, ...]:
+        """Models that have been idle for longer than `ttl_s`, the longest first."""
+        return tuple(
+            name
+            for name in sorted(self._idle(now), key=lambda name: self._entries[name].last_use)
+            if now - self._entries[name].last_use > ttl_s
+        )
+
+    def overdraft(self, now: float) -> tuple[str, ...]:
+        """Idle models to unload because others measured more than estimated; marked as leaving."""
+        idle = self._idle(now)
+        victims = self._enough(idle, -self.free)
+        chosen = idle if victims is None else victims
+        for name in chosen:
+            self._leave(name)
+        return tuple(chosen)
+
+    # --- choosing
+
+    def _is_idle(self, name: str, entry: _Entry) -> bool:
+        return entry.state is Residency.READY and not entry.users and name not in self.pinned
+
+    def _idle(self, now: float) -> list[str]:
+        """Models that may be unloaded, those that lose least by it first."""
+        idle = [name for name, entry in self._entries.items() if self._is_idle(name, entry)]
+        return sorted(idle, key=lambda name: self._entries[name].evictability(now), reverse=True)
+
+    def _enough(self, idle: Collection[str], missing: int) -> list[str] | None:
+        """The first of `idle` that free what is missing, none in vain; None if all do not."""
+        chosen: list[str] = []
+        freed = 0
+        for name in idle:
+            if freed >= missing:
+                break
+            chosen.append(name)
+            freed += self._entries[name].size
+        if freed < missing:
+            return None
+        for name in reversed(chosen):
+            size = self._entries[name].size
+            if freed - size >= missing:
+                chosen.remove(name)
+                freed -= size
+        return chosen
+
+    def _leave(self, name: str) -> None:
+        entry = self._entries.pop(name)
+        entry.state = Residency.LEAVING
+        self._leaving.append((name, entry))
+
+    # --- refusing
+
+    def _check_size(self, model: str, size: int) -> None:
+        pinned = sum(entry.size for name, entry in self._entries.items() if name in self.pinned)
+        if size > self.budget - pinned:
+            beside = f", of which pinned models hold {_amount(pinned)}" if pinned else ""
+            raise LmxError(
+                ErrorKind.INSUFFICIENT_RESOURCES,
+                f"Model '{model}' needs {_amount(size)} of memory; the budget is "
+                f"{_amount(self.budget)}{beside}.",
+                code="model_too_large",
+                param="model",
+            )
+
+    def _busy(self, model: str, size: int, idle: Collection[str]) -> LmxError:
+        freeable = sum(self._entries[name].size for name in idle)
+        others = ", ".join(name for name in self._entries if name not in idle)
+        return LmxError(
+            ErrorKind.UNAVAILABLE,
+            f"Model '{model}' needs {_amount(size)} of memory; {_amount(max(0, self.free))} of "
+            f"{_amount(self.budget)} are free and idle models could free "
+            f"{_amount(freeable)}. In use: {others}.",
+            code="memory_busy",
+            param="model",
+            retry_after=BUSY_RETRY_S,
+        )
+
+
+def _amount(size: int) -> str:
+    """Bytes for people."""
+    if size >= _GB:
+        return f"{size / _GB:.1f} GB"
+    return f"{size / _MB:.1f} MB" if size >= _MB else f"{size} bytes"
