@@ -14,7 +14,7 @@ export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
 .PHONY: help env serve test check fast full format lint imports types house workflows \
-	test-extras bench openclaw docs lock clean
+	test-extras bench openclaw sim docs lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -64,6 +64,9 @@ bench: env ## Compare this server with the peers that are installed
 
 openclaw: env ## Real OpenClaw turns (npm, pinned) in four modes, with faults; see docs/openclaw.md
 	$(PY) -m scripts.openclaw $(ARGS)
+
+sim: env ## The waiting line in simulated time, 10,000 seeds; ARGS=fcfs for first come, first served
+	$(PY) -m tests.support.fleet_run 0 10000 $(ARGS)
 
 docs: env ## Write docs/compatibility.md from the contract tests' rows
 	$(PY) -m tests.contract.matrix.render

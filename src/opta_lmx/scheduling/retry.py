@@ -6,6 +6,20 @@ _FIRST_GUESS_S = 2.0
 _WEIGHT = 0.2
 MIN_RETRY_S = 1.0
 MAX_RETRY_S = 60.0
+_JITTER = 0.1
+_GOLDEN = 0.618033988749895
+"""Multiples of it, cut to their fractions, spread evenly however many there are."""
+
+
+def retry_after(seconds: float, number: int) -> float:
+    """A wait as it is told: within 1 to 60 s, and a little apart from the others'.
+
+    Args:
+        seconds: the estimate (s).
+        number: counts those who are told; successive ones are spread over a tenth of the wait.
+    """
+    spread = 1.0 + _JITTER * (number * _GOLDEN % 1.0 - 0.5)
+    return round(min(MAX_RETRY_S, max(MIN_RETRY_S, seconds * spread)), 2)
 
 
 class ServiceRate:

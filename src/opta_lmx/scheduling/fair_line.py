@@ -1,0 +1,307 @@
+"""The bounded waiting line of one model: fair to keys and clients, by service, not by turns."""
+
+import msgspec
+
+from opta_lmx.core.clock import Clock
+from opta_lmx.core.errors import ErrorKind, LmxError
+from opta_lmx.core.principal import Caller, Lane
+from opta_lmx.scheduling.forecast import Forecast
+from opta_lmx.scheduling.order import Order
+from opta_lmx.scheduling.pace import Pace
+from opta_lmx.scheduling.pausing import row_to_pause
+from opta_lmx.scheduling.places import Places
+from opta_lmx.scheduling.retry import retry_after
+from opta_lmx.scheduling.rules import Depth, LineRules, Position, Work
+from opta_lmx.scheduling.tickets import Phase, Ticket
+
+
+class FairLine:
+    """Counts who is in front of the model and decides who runs next, and who makes room.
+
+    A ticket is entered at the first gate, becomes ready when its prompt is prepared, runs when
+    a slot is granted, is charged what it causes, and is released. A running one may be asked
+    to yield: it keeps its slot until it has, and then waits again in its old place. Calls for
+    tickets that are gone, or in another phase, do nothing.
+
+    Args:
+        rules: the policy.
+        clock: time.
+    """
+
+    def __init__(self, rules: LineRules, clock: Clock) -> None:
+        self.rules = rules
+        self.pace = Pace()
+        self._clock = clock
+        self._places = Places(rules)
+        self._order = Order(rules, self._places)
+        self._forecast = Forecast(self._order, self.pace, rules.prices.answer)
+        self._tickets: dict[int, Ticket] = {}
+        self._rows: dict[int, Ticket] = {}
+        self._slots = 1
+        self._limit: int | None = None
+        self._last = self._readied = self._granted = self._refused = 0
+
+    # --- what there is --------------------------------------------------------
+
+    @property
+    def waiting(self) -> int:
+        """Tickets that hold no slot, paused ones too."""
+        return len(self._tickets) - len(self._rows)
+
+    @property
+    def running(self) -> int:
+        """Tickets that hold a slot."""
+        return len(self._rows)
+
+    @property
+    def slots(self) -> int:
+        """Slots that may be held now: the worker's, or fewer where the limit is lower."""
+        return self._slots if self._limit is None else min(self._slots, self._limit)
+
+    def set_slots(self, slots: int) -> None:
+        """Say how many rows the worker can run; running ones are never cut."""
+        self._slots = max(1, slots)
+
+    def set_limit(self, limit: int | None) -> None:
+        """Let fewer run than the worker could, at least one; None lifts the limit."""
+        self._limit = None if limit is None else max(1, limit)
+
+    def set_preemptible(self, able: bool) -> None:
+        """Say whether the engine can pause a row and let it go on later."""
+        self.rules = self._order.rules = msgspec.structs.replace(self.rules, preemptible=able)
+
+    def caller(self, number: int) -> Caller:
+        """Whose ticket it is; nobody's in particular when it is gone."""
+        ticket = self._tickets.get(number)
+        return Caller() if ticket is None else ticket.caller
+
+    # --- waiting --------------------------------------------------------------
+
+    def enter(self, caller: Caller) -> int:
+        """Take a ticket. Raises RATE_LIMITED when there is no place for this caller."""
+        return self.enter_many(1, caller)[0]
+
+    def enter_many(self, count: int, caller: Caller) -> tuple[int, ...]:
+        """Take several tickets or none. Raises RATE_LIMITED when there is not room for all."""
+        if not self._places.has_room(caller, count, self.slots, self.running):
+            raise LmxError(
+                ErrorKind.RATE_LIMITED,
+                f"The waiting line of this model is full ({self.waiting} waiting, "
+                f"{self.running} running). Retry later.",
+                code="queue_full",
+                retry_after=self.retry_after(caller),
+            )
+        now = self._clock.monotonic()
+        tally = self._places.enter(caller, count)
+        first, self._last = self._last + 1, self._last + count
+        numbers = tuple(range(first, self._last + 1))
+        self._tickets.update((one, Ticket(one, caller, tally, now)) for one in numbers)
+        return numbers
+
+    def mark_ready(self, number: int, work: Work) -> None:
+        """The ticket's prompt is prepared: it takes its turn from here on.
+
+        Called again while it waits, it says anew what the ticket asks (a prefix that is now in
+        cache).
+        """
+        ticket = self._tickets.get(number)
+        if ticket is None or ticket.holds_slot:
+            return
+        if ticket.phase is Phase.READY:
+            ticket.share.remove(ticket)
+        else:
+            ticket.leaf = self._order.leaf(ticket.caller)
+            ticket.ready_at = self._clock.monotonic()
+            self._readied += 1
+            ticket.order = self._readied
+        ticket.work = work
+        self._line_up(ticket)
+
+    def _line_up(self, ticket: Ticket) -> None:
+        """Put a ticket among the ready; its prompt is paid for once, however often it runs."""
+        prompt = 0.0 if ticket.granted else ticket.work.cost(self.rules.prices)
+        left = self._forecast.answer(ticket)
+        ticket.phase = Phase.READY
+        ticket.expected = prompt + left.cost
+        ticket.expected_s = prompt * self.pace.prompt_s.value + left.seconds
+        now = self._clock.monotonic()
+        if not ticket.granted:
+            ticket.share.came(ticket.expected, ticket.expected_s, now)
+        self._order.insert(ticket, now)
+
+    def leave(self, number: int) -> None:
+        """Forget a ticket that waits; the slot of one that runs is not touched."""
+        ticket = self._tickets.get(number)
+        if ticket is None or ticket.holds_slot:
+            return
+        if ticket.phase is Phase.READY:
+            ticket.share.remove(ticket)
+        self._forget(ticket)
+
+    # --- running --------------------------------------------------------------
+
+    def grant(self) -> int | None:
+        """Give a free slot to whoever is next, or return None."""
+        if self.running >= self.slots:
+            return None
+        now = self._clock.monotonic()
+        ticket = self._order.next(self.slots, now)
+        if ticket is None:
+            return None
+        self._order.take(ticket, now)
+        self._places.start(ticket.tally, first=not ticket.granted)
+        if not ticket.granted:
+            self._charge(ticket, ticket.work.cost(self.rules.prices))
+        self._granted += 1
+        ticket.granted_at = now
+        ticket.granted, ticket.stint, ticket.phase = self._granted, 0, Phase.RUNNING
+        self._rows[ticket.number] = ticket
+        return ticket.number
+
+    def charge(self, number: int, tokens: int) -> None:
+        """Count tokens of answer that a running ticket has produced."""
+        ticket = self._rows.get(number)
+        if ticket is None:
+            return
+        if not ticket.stint:
+            self._began(ticket)
+        ticket.produced += tokens
+        ticket.stint += tokens
+        self._charge(ticket, tokens * self.rules.prices.answer)
+
+    def _began(self, ticket: Ticket) -> None:
+        """The first of an answer, or of its continuation: what came before was the prompt."""
+        ticket.first_at = self._clock.monotonic()
+        if not ticket.produced:
+            self.pace.prompt_s.add(ticket.first_at - ticket.granted_at, ticket.paid)
+
+    def _charge(self, ticket: Ticket, cost: float) -> None:
+        ticket.paid += cost
+        ticket.share.charge(cost)
+
+    def preempt(self) -> int | None:
+        """A running ticket that must yield now so that one who waits can run, or None.
+
+        Each call names another one, which keeps its slot until it has `yielded` or is released.
+        """
+        if not self.rules.preemptible or self.running < self.slots:
+            return None
+        now = self._clock.monotonic()
+        for waiting, patience_s in self._order.claimants(self.slots):
+            if not self._impatient(waiting, patience_s, now):
+                continue
+            row = row_to_pause(waiting, self._rows.values(), self.rules, now)
+            if row is not None:
+                row.phase = Phase.YIELDING
+                row.paused_at = (*row.paused_at[-1:], now)
+                row.share.claim(-1)
+                self._order.promise(waiting.share)
+                return row.number
+        return None
+
+    def _impatient(self, ticket: Ticket, patience_s: float, now: float) -> bool:
+        """True when it has waited, or is about to wait, longer than it should."""
+        left = patience_s - (now - ticket.ready_at)
+        return left <= 0 or self.pace.request_s.value / self.slots > left
+
+    def yielded(self, number: int) -> None:
+        """A ticket let go of its slot, asked to or not, and waits again in its old place."""
+        ticket = self._rows.get(number)
+        if ticket is not None:
+            self._measure(ticket)
+            self._vacate(ticket)
+            self._line_up(ticket)
+
+    def release(self, number: int, *, finished: bool = True) -> None:
+        """Free the slot of a ticket, which is over.
+
+        Args:
+            number: the ticket.
+            finished: False when it was broken off: without any answer, it then pays for its
+                prompt no more than the time it held the slot is worth.
+        """
+        ticket = self._rows.get(number)
+        if ticket is None:
+            return
+        held_s = self._clock.monotonic() - ticket.granted_at
+        self._measure(ticket)
+        if finished:
+            self._learn(ticket, held_s)
+        elif not ticket.produced:
+            used = held_s / max(self.pace.prompt_s.value, 1e-9)
+            self._charge(ticket, min(0.0, used - ticket.paid))
+        self._vacate(ticket)
+        self._forget(ticket)
+
+    def _measure(self, ticket: Ticket) -> None:
+        """Note how long the tokens of a stay in a slot took."""
+        if ticket.stint > 1:
+            self.pace.token_s.add(self._clock.monotonic() - ticket.first_at, ticket.stint - 1)
+
+    def _learn(self, ticket: Ticket, held_s: float) -> None:
+        """Note what a request was that came to its own end."""
+        self.pace.request_s.add(held_s)
+        if not ticket.produced:
+            self.pace.prompt_s.add(held_s, ticket.paid)
+        for average in (self.pace.answer, *(share.answer for share in ticket.share.path[-2:])):
+            average.add(ticket.produced)
+
+    def clear_running(self) -> None:
+        """Forget every slot, and who held it: the worker is gone."""
+        for ticket in list(self._rows.values()):
+            self._vacate(ticket)
+            self._forget(ticket)
+
+    def _vacate(self, ticket: Ticket) -> None:
+        """Take the slot from a ticket."""
+        del self._rows[ticket.number]
+        ticket.share.hold(-1)
+        if ticket.phase is Phase.YIELDING:
+            ticket.share.claim(1)
+        self._places.stop(ticket.tally)
+
+    def _forget(self, ticket: Ticket) -> None:
+        del self._tickets[ticket.number]
+        self._places.forget(ticket.caller, ticket.tally, waiting=not ticket.granted)
+        if ticket.leaf is not None:
+            ticket.leaf.rest(self.rules.idle_clients)
+
+    # --- what to expect -------------------------------------------------------
+
+    def retry_after(self, caller: Caller) -> float:
+        """Seconds until a place is surely this caller's: when all its waiting ones have run."""
+        self._refused += 1
+        before = self._order.known(caller).queue[:-1]
+        return retry_after(self._turn(caller, before).estimate_s, self._refused)
+
+    def position(self, number: int) -> Position:
+        """How many go before a waiting ticket, and how long that takes; (0, 0) for any other."""
+        ticket = self._tickets.get(number)
+        if ticket is None or ticket.holds_slot:
+            return Position(0, 0.0)
+        queue = self._order.known(ticket.caller).queue
+        before = [one for one in queue if one.order < ticket.order or not ticket.order]
+        return self._turn(ticket.caller, before)
+
+    def _turn(self, caller: Caller, before: list[Ticket]) -> Position:
+        now = self._clock.monotonic()
+        found = self._forecast.turn(caller, before, self._rows.values(), self.slots, now)
+        preparing = self.waiting - self._order.ready
+        wait_s = preparing * self.pace.request_s.value / self.slots
+        return Position(found.ahead + preparing, found.estimate_s + wait_s)
+
+    def depths(self) -> tuple[Depth, ...]:
+        """What each client has in each lane, waiting and running."""
+        now = self._clock.monotonic()
+        found: dict[tuple[Lane, str, str, str], list[Ticket]] = {}
+        for ticket in self._tickets.values():
+            caller, who = ticket.caller, ticket.caller.principal
+            name = (caller.lane, who.tenant, who.key, caller.client)
+            found.setdefault(name, []).append(ticket)
+        return tuple(_depth(name, tickets, now) for name, tickets in sorted(found.items()))
+
+
+def _depth(name: tuple[Lane, str, str, str], tickets: list[Ticket], now: float) -> Depth:
+    waits = [now - ticket.entered_at for ticket in tickets if not ticket.holds_slot]
+    running = len(tickets) - len(waits)
+    return Depth(*name, waiting=len(waits), running=running, oldest_s=max(waits, default=0.0))

@@ -1,0 +1,141 @@
+"""How much is served before a given request comes to its turn."""
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from opta_lmx.core.principal import Caller
+from opta_lmx.scheduling.order import Order
+from opta_lmx.scheduling.pace import Pace, answer_left, believed
+from opta_lmx.scheduling.retry import MAX_RETRY_S
+from opta_lmx.scheduling.rules import Position
+from opta_lmx.scheduling.shares import Share
+from opta_lmx.scheduling.tickets import Ticket
+
+
+class Load(NamedTuple):
+    """Requests: what they cost, how long they hold a slot (s), and how many there are."""
+
+    cost: float = 0.0
+    seconds: float = 0.0
+    requests: float = 0.0
+
+    def plus(self, other: "Load", part: float = 1.0) -> "Load":
+        """Add another load, or a part of it."""
+        return Load(
+            self.cost + part * other.cost,
+            self.seconds + part * other.seconds,
+            self.requests + part * other.requests,
+        )
+
+
+NOTHING = Load()
+_ROUNDS = 3
+"""How often an estimate is made again with those who come while it lasts."""
+Pending = Mapping[Share, Load]
+"""What running rows have yet to cause, by counter."""
+
+
+def pending(rows: Iterable[tuple[Share, Load]]) -> dict[Share, Load]:
+    """Add up what running rows have yet to cause, for their clients and all above."""
+    total: dict[Share, Load] = {}
+    for leaf, load in rows:
+        for share in leaf.upwards():
+            total[share] = total.get(share, NOTHING).plus(load)
+    return total
+
+
+def ahead_of(share: Share, own: Load, soon: Pending, now: float, seconds: float) -> list[Load]:
+    """What goes before, at each level from a counter up to all lanes; it starts with `own`.
+
+    Everybody is served in proportion to weight, from where the counters stand: a sibling gets
+    what lifts it to the level at which this one's turn comes, as far as its requests last, and
+    those that it is likely to add.
+
+    Args:
+        share: the counter.
+        own: what goes before within it.
+        soon: what running rows have yet to cause.
+        now: the time (s).
+        seconds: how long others go on to come, at the rate they came lately.
+    """
+    found = [own]
+    for below in reversed(share.path):
+        level = below.entry() + (soon.get(below, NOTHING).cost + found[-1].cost) / below.weight
+        cost, slot_s, requests = found[-1]
+        for other in below.siblings():
+            flow_cost, flow_s = other.inflow(now)
+            due = (level - other.entry()) * other.weight - soon.get(other, NOTHING).cost
+            if due <= 0:
+                continue
+            if other.ready and other.backlog > 0:
+                # Requests are served whole: the last one goes beyond the level by half of it.
+                due += other.backlog / other.ready / 2
+                part = min(1.0, due / other.backlog)
+                cost += part * other.backlog
+                slot_s += part * other.backlog_s
+                requests += part * other.ready
+            if flow_cost > 0 and due > other.backlog:
+                part = min(seconds, (due - other.backlog) / flow_cost)
+                cost += part * flow_cost
+                slot_s += part * flow_s
+        found.append(Load(cost, slot_s, requests))
+    return found
+
+
+class Forecast:
+    """Says when turns come.
+
+    Args:
+        order: who waits.
+        pace: how fast the model serves.
+        answer_price: the cost of one token of answer.
+    """
+
+    def __init__(self, order: Order, pace: Pace, answer_price: float) -> None:
+        self._order = order
+        self._pace = pace
+        self._answer_price = answer_price
+
+    def answer(self, ticket: Ticket) -> Load:
+        """What a ticket's answer has yet to cause, judged by its client's, its key's, or all."""
+        *_, key, client = ticket.share.path
+        average = believed(client.answer, key.answer, self._pace.answer)
+        tokens = answer_left(average, ticket.produced, ticket.work)
+        return Load(tokens * self._answer_price, tokens * self._pace.token_s.value, 1.0)
+
+    def _row(self, row: Ticket, now: float) -> tuple[Share, Load]:
+        """What a running row has yet to cause, its prompt's time too where that still lasts."""
+        left = self.answer(row)
+        if not row.produced:
+            prompt_s = row.paid * self._pace.prompt_s.value - (now - row.granted_at)
+            left = left.plus(Load(0.0, max(0.0, prompt_s)))
+        return row.share, left
+
+    def turn(
+        self, caller: Caller, before: list[Ticket], rows: Iterable[Ticket], slots: int, now: float
+    ) -> Position:
+        """When the turn comes of a request whose client has these `before` it.
+
+        Args:
+            caller: whose request.
+            before: ready tickets of the same client that go first.
+            rows: who holds slots.
+            slots: how many there are.
+            now: the time (s).
+        """
+        cost = sum(one.expected for one in before)
+        own = Load(cost, sum(one.expected_s for one in before), len(before))
+        soon = pending(self._row(row, now) for row in rows)
+        share, found = self._order.known(caller), Position(0, 0.0)
+        caps = [min(cap, slots) for cap in self._order.caps(caller, slots)]
+        for _ in range(_ROUNDS):
+            levels = ahead_of(share, own, soon, now, min(MAX_RETRY_S, found.estimate_s))
+            # One of the rows must end before anybody's turn comes.
+            turns_s = [
+                (level.seconds + soon.get(one, NOTHING).seconds / cap) / cap
+                for level, one, cap in zip(
+                    levels, share.upwards(), caps[-len(levels) :], strict=True
+                )
+            ]
+            found = Position(round(levels[-1].requests), max(turns_s))
+        return found

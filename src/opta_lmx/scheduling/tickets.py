@@ -1,0 +1,92 @@
+"""One request in the line, from its place to its release."""
+
+from enum import IntEnum
+
+from opta_lmx.core.principal import Caller
+from opta_lmx.scheduling.places import Tally
+from opta_lmx.scheduling.rules import Work
+from opta_lmx.scheduling.shares import Share
+
+
+class Phase(IntEnum):
+    """Where a ticket is in its life; whoever yields still holds the slot."""
+
+    PREPARING = 0
+    READY = 1
+    RUNNING = 2
+    YIELDING = 3
+
+
+class Ticket:
+    """What the line knows of one request.
+
+    Args:
+        number: its name to the outside.
+        caller: who asks.
+        tally: the counts of its client.
+        now: the time (s).
+    """
+
+    __slots__ = (
+        "aged",
+        "caller",
+        "entered_at",
+        "expected",
+        "expected_s",
+        "first_at",
+        "granted",
+        "granted_at",
+        "leaf",
+        "number",
+        "order",
+        "paid",
+        "paused_at",
+        "phase",
+        "produced",
+        "ready_at",
+        "stint",
+        "tally",
+        "work",
+    )
+
+    def __init__(self, number: int, caller: Caller, tally: Tally, now: float) -> None:
+        self.number = number
+        self.caller = caller
+        self.tally = tally
+        self.entered_at = now
+        self.ready_at = now
+        self.phase = Phase.PREPARING
+        self.work = Work()
+        self.leaf: Share | None = None
+        self.order = 0
+        """Rank among the ready; kept when it is paused."""
+        self.granted = 0
+        """Rank of its latest grant; 0 before the first."""
+        self.granted_at = now
+        self.expected = 0.0
+        """Cost it is expected to cause from its next grant to its end."""
+        self.expected_s = 0.0
+        """Seconds it is expected to hold a slot."""
+        self.first_at = now
+        """When its answer began, or went on, after the latest grant."""
+        self.paid = 0.0
+        """Cost charged to it, the prompt's included."""
+        self.produced = 0
+        """Tokens of answer."""
+        self.stint = 0
+        """Tokens of answer since the latest grant."""
+        self.paused_at: tuple[float, ...] = ()
+        """When it was last asked to yield, at most two times."""
+        self.aged = False
+        """It runs because its lane had waited too long: it is left alone."""
+
+    @property
+    def share(self) -> Share:
+        """The counters of its client; set once it is ready."""
+        assert self.leaf is not None
+        return self.leaf
+
+    @property
+    def holds_slot(self) -> bool:
+        """True while a slot is its own."""
+        return self.phase >= Phase.RUNNING

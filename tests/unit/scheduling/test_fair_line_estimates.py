@@ -1,0 +1,129 @@
+"""The fair line by example: what callers are told, and what operators see."""
+
+import pytest
+
+from opta_lmx.core.principal import Lane
+from opta_lmx.scheduling.rules import Position, Work
+from tests.support.line_bench import Bench, bot
+
+
+def test_retry_after_is_the_work_ahead_at_the_measured_pace() -> None:
+    bench = Bench(max_waiting=10)
+    bench.ask(bot("one"), count=8)
+    bench.serve(8, seconds=2.0)
+    bench.ask(bot("one"), count=11)
+    bench.grants()
+    # One runs, nine go before the last: each holds the slot for two seconds.
+    assert bench.line.retry_after(bot("one")) == pytest.approx(20.0, rel=0.1)
+
+
+def test_who_had_less_waits_less() -> None:
+    bench = Bench(max_waiting=20)
+    bench.ask(bot("small"), count=4)
+    bench.ask(bot("hog"), count=4)
+    bench.serve(8, seconds=2.0)
+    bench.ask(bot("hog"), count=18)
+    bench.ask(bot("small"), count=3)
+    bench.grants()
+    small, hog = bench.line.retry_after(bot("small")), bench.line.retry_after(bot("hog"))
+    assert small == pytest.approx(8.0, rel=0.3)
+    # Forty seconds of work are queued; the small one is likely to ask for more meanwhile.
+    assert 38 <= hog <= 55
+
+
+def test_a_capped_client_waits_for_its_own_slots() -> None:
+    bench = Bench(slots=4, max_waiting=20, client_max_running=1)
+    bench.ask(bot("one"), count=8)
+    bench.serve(8, seconds=2.0)
+    bench.ask(bot("one"), count=9)
+    bench.grants()
+    assert bench.line.retry_after(bot("one")) == pytest.approx(16.0, rel=0.15)
+
+
+def test_waits_are_told_a_little_apart() -> None:
+    bench = Bench(max_waiting=10)
+    bench.ask(bot("one"), count=8)
+    bench.serve(8, seconds=2.0)
+    bench.ask(bot("one"), count=11)
+    told = {bench.line.retry_after(bot("one")) for _ in range(20)}
+    assert len(told) > 10
+    assert max(told) < 1.12 * min(told)
+
+
+def test_abandoned_requests_count_for_what_they_used() -> None:
+    bench = Bench()
+    bench.ask(bot("one"), Work(1000), count=6)
+    bench.serve(4, tokens=11, seconds=2.0)
+    pace = bench.line.pace
+    before = (pace.prompt_s.value, pace.token_s.value, pace.answer.value)
+    assert before == pytest.approx((0.001, 0.1, 11.0))
+    quitter = bench.line.grant()
+    assert quitter is not None
+    share = bench.line._tickets[quitter].share
+    paid = share.used
+    bench.clock.time += 0.25
+    bench.line.release(quitter, finished=False)
+    assert share.used == pytest.approx(paid - 750.0)
+    assert (pace.prompt_s.value, pace.token_s.value, pace.answer.value) == pytest.approx(before)
+
+
+def test_answers_are_judged_by_whose_they_are() -> None:
+    bench = Bench(max_waiting=50)
+    for _ in range(5):
+        bench.ask(bot("brief", key="a"), Work(0))
+        bench.serve(1, tokens=2, seconds=0.2)
+        bench.ask(bot("wordy", key="b"), Work(0))
+        bench.serve(1, tokens=200, seconds=20.0)
+    bench.ask(bot("brief", key="a"), Work(0), count=10)
+    assert bench.line.position(bench.ask(bot("brief", key="a"))[0]).estimate_s < 5.0
+
+
+def test_a_ticket_knows_its_position() -> None:
+    bench = Bench()
+    bench.ask(bot("one"), count=4)
+    bench.serve(4, seconds=2.0)
+    tickets = bench.ask(bot("one"), count=4)
+    bench.grants()
+    assert bench.line.position(tickets[0]) == Position(0, 0.0)
+    ahead = [bench.line.position(ticket) for ticket in tickets[1:]]
+    assert [one.ahead for one in ahead] == [0, 1, 2]
+    assert [one.estimate_s for one in ahead] == pytest.approx([2.0, 4.0, 6.0], rel=0.1)
+    assert bench.line.position(999) == Position(0, 0.0)
+
+
+def test_requests_that_are_being_prepared_count_as_ahead() -> None:
+    bench = Bench()
+    early = bench.line.enter_many(3, bot("one"))
+    late = bench.line.enter(bot("two"))
+    assert bench.line.position(late).ahead >= len(early)
+    assert bench.line.position(late).estimate_s >= 6.0
+
+
+def test_depths_say_who_has_what() -> None:
+    bench = Bench()
+    bench.ask(bot("one"), count=2)
+    bench.grants()
+    bench.clock.time += 3.0
+    bench.line.enter(bot("two", key="other", lane=Lane.AGENT))
+    first, second = bench.line.depths()
+    assert (first.lane, first.tenant, first.key, first.client) == (0, "default", "key", "one")
+    assert (first.waiting, first.running, first.oldest_s) == (1, 1, 3.0)
+    assert (second.lane, second.key, second.waiting, second.oldest_s) == (1, "other", 1, 0.0)
+
+
+def test_a_dead_worker_takes_its_rows_with_it() -> None:
+    bench = Bench(slots=2)
+    bench.ask(bot("one"), count=4)
+    bench.grants()
+    bench.line.clear_running()
+    assert (bench.line.running, bench.line.waiting) == (0, 2)
+    assert bench.grants() == ["one", "one"]
+
+
+def test_what_is_in_cache_can_be_said_anew() -> None:
+    bench = Bench(quantum=1000.0)
+    bench.ask(bot("one"), Work(100))
+    (ticket,) = bench.ask(bot("two"), Work(100))
+    bench.line.mark_ready(ticket, Work(100, cached=90))
+    assert bench.grants() == ["two"]
+    assert bench.line._tickets[ticket].share.used == pytest.approx(19.0)
