@@ -9,6 +9,9 @@ import msgspec
 
 from opta_lmx.core.clock import SystemClock
 
+UNUSABLE = "its schemas are too large together, or ask what this model's vocabulary cannot say"
+"""What a caller is told of a grammar that does not compile; the library's words are no help."""
+
 _Made = TypeVar("_Made")
 
 

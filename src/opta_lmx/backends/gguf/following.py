@@ -5,6 +5,8 @@ from typing import Any
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
+from opta_lmx.backends.compiling import UNUSABLE
+
 _LIMITS = LLParserLimits(verbose_errors=False)
 _BYTES = 256
 
@@ -42,8 +44,7 @@ class GrammarFollower:
         self._matcher: Any = _compiled(grammar).deep_copy()
         self.error = ""
         if self._matcher.is_error():
-            reason = str(self._matcher.get_error()).partition("\n")[0]
-            self.error = f"the grammar cannot be used: {reason}"
+            self.error = f"the grammar cannot be used: {UNUSABLE}"
 
     def take(self, text: bytes) -> bool:
         """Take the next bytes of the answer; False when they do not fit."""

@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
-from opta_lmx.backends.compiling import Compilation, Compiler
+from opta_lmx.backends.compiling import UNUSABLE, Compilation, Compiler
 from opta_lmx.backends.text.tokenizer import HfTokenizer
 from opta_lmx.codec.constraints import resolve
 
@@ -21,6 +21,7 @@ LIMITS = LLParserLimits(verbose_errors=False)
 _REMEMBERED = 8
 """Grammars kept compiled: one request's answers and a conversation's turns share theirs."""
 _NO_TEXT = b"<none>"
+_BROKEN = "a token did not fit, or the grammar asks too much at this place"
 
 
 class GrammarError(Exception):
@@ -113,8 +114,7 @@ def _compiled(done: Compilation[Any]) -> Compiled:
     matcher = done.made
     if not matcher.is_error():
         return Compiled(done.request, done.took_s, matcher)
-    error = str(matcher.get_error()).partition("\n")[0]
-    return Compiled(done.request, done.took_s, error=error)
+    return Compiled(done.request, done.took_s, error=UNUSABLE)
 
 
 class Follower:
@@ -137,19 +137,17 @@ class Follower:
     def take(self, token: int) -> None:
         """Note the token that was generated. Raises GrammarError."""
         if not self._matcher.is_stopped() and not self._matcher.consume_token(token):
-            raise GrammarError(
-                self._matcher.get_error().partition("\n")[0] or "a token did not fit"
-            )
+            raise GrammarError(_BROKEN)
 
     def allowed(self) -> Any:
         """Return which tokens may follow, as bits of 32-bit words. Raises GrammarError."""
         if self._matcher.is_stopped():
             if self._matcher.is_error():
-                raise GrammarError(self._matcher.get_error().partition("\n")[0])
+                raise GrammarError(_BROKEN)
             return self._end
         self._matcher.unsafe_compute_mask_ptr(self._bits.ctypes.data, self._bits.nbytes)
         if self._matcher.is_error():
-            raise GrammarError(self._matcher.get_error().partition("\n")[0])
+            raise GrammarError(_BROKEN)
         return self._bits
 
     def ends(self) -> Any:

@@ -3,13 +3,12 @@
 import json
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 
 from opta_lmx.codec.constraints.lark import Lark, literal
-from opta_lmx.codec.tools.values import json_types, referred
-from opta_lmx.core.errors import unsupported
+from opta_lmx.codec.constraints.tagged import TaggedArguments, Tags
 
 
 class Callee(msgspec.Struct, frozen=True):
@@ -37,12 +36,6 @@ class Form(msgspec.Struct, frozen=True):
 
 
 _MARK = re.compile(r"^(?:<[^<> ]+>|\[[A-Z_]+\])$")
-_BARE_KEYS = frozenset(
-    ("type", "minLength", "maxLength", "pattern", "enum", "const", "$defs", "definitions")
-)
-"""What can be held of a string that stands in a call without quotes."""
-_BESIDE = frozenset(("type", "$defs", "definitions"))
-_STRING = frozenset(("string",))
 
 
 def sequence(lark: Lark, parts: Sequence[str]) -> str:
@@ -111,80 +104,16 @@ def _keyed(
     """
 
     def call(lark: Lark, callee: Callee) -> str:
-        parts = [sequence(lark, (head[0], f"{head[1]}{callee.name}{head[2]}"))]
-        schema = callee.schema
-        required = set(cast("list[str]", schema.get("required", [])))
-        properties = cast("dict[str, Any]", schema.get("properties", {}))
-        for name in required - properties.keys():
-            properties = {**properties, name: schema.get("additionalProperties", True)}
         before, after = key[0].split("{}")
-        for name, member in properties.items():
-            if member is False:
-                continue
-            value = _raw(lark, _rooted(member, schema), key[1])
-            pair = f"{literal(before + name + after)} {value}"
-            parts.append(pair if name in required else f"({pair})?")
-        if not properties and schema.get("additionalProperties", True) is not False:
-            any_name = lark.terminal("/[A-Za-z_][A-Za-z0-9_.-]{0,63}/")
-            value = _raw(lark, {"type": "string"}, key[1])
-            parts.append(f"({literal(before)} {any_name} {literal(after)} {value})*")
-        parts.append(sequence(lark, tail))
-        return " ".join(parts)
+        tags = Tags(before, after, key[1])
+        parts = (
+            sequence(lark, (head[0], f"{head[1]}{callee.name}{head[2]}")),
+            TaggedArguments(lark, callee.name, callee.schema, tags).expression(),
+            sequence(lark, tail),
+        )
+        return " ".join(part for part in parts if part)
 
     return call
-
-
-def _rooted(member: dict[str, Any] | bool, root: dict[str, Any]) -> dict[str, Any]:
-    """A property's schema as one of its own, with the definitions it may refer to."""
-    own: dict[str, Any] = {"allOf": []} if isinstance(member, bool) else dict(member)
-    own.pop("allOf") if own.get("allOf") == [] else None
-    for key in ("$defs", "definitions"):
-        if key in root:
-            own[key] = root[key]
-    return own
-
-
-def _raw(lark: Lark, schema: dict[str, Any], end: str) -> str:
-    """A value up to `end`: JSON, or bare text for what its reader can only take as a string."""
-    if json_types(schema, schema) != _STRING:
-        return f"{lark.json(schema)} {literal(end)}"
-    if members := _alternatives(schema):
-        return f"({' | '.join(_raw(lark, member, end) for member in members)})"
-    if beyond := schema.keys() - _BARE_KEYS:
-        message = f"'{min(beyond)}' of a string cannot be enforced in this model's tool calls."
-        raise unsupported(message, "tools")
-    fixed = schema.get("enum", [schema["const"]] if "const" in schema else None)
-    if fixed is not None:
-        options = " | ".join(literal(value) for value in fixed if isinstance(value, str))
-        return f"({options}) {literal(end)}"
-    least, most = schema.get("minLength", 0), schema.get("maxLength", "")
-    bounds = f"{{{least},{most}}}" if least or most != "" else "*"
-    expression = f"/(?s:.){bounds}/"
-    if "pattern" in schema:
-        expression += f" & {_contains(schema['pattern'])}"
-    return lark.raw_until(lark.terminal(expression), end)
-
-
-def _alternatives(schema: dict[str, Any]) -> list[dict[str, Any]]:
-    """The strings that a schema of nothing else refers to or lets choose between."""
-    members: list[Any] = []
-    match [*(schema.keys() - _BESIDE)]:
-        case ["$ref"]:
-            members = [referred(schema["$ref"], schema)]
-        case ["anyOf" | "oneOf" as word]:
-            members = schema[word]
-        case ["allOf"] if len(schema["allOf"]) == 1:
-            members = schema["allOf"]
-        case _:
-            pass
-    return [{**_rooted(member, schema), "type": "string"} for member in members]
-
-
-def _contains(pattern: str) -> str:
-    inner = pattern.replace("\n", "\\n").replace("/", "\\/")
-    start = "" if inner.startswith("^") else "(?s:.*)"
-    stop = "" if inner.endswith("$") and not inner.endswith("\\$") else "(?s:.*)"
-    return f"/{start}({inner.removeprefix('^').removesuffix('$' if not stop else '')}){stop}/"
 
 
 def _kimi(lark: Lark, callee: Callee) -> str:

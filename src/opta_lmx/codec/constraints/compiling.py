@@ -2,14 +2,15 @@
 
 import threading
 from collections import OrderedDict
-from typing import Any, cast
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar, cast
 
 import msgspec
 from llguidance import LLMatcher, LLParserLimits
 
 from opta_lmx.codec.constraints.lark import Lark
 from opta_lmx.codec.constraints.schema import Schema, prepare
-from opta_lmx.core.errors import ErrorKind, LmxError, invalid, unsupported
+from opta_lmx.core.errors import LmxError, invalid, unsupported
 from opta_lmx.core.pauses import about_to_pause
 
 LIMITS = LLParserLimits(
@@ -25,8 +26,25 @@ _REMEMBERED_BYTES = 4 * 1024 * 1024
 _ENTRY_BYTES = 1024
 _ANY_OBJECT: dict[str, Any] = {"type": "object"}
 _CANNOT = ("not supported", "Unimplemented", "only supported", "not disjoint", "look-around")
-_TOO_LARGE = ("too large", "too complex", "fuel", "limit", "too many")
-_KEYWORDS = {"oneOf": "oneOf", "patternProperty": "patternProperties", "regex": "pattern"}
+_TOO_LARGE = ("too large", "too complex", "fuel", "limit", "too many", "Unable to determine")
+_UNHELD = {
+    "look-around": (("pattern", "patternProperties"), "a pattern that looks around"),
+    "backreference": (("pattern", "patternProperties"), "a pattern that refers back"),
+    "not disjoint": (("patternProperties",), "patterns of names of which two fit one name"),
+    "oneOf": (("oneOf",), "'oneOf' whose members can fit one value together"),
+    "min/maxProperties": (
+        ("minProperties", "maxProperties"),
+        "a number of properties where some that are listed may be absent",
+    ),
+    "circular": (("$ref",), "a reference to itself beside other keywords"),
+    "regex": (("pattern", "patternProperties"), "what this pattern asks"),
+}
+"""What the library says it cannot do, by a word of it: the keywords to look for, and our words."""
+_FAULTS = {
+    "does not exist": "a reference in it leads nowhere",
+    "regex": "a pattern in it cannot be read",
+    "multiple": "'multipleOf' must be greater than 0",
+}
 
 
 def prepared(schema: Schema | None, param: str) -> Schema:
@@ -66,36 +84,46 @@ def arguments_schema(parameters: dict[str, Any], param: str) -> dict[str, Any]:
     return made
 
 
-class _Judged:
-    """Schemas that can be held; a conversation sends the same ones with every turn."""
+def is_possible(grammar: str) -> bool:
+    """Return whether a part of a grammar can be compiled, so that something fits it.
 
-    def __init__(self, most_bytes: int) -> None:
-        self._schemas: OrderedDict[bytes, Schema] = OrderedDict()
+    Raises:
+        TakesLong: within `no_long_pauses`, where it was not judged lately.
+    """
+    return _possible.get(grammar.encode())
+
+
+_T = TypeVar("_T")
+
+
+class _Judged(Generic[_T]):
+    """What was made of texts; a conversation sends the same ones with every turn."""
+
+    def __init__(self, most_bytes: int, make: Callable[[bytes], _T]) -> None:
+        self._made: OrderedDict[bytes, _T] = OrderedDict()
+        self._make = make
         self._left = most_bytes
         self._guard = threading.Lock()
 
-    def get(self, text: bytes) -> Schema:
-        """Return the prepared form. Raises what `_prepare` raises, and TakesLong."""
+    def get(self, text: bytes) -> _T:
+        """Return what `make` returns. Raises what that raises, and TakesLong."""
         with self._guard:
-            if text in self._schemas:
-                self._schemas.move_to_end(text)
-                return self._schemas[text]
+            if text in self._made:
+                self._made.move_to_end(text)
+                return self._made[text]
         about_to_pause()
-        schema = _prepare(text)
+        made = self._make(text)
         with self._guard:
-            if text not in self._schemas:
-                self._keep(text, schema)
-        return schema
+            if text not in self._made:
+                self._keep(text, made)
+        return made
 
-    def _keep(self, text: bytes, schema: Schema) -> None:
-        self._schemas[text] = schema
+    def _keep(self, text: bytes, made: _T) -> None:
+        self._made[text] = made
         self._left -= _ENTRY_BYTES + len(text)
         while self._left < 0:
-            oldest, _ = self._schemas.popitem(last=False)
+            oldest, _ = self._made.popitem(last=False)
             self._left += _ENTRY_BYTES + len(oldest)
-
-
-_judged = _Judged(_REMEMBERED_BYTES)
 
 
 def _prepare(text: bytes) -> Schema:
@@ -110,19 +138,35 @@ def _prepare(text: bytes) -> Schema:
     return schema
 
 
+def _compiles(grammar: bytes) -> bool:
+    return not LLMatcher.validate_grammar_with_warnings(grammar.decode(), limits=LIMITS)[0]
+
+
+_judged = _Judged(_REMEMBERED_BYTES, _prepare)
+_possible = _Judged(_REMEMBERED_BYTES, _compiles)
+
+
 def _refusal(message: str, schema: Schema) -> LmxError:
+    """The library's words stay here: only what they are about is told, in words of our own."""
     reason = message.partition("JSON schema: ")[2].partition("\n   1 |")[0].strip() or message
-    short = (
-        reason.splitlines()[-1][:200] if "regex parse" in reason else reason.splitlines()[0][:200]
-    )
-    if "Unsatisfiable" in reason or "unsatisfiable" in reason:
-        return invalid(f"Nothing can fit this schema: {short}", param="")
+    if "satisfiable" in reason:
+        return invalid("Nothing can fit this schema: its keywords contradict each other.", param="")
     if any(word in reason for word in _CANNOT):
-        keyword = next((name for word, name in _KEYWORDS.items() if word in reason), "")
-        return unsupported(f"This cannot be enforced: {short}", _find(schema, keyword))
+        return _unheld(reason, schema)
     if any(word in reason for word in _TOO_LARGE):
         return invalid("The schema is too complex to be enforced.", param="")
-    return LmxError(ErrorKind.INVALID_REQUEST, f"The schema is not valid: {short}", param="")
+    for word, fault in _FAULTS.items():
+        if word in reason:
+            return invalid(f"The schema is not valid: {fault}.", param="")
+    return invalid("The schema is not valid, or cannot be enforced.", param="")
+
+
+def _unheld(reason: str, schema: Schema) -> LmxError:
+    for word, (keywords, what) in _UNHELD.items():
+        if word in reason:
+            place = next((at for key in keywords if (at := _find(schema, key))), "")
+            return unsupported(f"This cannot be enforced: {what}.", place)
+    return unsupported("A keyword of the schema cannot be enforced.", "")
 
 
 def _find(schema: object, keyword: str, path: str = "") -> str:

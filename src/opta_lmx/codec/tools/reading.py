@@ -5,6 +5,7 @@ from collections.abc import Callable
 from enum import Enum, auto
 
 from opta_lmx.codec.tools.json_text import Result, ValueReader
+from opta_lmx.codec.tools.parameters import ArgumentTypes
 from opta_lmx.codec.tools.protocol import (
     CallBegin,
     CallEnd,
@@ -21,6 +22,8 @@ LONGEST_NAME = 256
 """Characters of a tool's name."""
 
 _NAME_PART = re.compile(r"[\w.\-/:\"]")
+
+_UNTYPED = ArgumentTypes({})
 
 WINDOW = 256
 """Characters of white space after which an answer's beginning counts as text."""
@@ -63,6 +66,7 @@ class Reading:
         self.called = False
         self.fenced = False
         self.tools = {tool.name: tool for tool in tools}
+        self._types: dict[str, ArgumentTypes] = {}
         self._parts: list[str] = []
         self._blank: list[str] | None = None
 
@@ -139,6 +143,15 @@ class Reading:
     def knows(self, name: str, *, loose: bool = False) -> bool:
         """Whether a call may bear this name; `loose` forms, and reasoning, call only tools."""
         return bool(name) and (not (self.thinking or loose) or not self.tools or name in self.tools)
+
+    def types(self, name: str) -> ArgumentTypes:
+        """What the arguments of this tool may be; nothing is known of one that is not offered."""
+        tool = self.tools.get(name)
+        if tool is None:
+            return _UNTYPED
+        if name not in self._types:
+            self._types[name] = ArgumentTypes(tool.parameters)
+        return self._types[name]
 
     def whole(self, name: str, arguments: str) -> None:
         """A call that is complete at once."""

@@ -7,7 +7,7 @@ import msgspec
 from opta_lmx.codec.tools.reading import Outcome, Reading
 from opta_lmx.codec.tools.source import Marks, Reads
 from opta_lmx.codec.tools.strings import escaped, quoted
-from opta_lmx.codec.tools.values import accepted_types, value_json
+from opta_lmx.codec.tools.values import value_json
 
 _STRING = frozenset(("string",))
 
@@ -57,8 +57,7 @@ class _Members:
         self._reading = reading
         self._source = reading.source
         self._rules = rules
-        tool = reading.tools.get(name)
-        self._parameters = tool.parameters if tool is not None else {}
+        self._known = reading.types(name)
         self._count = 0
 
     def read(self) -> Reads[None]:
@@ -117,7 +116,7 @@ class _Members:
         said = self._rules.typed.get(end)
         if said is True:
             return _STRING
-        types = accepted_types(self._parameters, key)
+        types = self._known.of(key)
         return types - _STRING if said is False else types
 
     def _bare(self, head: str, types: frozenset[str]) -> Reads[bool]:

@@ -2,7 +2,8 @@
 
 import contextlib
 import json
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable
 from typing import Any, cast
 
 from opta_lmx.codec.tools.json_text import ValueReader
@@ -13,15 +14,12 @@ _MAX_DEPTH = 16
 _NO_ENDS = Ends(marks_of())
 _ALL = frozenset(("string", "number", "integer", "boolean", "null", "object", "array"))
 _PYTHON = {"True": "true", "False": "false", "None": "null"}
-
-
-def accepted_types(parameters: dict[str, Any], name: str) -> frozenset[str]:
-    """Return the JSON types the schema allows for member `name`; empty when it does not say."""
-    properties = parameters.get("properties")
-    if not isinstance(properties, dict):
-        return frozenset()
-    schema = cast("dict[str, Any]", properties).get(name)
-    return json_types(schema, parameters)
+_WORDS = {"true": "boolean", "false": "boolean", "null": "null"}
+_PAIRS = {"{": "}", "[": "]"}
+_BEGUN = re.compile(r'\{[ \t\r\n]*+["}]|\[[ \t\r\n]*+["{\[\]0-9tfn-]')
+_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*+)(?P<rest>(?:\.[0-9]++)?(?:[eE][+-]?[0-9]++)?)")
+_LONG = 4_000
+"""Characters from which on a number may have more digits than Python reads."""
 
 
 def json_types(schema: object, root: dict[str, Any]) -> frozenset[str]:
@@ -42,31 +40,51 @@ def value_json(text: str, types: frozenset[str], answer: Source) -> str:
 
     Args:
         text: the value as it is written.
-        types: what `accepted_types` said.
+        types: what the schema allows; empty when it does not say.
         answer: what pays for repairs.
     """
     read = _read(text.strip(), types, answer)
     if read is not None:
-        kind = _kind(read[1])
+        found, kind = read
         if not types or kind in types or (kind == "integer" and "number" in types):
-            return read[0]
+            return found
         if "string" not in types:
-            return read[0]
+            return found
     return quoted(text)
 
 
-def _read(text: str, types: frozenset[str], answer: Source) -> tuple[str, Any] | None:
-    """The value as JSON text and decoded; None for what is no JSON but a text."""
+def _read(text: str, types: frozenset[str], answer: Source) -> tuple[str, str] | None:
+    """The value as JSON text and its type; None for what is no JSON but a text."""
     text = _PYTHON.get(text, text)
-    if types and text.lower() in ("true", "false", "null") and "string" not in types:
+    if types and text.lower() in _WORDS and "string" not in types:
         text = text.lower()
-    value = _decoded(text)
-    if value is not None:
-        return value
-    if text[:1] in ("{", "[") and text:
-        mended = _mended(text, answer)
-        return _decoded(mended) if mended else None
-    return None
+    first = text[:1]
+    if first in _PAIRS and first:
+        return _composed(text, first, answer)
+    if text in _WORDS:
+        return text, _WORDS[text]
+    if first == '"':
+        return (text, "string") if len(text) > 1 and text[-1] == '"' and _sound(text) else None
+    number = _NUMBER.fullmatch(text)
+    if number is None or (len(text) > _LONG and not _sound(text)):
+        return None
+    return text, "number" if number["rest"] else "integer"
+
+
+def _composed(text: str, first: str, answer: Source) -> tuple[str, str] | None:
+    """An object or a list, mended where it must be."""
+    if not (_seems_whole(text, first, _PAIRS[first]) and _sound(text)):
+        text = _mended(text, answer)
+        if not text or (len(text) > _LONG and not _sound(text)):
+            return None
+    return text, "object" if first == "{" else "array"
+
+
+def _seems_whole(text: str, first: str, last: str) -> bool:
+    """A cheap look, which spares most of what is broken the dear attempt to decode it."""
+    if text[-1] != last or text[-2] in ",:" or _BEGUN.match(text) is None:
+        return False
+    return '"' in text or text.count(first) == text.count(last)
 
 
 def _mended(text: str, answer: Source) -> str:
@@ -86,11 +104,12 @@ def _mended(text: str, answer: Source) -> str:
     return "".join(parts) if sound else ""
 
 
-def _decoded(text: str) -> tuple[str, Any] | None:
+def _sound(text: str) -> bool:
     try:
-        return text, _decode(text)
+        _decode(text)
     except (ValueError, RecursionError):
-        return None
+        return False
+    return True
 
 
 def _refuse(word: str) -> None:
@@ -132,7 +151,8 @@ def _joined(said: dict[str, Any], root: dict[str, Any], depth: int) -> frozenset
         if isinstance(said.get(word), list):
             choices = [_types(choice, root, depth) for choice in said[word]]
             return frozenset[str]().union(*choices) if all(choices) else frozenset()
-    for choice in cast("Iterable[object]", said.get("allOf") or ()):
+    members = said.get("allOf")
+    for choice in cast("list[object]", members) if isinstance(members, list) else ():
         if found := _types(choice, root, depth):
             return found
     return frozenset()
