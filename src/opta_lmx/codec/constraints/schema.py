@@ -4,7 +4,9 @@ The library refuses most of what it cannot do. Here is done what it cannot say i
 the schema the fault lies, that nothing finite fits, and that the size is beyond reason.
 """
 
+import math
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any, NoReturn, cast
 
 import msgspec
@@ -23,6 +25,8 @@ MOST_MEMBERS = 1_000
 MOST_VALUES = 5_000
 """Members of all `enum` together."""
 DEEPEST = 64
+MOST_MULTIPLES = 5_000
+"""All `multipleOf` of a schema together, decimal points aside: a grammar counts up to each."""
 LARGEST_COUNT = 100_000
 """The highest bound for lengths and counts; above it an upper bound says nothing."""
 
@@ -148,7 +152,7 @@ class _Preparation:
     """One walk over a schema."""
 
     def __init__(self) -> None:
-        self._nodes = 0
+        self._nodes = self._multiples = 0
 
     def take(self, schema: object, path: str, depth: int = 0) -> Schema:
         """Return the prepared form of the schema at `path`."""
@@ -170,7 +174,21 @@ class _Preparation:
         _tuple_items(node)
         self._children(node, path, depth + 1)
         _limit_counts(node, path)
+        self._limit_multiples(node, path)
         return node
+
+    def _limit_multiples(self, node: dict[str, Any], path: str) -> None:
+        """Bound what each `multipleOf` costs: as many states as it has remainders."""
+        step = node.get("multipleOf")
+        if isinstance(step, int) or (isinstance(step, float) and math.isfinite(step)):
+            digits = Decimal(str(step)).as_tuple()
+            scale = max(0, int(digits.exponent))
+            self._multiples += int("".join(map(str, digits.digits))) * 10**scale
+        if self._multiples > MOST_MULTIPLES:
+            raise unsupported(
+                f"All 'multipleOf' together may come to {MOST_MULTIPLES}, decimal points aside.",
+                f"{path}.multipleOf",
+            )
 
     def _children(self, node: dict[str, Any], path: str, depth: int) -> None:
         for key in _IN_ONE:

@@ -218,6 +218,14 @@ def test_objects_of_very_many_names_are_refused(key: str) -> None:
     assert "1000" in error.message
 
 
+@pytest.mark.parametrize("steps", [(5_001,), (700, 43.01), (10**400,), (1e300,)])
+def test_steps_too_long_to_be_counted_are_refused(steps: tuple[float, ...]) -> None:
+    members = {f"m{n}": {"type": "number", "multipleOf": step} for n, step in enumerate(steps)}
+    error = refused({"type": "object", "properties": members})
+    assert error.code == "unsupported_parameter"
+    assert error.param == f"{OUTPUT}.properties.m{len(steps) - 1}.multipleOf"
+
+
 def test_hostile_schemas_take_little_time() -> None:
     hostile = bombs()
     assert len(hostile) >= 100
