@@ -82,6 +82,9 @@ class Submit(msgspec.Struct, tag=True, frozen=True):
     `reuse`, `keep` and `keep_end` speak of the caches, under handles that the front chooses and
     never uses twice in a worker's life. Offsets are in `ids` followed by `generated`. `keep_end`
     (0: none) is the handle for the state when the answer ends, or is held (`Cancel.hold`).
+
+    `salt` names whose caches may be used where the engine matches prefixes by itself: requests
+    of different salts never share any. The worker only compares it.
     """
 
     id: int
@@ -95,6 +98,7 @@ class Submit(msgspec.Struct, tag=True, frozen=True):
     reuse: Reuse | None = None
     keep: tuple[Keep, ...] = ()
     keep_end: int = 0
+    salt: str = ""
 
 
 class Embed(msgspec.Struct, tag=True, frozen=True):
@@ -104,6 +108,8 @@ class Embed(msgspec.Struct, tag=True, frozen=True):
     is asked of. `cut_to` bounds the tokens of each input (never the query's) by cutting its end
     off, and whatever is beyond the window with it; None makes an input that is too long an error,
     and so it is among the first `uncut` inputs in any case.
+
+    `count`: only the tokens are wanted. That takes no slot, and no `Released` follows.
     """
 
     id: int
@@ -111,6 +117,7 @@ class Embed(msgspec.Struct, tag=True, frozen=True):
     cut_to: int | None = None
     query: str | None = None
     uncut: int = 0
+    count: bool = False
 
 
 class Cancel(msgspec.Struct, tag=True, frozen=True):
@@ -131,10 +138,14 @@ class Tune(msgspec.Struct, tag=True, frozen=True):
 
 
 class Move(msgspec.Struct, frozen=True, array_like=True):
-    """The state held as `handle`, and the file it is written to or read from."""
+    """The state held as `handle`, and the file it is written to or read from.
+
+    `note` goes into the file's head, where `statefile.read_head` finds it without the worker.
+    """
 
     handle: int
     path: str
+    note: bytes = b""
 
 
 class Cache(msgspec.Struct, tag=True, frozen=True):

@@ -5,7 +5,17 @@ from typing import Protocol, runtime_checkable
 
 import msgspec
 
-from opta_lmx.backends.frames import Cancel, Embed, Load, Ready, Step, Submit, ToFront, Tune
+from opta_lmx.backends.frames import (
+    Cache,
+    Cancel,
+    Embed,
+    Load,
+    Ready,
+    Step,
+    Submit,
+    ToFront,
+    Tune,
+)
 from opta_lmx.core.types import Prompt
 
 Emit = Callable[[ToFront], None]
@@ -96,4 +106,17 @@ class Embedder(Protocol):
 
     def embed(self, request: Embed) -> None:
         """Take a request; there is a free slot for it. `Embedded` and `Released` follow."""
+        ...
+
+
+@runtime_checkable
+class Holder(Protocol):
+    """An `Engine` whose `Ready.caches` is not `none` has this beside the rest.
+
+    What becomes of held states is told by `CacheChanged`; it goes before the `Released` of the
+    request that made the change, and after the tokens of the same step.
+    """
+
+    def cache(self, command: Cache) -> None:
+        """Let go of held states, write some to files, read some back."""
         ...

@@ -18,16 +18,19 @@ class Limits(msgspec.Struct, frozen=True):
 
 def refusal(request: Submit, limits: Limits) -> str:
     """Why a request cannot run; empty when it can."""
-    ids = request.ids
-    if not ids:
+    if not request.ids:
         return "the prompt is empty"
+    ids = (*request.ids, *request.generated)
     if len(ids) >= limits.context:
         return f"the prompt of {len(ids)} tokens leaves no room in {limits.context}"
     if min(ids) < 0 or max(ids) >= limits.vocabulary:
         return f"a token id is outside the vocabulary of {limits.vocabulary}"
     if request.max_tokens < 1:
         return "max_tokens must be at least 1"
-    return bias_refusal(request, limits.vocabulary) or _sampling(request.sampling)
+    if len(request.generated) >= request.max_tokens:
+        return f"max_tokens is {request.max_tokens}, and they were generated before"
+    judged = bias_refusal(request, limits.vocabulary) or _sampling(request.sampling)
+    return judged or _caching(request)
 
 
 def bias_refusal(request: Submit, vocabulary: int) -> str:
@@ -37,6 +40,17 @@ def bias_refusal(request: Submit, vocabulary: int) -> str:
             return f"logit_bias: token id {token} is outside the vocabulary of {vocabulary}"
         if not math.isfinite(bias):
             return "logit_bias: a bias is not a finite number"
+    return ""
+
+
+def _caching(request: Submit) -> str:
+    handles = [keep.handle for keep in request.keep]
+    if request.keep_end:
+        handles.append(request.keep_end)
+    if len(set(handles)) < len(handles) or min(handles, default=1) < 1:
+        return "handles to keep something under are positive and differ"
+    if any(keep.tokens < 1 for keep in request.keep):
+        return "a checkpoint covers at least one token"
     return ""
 
 

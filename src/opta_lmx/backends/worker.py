@@ -17,6 +17,8 @@ import traceback
 from typing import NoReturn
 
 from opta_lmx.backends.frames import (
+    Cache,
+    CacheChanged,
     Cancel,
     Embed,
     Fault,
@@ -37,6 +39,7 @@ from opta_lmx.backends.frames import (
 from opta_lmx.backends.protocol import (
     Embedder,
     Engine,
+    Holder,
     LoadError,
     PreparedPrompt,
     TextError,
@@ -53,7 +56,7 @@ LONGEST_PIECE = 128
 
 
 class Outbox:
-    """Sends frames from any thread; what a step ends (`Released`, `Fault`) follows its tokens."""
+    """Sends frames from any thread; what a step ends or keeps is told after its tokens."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
@@ -62,16 +65,16 @@ class Outbox:
         self._holding = False
 
     def emit(self, frame: ToFront) -> None:
-        """Send a frame now, or after the running step's own frame if it ends a request."""
+        """Send a frame now, or after the running step's own frame if it follows from that."""
         data = encode(frame)
         with self._lock:
-            if self._holding and isinstance(frame, Released | Fault):
+            if self._holding and isinstance(frame, Released | Fault | CacheChanged):
                 self._held.append(data)
             else:
                 self._sock.sendall(data)
 
     def begin_step(self) -> None:
-        """From here until `end_step`, ends of requests wait for the step's tokens."""
+        """From here until `end_step`, what follows from tokens waits for the step's."""
         with self._lock:
             self._holding = True
 
@@ -174,8 +177,18 @@ class Worker:
                     engine.cancel(command)
                 case Tune():
                     engine.tune(command)
+                case Cache():
+                    self._cache(engine, command)
                 case _:
                     pass
+
+    def _cache(self, engine: Engine, command: Cache) -> None:
+        if isinstance(engine, Holder):
+            engine.cache(command)
+            return
+        lost = (*command.drop, *(move.handle for move in command.load))
+        unspilled = tuple(move.handle for move in command.spill)
+        self._out.emit(CacheChanged(lost=lost, unspilled=unspilled))
 
     def _embed(self, engine: Engine, request: Embed) -> None:
         if isinstance(engine, Embedder):

@@ -92,11 +92,12 @@ def test_stale_sockets_are_cleared(tmp_path: Path) -> None:
     live = folder / f"{os.getpid()}.sock"
     (folder / "4194304999.sock").touch()
     (folder / "nonsense.sock").touch()
+    (folder / "4194304999.slots").mkdir()
     live.touch()
     with Child(tiny_gguf(), context=256, slots=1, runtime_dir=str(tmp_path)) as child:
         child.ready()
         names = {path.name for path in folder.iterdir()}
-        assert names == {live.name, f"{child.process.pid}.sock"}
+        assert names == {live.name, f"{child.process.pid}.sock", f"{child.process.pid}.slots"}
 
 
 def test_worker_ends_with_its_socket() -> None:

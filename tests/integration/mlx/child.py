@@ -11,10 +11,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from opta_lmx.backends.frames import Load, ToFront
 from opta_lmx.backends.mlx.engine import create
 from opta_lmx.backends.mlx.environment import worker_environment
 from opta_lmx.backends.protocol import Engine, Texts
+from tests.integration.mlx.faults import inject
 
 
 class Child:
@@ -56,6 +59,7 @@ class Holder:
     def __init__(self) -> None:
         self._engines: dict[int, tuple[Engine, Texts, list[ToFront]]] = {}
         self._count = 0
+        self._patch = pytest.MonkeyPatch()
 
     def load(self, spec: Load) -> tuple[int, Any, list[ToFront]]:
         engine, frames = create(), list[ToFront]()
@@ -84,6 +88,11 @@ class Holder:
         while (step := engine.step()) is not None:
             tokens += len(step.tokens)
         return tokens, time.perf_counter() - clock, time.process_time() - processor
+
+    def inject(self, number: int, fault: str, at: int) -> None:
+        """Break something (`faults.inject`) in place of what was broken before."""
+        self._patch.undo()
+        inject(self._patch, fault, at, self._engines[number][0])
 
     def prepare(self, number: int, prompt: Any) -> Any:
         return self._engines[number][1].prepare(prompt)

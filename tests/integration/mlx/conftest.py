@@ -6,8 +6,11 @@ from pathlib import Path
 import pytest
 
 from opta_lmx.backends.frames import (
+    Cache,
+    CacheChanged,
     Cancel,
     Fault,
+    Kept,
     Load,
     Ready,
     Released,
@@ -22,12 +25,14 @@ from opta_lmx.backends.protocol import PreparedPrompt
 from opta_lmx.core.types import Prompt, SamplingParams
 from tests.integration.mlx.child import Child
 from tests.support.tiny import tiny_llama, tiny_qwen2, tiny_sliding
+from tests.support.tiny_hybrid import tiny_hybrid
 
 GREEDY = SamplingParams(temperature=0.0)
 MODELS: dict[str, Callable[[], Path]] = {
     "llama": tiny_llama,
     "sliding": tiny_sliding,
     "qwen2": tiny_qwen2,
+    "hybrid": tiny_hybrid,
 }
 
 
@@ -60,11 +65,19 @@ class Driver:
         top: int | None = None,
         **more: object,
     ) -> None:
-        """`more`: `grammar` and `logit_bias` as in `Submit`."""
+        """`more`: whatever else `Submit` has."""
         self._command("submit", Submit(request, ids, sampling, max_tokens, top, **more))  # type: ignore[arg-type]
 
-    def cancel(self, request: int) -> None:
-        self._command("cancel", Cancel(request))
+    def cancel(self, request: int, keep: int | None = None, *, hold: bool = False) -> None:
+        self._command("cancel", Cancel(request, keep, hold))
+
+    def cache(self, **orders: object) -> None:
+        """Orders as in `Cache`."""
+        self._command("cache", Cache(**orders))  # type: ignore[arg-type]
+
+    def inject(self, fault: str, at: int) -> None:
+        """Have something raise in the child; see `Holder.inject`."""
+        self._child.call("inject", self._number, fault, at)
 
     def tune(self, stall_target_ms: int) -> None:
         self._command("tune", Tune(stall_target_ms))
@@ -122,6 +135,23 @@ class Driver:
     @property
     def released(self) -> list[int]:
         return [frame.id for frame in self.frames if isinstance(frame, Released)]
+
+    @property
+    def kept(self) -> dict[int, Kept]:
+        """Every state that was ever kept, by handle."""
+        changes = [frame for frame in self.frames if isinstance(frame, CacheChanged)]
+        return {kept.handle: kept for change in changes for kept in change.kept}
+
+    @property
+    def lost(self) -> list[int]:
+        """Handles that were lost, in order."""
+        changes = [frame for frame in self.frames if isinstance(frame, CacheChanged)]
+        return [handle for change in changes for handle in change.lost]
+
+    @property
+    def cached(self) -> dict[int, int]:
+        """Cached tokens of each request that started."""
+        return {started.request: started.cached for started in self.started}
 
     @property
     def faults(self) -> list[Fault]:

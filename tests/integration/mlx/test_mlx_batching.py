@@ -1,6 +1,7 @@
 """Requests that run together give the text they give alone, and share every step."""
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 
@@ -106,6 +107,26 @@ def test_a_long_prompt_does_not_silence_a_running_stream(driver: Driver) -> None
     driver.cancel(1)
     driver.run()
     assert driver.ids(2) == alone
+
+
+def test_no_chunk_beside_a_stream_is_longer_than_its_pace_allows(driver: Driver) -> None:
+    """Counted, not timed: each chunk costs what the steps before it say, within the target."""
+    driver.submit(1, prompt(8), 900)
+    driver.run(until=lambda: len(driver.ids(1)) > 5)
+    driver.tune(100)
+    driver.submit(2, prompt(3000, 3), 1)
+    driver.run(until=lambda: 2 in driver.tokens)
+    during = [step for step in driver.steps if any(row[0] == 2 for row in step.prefill)]
+    done = [0] + [row[1] for step in during for row in step.prefill if row[0] == 2]
+    chunks = [after - before for before, after in pairwise(done)]
+    assert done[-1] == 3000
+    longest = 64.0  # more than the warm-up measured
+    for size in chunks:
+        assert size <= max(longest * 1.25 + 16, 16)
+        longest = max(size, longest * 0.9)
+    assert all(any(token.request == 1 for token in step.tokens) for step in during)
+    driver.cancel(1)
+    driver.run()
 
 
 def test_a_short_prompt_passes_a_long_one(driver: Driver) -> None:

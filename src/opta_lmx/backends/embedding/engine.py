@@ -142,6 +142,9 @@ class VectorEngine:
             self._end(job, self._too_long(job, encoded))
             return False
         job.took(encoded)
+        if request.count and not job.readable:
+            self._end(job, Embedded(request.id, tokens=tuple(job.tokens)))
+            return False
         return True
 
     def _encoded(self, value: Input, cut_to: int | None) -> Encoded:
@@ -190,7 +193,8 @@ class VectorEngine:
     def _end(self, job: Job, answer: Embedded) -> None:
         self._jobs.drop(job.request.id)
         self._emit(answer)
-        self._emit(Released(job.request.id))
+        if not job.request.count:
+            self._emit(Released(job.request.id))
 
 
 def _length(value: Input) -> int:

@@ -95,7 +95,8 @@ class CompletionReader:
         self.finished = False
         self._id = request.id
         self._top = request.top_logprobs
-        self._limit = min(max(1, request.max_tokens), context - len(request.ids) - 1)
+        before = len(request.generated)
+        self._limit = min(request.max_tokens - before, context - len(request.ids) - before - 1)
         self._words = words
         self._follower = follower
         self._seen = 0

@@ -11,12 +11,12 @@ import msgspec
 from opta_lmx.backends.compiling import Compilation, Compiler
 from opta_lmx.backends.frames import (
     Announce,
+    CacheChanged,
     Cancel,
     Fault,
     Load,
     Ready,
     Released,
-    Started,
     Step,
     Submit,
     TokenOut,
@@ -24,40 +24,21 @@ from opta_lmx.backends.frames import (
 )
 from opta_lmx.backends.gguf.completion import CompletionReader, EngineAnswerError, Progress
 from opta_lmx.backends.gguf.following import GrammarFollower
+from opta_lmx.backends.gguf.keeper import Keeper, KeeperLimits
 from opta_lmx.backends.gguf.model import OpenModel, open_model
+from opta_lmx.backends.gguf.resuming import resume_refusal
+from opta_lmx.backends.gguf.rows import Harvest, Rows
 from opta_lmx.backends.gguf.sampling import completion_body
-from opta_lmx.backends.gguf.slots import SlotTable
+from opta_lmx.backends.gguf.slots import SlotTable, Start
 from opta_lmx.backends.gguf.streams import Happening, Job, Streams
 from opta_lmx.backends.protocol import Emit, Engine, Texts
-from opta_lmx.backends.refusal import bias_refusal
+from opta_lmx.backends.refusal import Limits, refusal
 from opta_lmx.codec.constraints import may_end_with, resolve
 from opta_lmx.core.clock import Clock, SystemClock
 
 _WAIT_S = 0.005
 _GATHER_S = 0.001
 """Tokens of one batch reach us this close together, on a connection each."""
-_FIRST_GUESS_MS = 5.0
-"""Per prompt token, before anything was measured."""
-
-
-class _Row:
-    """A running request."""
-
-    def __init__(self, prompt: int) -> None:
-        self.prompt = prompt
-        self.answer: list[int] = []
-        self.started = False
-        self.decoding = False
-        self.cancelled = False
-
-
-class _Harvest:
-    """What one step will report."""
-
-    def __init__(self) -> None:
-        self.tokens: list[TokenOut] = []
-        self.started: list[Started] = []
-        self.prefill: dict[int, tuple[int, int, int]] = {}
 
 
 class GgufEngine:
@@ -66,21 +47,28 @@ class GgufEngine:
     def __init__(self, clock: Clock | None = None) -> None:
         self._clock = clock or SystemClock()
         self._arrivals: queue.SimpleQueue[list[Happening]] = queue.SimpleQueue()
-        self._rows: dict[int, _Row] = {}
         self._compiler = Compiler(GrammarFollower)
         self._compiling: dict[int, Submit] = {}
         self._followers: dict[int, GrammarFollower] = {}
         self._steps = 0
         self._since = 0.0
-        self._prefill_ms = _FIRST_GUESS_MS
 
     def load(self, spec: Load, emit: Emit) -> tuple[Ready, Texts]:
         """Load the model and start its server. Raises LoadError."""
         self._emit = emit
         self._model: OpenModel = open_model(spec)
-        self._slots = SlotTable(self._model.plan.slots, self._model.plan.cells)
+        plan, ready = self._model.plan, self._model.ready
+        self._limits = Limits(self._model.vocabulary, ready.context, plan.slots)
+        options = self._model.options
+        aside = options.slot_bytes // max(1, plan.cell_bytes)
+        self._slots = SlotTable(plan.slots, plan.cells if plan.shared else None, aside)
+        self._rows = Rows(emit)
+        limits = KeeperLimits(plan.slots, options.slot_bytes, options.slot_quiet_s)
+        self._keeper = Keeper(self._model.files, limits, self._clock)
+        for number, held in self._keeper.restore():
+            self._slots.restore(number, held)
         self._streams = Streams(self._model.socket, self._arrivals.put)
-        return self._model.ready, self._model.texts
+        return ready, self._model.texts
 
     @property
     def busy(self) -> bool:
@@ -92,7 +80,7 @@ class GgufEngine:
 
         It starts at once unless it has a grammar to compile or shared cache room is short.
         """
-        if reason := bias_refusal(request, self._model.vocabulary):
+        if reason := refusal(request, self._limits) or resume_refusal(request):
             self._refuse(request, reason)
         elif request.grammar:
             self._compiling[request.id] = request
@@ -101,15 +89,18 @@ class GgufEngine:
             self._enter(request)
 
     def cancel(self, request: Cancel) -> None:
-        """Stop a request; `Released` follows when llama.cpp calls its slot idle."""
-        if self._compiling.pop(request.id, None) is not None:
+        """Stop a request; `Released` follows when llama.cpp calls its slot idle.
+
+        What a held one leaves in its slot is put aside when another needs the slot.
+        """
+        if compiling := self._compiling.pop(request.id, None):
             self._compiler.forget(request.id)
-            self._emit(Released(request.id))
-        elif self._slots.withdraw(request.id):
+            self._release(compiling)
+        elif waiting := self._slots.withdraw(request.id):
             self._followers.pop(request.id, None)
-            self._emit(Released(request.id))
-        elif row := self._rows.get(request.id):
-            row.cancelled = True
+            self._release(waiting)
+        elif row := self._rows.find(request.id):
+            row.cancel(request.keep, paused=request.hold)
             self._streams.cancel(request.id)
 
     def tune(self, settings: Tune) -> None:
@@ -118,9 +109,9 @@ class GgufEngine:
     def step(self) -> Step | None:
         """Wait up to 5 ms for news and return all there is."""
         if self._compiling:
-            for done in self._compiler.take(0.0 if self._rows else _WAIT_S):
+            for done in self._compiler.take(0.0 if len(self._rows) else _WAIT_S):
                 self._take_grammar(done)
-        harvest = _Harvest()
+        harvest = Harvest()
         arrivals = self._collect()
         if not arrivals:
             return None
@@ -130,15 +121,7 @@ class GgufEngine:
         now = self._clock.monotonic()
         took_ms, self._since = (now - self._since) * 1000, now
         self._steps += 1
-        return Step(
-            n=self._steps,
-            ms=took_ms,
-            tokens=tuple(harvest.tokens),
-            started=tuple(harvest.started),
-            prefill=tuple(harvest.prefill.values()),
-            rows=sum(row.decoding for row in self._rows.values()),
-            kv_bytes=self._kv_bytes(),
-        )
+        return harvest.step(self._steps, took_ms, self._rows, self._model.plan.cell_bytes)
 
     def _take_grammar(self, done: Compilation[GrammarFollower]) -> None:
         """Let a request go on whose grammar is compiled; it may be gone by now."""
@@ -153,6 +136,13 @@ class GgufEngine:
 
     def _refuse(self, request: Submit, reason: str) -> None:
         self._emit(Fault(reason, "bad_request", request.id))
+        self._release(request)
+
+    def _release(self, request: Submit) -> None:
+        """Tell that a request is over; nothing is ever held under the front's handles."""
+        handles = {*(keep.handle for keep in request.keep), request.keep_end} - {0}
+        if handles:
+            self._emit(CacheChanged(lost=tuple(sorted(handles))))
         self._emit(Released(request.id))
 
     def _enter(self, request: Submit) -> None:
@@ -167,7 +157,7 @@ class GgufEngine:
             items = list(self._arrivals.get(timeout=_WAIT_S))
         except queue.Empty:
             return []
-        expected = sum(row.decoding for row in self._rows.values())
+        expected = self._rows.decoding
         until = self._clock.monotonic() + _GATHER_S
         while True:
             missing = sum(isinstance(item, TokenOut) for item in items) < expected
@@ -177,58 +167,48 @@ class GgufEngine:
             except queue.Empty:
                 return items
 
-    def _take(self, item: Happening, harvest: _Harvest) -> None:
-        row = self._rows[item.request]
+    def _take(self, item: Happening, harvest: Harvest) -> None:
+        row = self._rows.find(item.request)
+        assert row is not None
         if isinstance(item, TokenOut):
-            row.decoding = item.finish is None
-            row.answer.append(item.id)
-            if not row.cancelled:
-                harvest.tokens.append(item)
+            harvest.token(row, item)
         elif isinstance(item, Progress):
-            self._progress(row, item, harvest)
+            harvest.progress(row, item)
+            self._rows.measure(item)
         else:
-            self._end(row, item.request, item.error)
+            self._end(item.request, item.error)
 
-    def _progress(self, row: _Row, item: Progress, harvest: _Harvest) -> None:
-        if not row.started:
-            row.started = True
-            harvest.started.append(Started(item.request, item.cached))
-        harvest.prefill[item.request] = (item.request, item.done, item.total)
-        worked = item.done - item.cached
-        if item.ms > 0 and worked > 0:
-            self._prefill_ms += (item.ms / worked - self._prefill_ms) / 4
-
-    def _end(self, row: _Row, request: int, error: EngineAnswerError | None) -> None:
-        del self._rows[request]
-        self._slots.release(request, row.answer)
+    def _end(self, request: int, error: EngineAnswerError | None) -> None:
+        row = self._rows.end(request)
+        number = self._slots.release(request, row.held(), paused=row.paused)
+        self._keeper.ended(number, self._slots.held(number))
         if error is not None and not row.cancelled:
             code = "bad_request" if error.bad_request else "step_failed"
             self._emit(Fault(str(error), code, request))
-        self._emit(Released(request))
+        self._release(row.request)
 
     def _start_waiting(self) -> None:
-        while (taken := self._slots.start()) is not None:
-            request, slot, cached = taken
-            model = self._model
-            grammar = resolve(request.grammar or "", model.words.controls.get)
-            body = completion_body(
-                request,
-                slot,
-                cache_prompt=model.options.cache_prompt,
-                markers=model.words.markers,
-                grammar=may_end_with(grammar, model.ends),
-                banned=model.words.misread if request.grammar else (),
-            )
-            follower = self._followers.pop(request.id, None)
-            reader = CompletionReader(request, model.ready.context, model.words, follower)
-            self._rows[request.id] = _Row(len(request.ids))
-            uncached = len(request.ids) - cached
-            self._emit(Announce("prefill", uncached * self._prefill_ms / 1000))
-            self._streams.start(Job(request.id, slot, msgspec.json.encode(body), reader))
+        while (start := self._slots.start()) is not None:
+            self._rows.add(start)
+            self._keeper.started(start.slot)
+            filled = self._keeper.prepare(start)
+            self._streams.start(self._job(start, reuse=filled or not start.fresh))
 
-    def _kv_bytes(self) -> int:
-        cells = sum(row.prompt + len(row.answer) for row in self._rows.values())
-        return cells * self._model.plan.cell_bytes
+    def _job(self, start: Start, *, reuse: bool) -> Job:
+        model, request = self._model, start.request
+        grammar = resolve(request.grammar or "", model.words.controls.get)
+        body = completion_body(
+            request,
+            start.slot,
+            cache_prompt=reuse and model.options.cache_prompt,
+            markers=model.words.markers,
+            grammar=may_end_with(grammar, model.ends),
+            banned=model.words.misread if request.grammar else (),
+            exact_bytes=model.words.inside_character(request.generated),
+        )
+        follower = self._followers.pop(request.id, None)
+        reader = CompletionReader(request, model.ready.context, model.words, follower)
+        return Job(request.id, start.slot, msgspec.json.encode(body), reader)
 
 
 def create() -> Engine:

@@ -1,5 +1,7 @@
 """Opens one GGUF model: checks its header, plans, starts llama.cpp and builds its `Texts`."""
 
+import os
+import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -9,7 +11,8 @@ from opta_lmx.backends.frames import Load, Ready
 from opta_lmx.backends.gguf.http import call
 from opta_lmx.backends.gguf.machine import this_machine
 from opta_lmx.backends.gguf.plan import GgufOptions, Plan, make_plan
-from opta_lmx.backends.gguf.server import gpu_memory, start_server
+from opta_lmx.backends.gguf.server import SLOTS, gpu_memory, start_server
+from opta_lmx.backends.gguf.slotfiles import SlotFiles, claim, model_identity
 from opta_lmx.backends.gguf.tokenizer import LlamaTokenizer
 from opta_lmx.backends.gguf.vocabulary import (
     Vocabulary,
@@ -36,7 +39,8 @@ class OpenModel(msgspec.Struct, frozen=True):
     """A model being served.
 
     `socket` is llama.cpp's; `words` its incomplete pieces; `vocabulary` the number of tokens;
-    `ends` those that end an answer, of which llama.cpp's grammars know one by themselves.
+    `ends` those that end an answer, of which llama.cpp's grammars know one by themselves;
+    `files` where its slots are kept.
     """
 
     socket: str
@@ -47,6 +51,7 @@ class OpenModel(msgspec.Struct, frozen=True):
     words: Vocabulary
     ready: Ready
     texts: Texts
+    files: SlotFiles
 
 
 def open_model(spec: Load) -> OpenModel:
@@ -66,7 +71,9 @@ def open_model(spec: Load) -> OpenModel:
     if info.embedding:
         raise LoadError("this model makes vectors, not text")
     plan = make_plan(info, spec, options, this_machine(gpu_memory()))
-    socket, engine = start_server(spec.path, spec.runtime_dir, plan, options)
+    runtime = spec.runtime_dir or tempfile.mkdtemp(prefix="lmx-")
+    folder, lasting = _slot_folder(spec.path, runtime, options)
+    socket, engine = start_server(spec.path, runtime, plan, options, folder)
     props: dict[str, Any] = call(socket, "/props")
     bos, eos = str(props["bos_token"]), str(props["eos_token"])
     template = load_template(
@@ -84,10 +91,28 @@ def open_model(spec: Load) -> OpenModel:
         engine=engine,
         vocabulary=info.vocabulary,
         lacks=lacks,
+        resumes="unseeded",
+        pauses=True,
     )
     tokenizer = LlamaTokenizer(socket, info.vocabulary, bos, eos)
     texts = TemplateTexts(template, tokenizer, find_infill(ids.get))
-    return OpenModel(socket, info.vocabulary, ends, plan, options, words, ready, texts)
+    identity = model_identity(Path(spec.path), f"{engine} {plan.whole_windows}")
+    files = SlotFiles(socket, folder, identity, lasting=lasting)
+    return OpenModel(socket, info.vocabulary, ends, plan, options, words, ready, texts, files)
+
+
+def _slot_folder(model: str, runtime: str, options: GgufOptions) -> tuple[Path, bool]:
+    """Where files of slots go, and whether they are to stay."""
+    if options.slot_dir:
+        lasting = Path(options.slot_dir) / model_identity(Path(model), "")[:16]
+        if claim(lasting):
+            return lasting, True
+    folder = Path(runtime) / "llama" / f"{os.getpid()}{SLOTS}"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise LoadError(f"the folder for slots cannot be used: {error}") from error
+    return folder, False
 
 
 class _Words(NamedTuple):

@@ -29,7 +29,12 @@ class GgufOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     `kv_bytes` is the budget for caches (0: an eighth of the machine's memory); `batch` the
     most prompt tokens evaluated in one go (0: chosen by size); `gpu_layers` how many layers
     go to the GPU (-1: all); `cache_prompt` whether a slot keeps its prompt for the next
-    request; `checkpoints` how many restore points a slot may keep of its sliding windows.
+    request; `checkpoints` how many restore points a slot may keep of its sliding windows, where
+    memory does not allow to keep all they have seen.
+
+    `slot_dir` is a folder in which slots are kept over a restart (empty: nowhere), each written
+    when nothing ran for `slot_quiet_s` seconds. `slot_bytes` bounds the files of kept slots, and
+    those of paused requests whose slot another one needed.
     """
 
     kv_bytes: int = 0
@@ -37,6 +42,9 @@ class GgufOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     gpu_layers: int = -1
     cache_prompt: bool = True
     checkpoints: int = 4
+    slot_dir: str = ""
+    slot_bytes: int = 4 << 30
+    slot_quiet_s: float = 3.0
 
 
 class Machine(msgspec.Struct, frozen=True):
@@ -52,7 +60,9 @@ class Plan(msgspec.Struct, frozen=True):
 
     `context` is the window of one request; `cells` the tokens all caches hold together;
     `shared` whether they form one cache; `cell_bytes` what one token takes in them;
-    `checkpoints` the restore points of each slot, which together take a quarter of the budget.
+    `whole_windows` says that layers which see a window only keep all they have seen, so that any
+    beginning of a slot's tokens can be used again; where that takes too much, `checkpoints` are
+    the restore points of each slot, which together take a quarter of the budget.
     `pooling` is empty for a model that makes text; others start the server for vectors: `own`
     leaves their making to the file, `mean` and `rank` prescribe it.
     """
@@ -66,13 +76,15 @@ class Plan(msgspec.Struct, frozen=True):
     cell_bytes: int
     checkpoints: int
     pooling: Literal["", "own", "mean", "rank"] = ""
+    whole_windows: bool = False
 
 
 def make_plan(info: ModelInfo, spec: Load, options: GgufOptions, machine: Machine) -> Plan:
     """Fit windows, slots and batch to the machine; an explicit `spec.context` is kept."""
     batch = options.batch or _batch(info.weights_bytes, machine.accelerator)
     budget = options.kv_bytes or machine.memory_bytes // 8
-    fixed, cell_bytes = _cache_costs(info, batch)
+    whole = _whole_windows(info, spec, budget)
+    fixed, cell_bytes = _cache_costs(info, batch, whole)
     room = max(0, budget - fixed * spec.slots) // max(1, cell_bytes)
     context = _context(info.context_length or UNKNOWN_CONTEXT, spec.context, room)
     window = _round_up(context)
@@ -80,7 +92,27 @@ def make_plan(info: ModelInfo, spec: Load, options: GgufOptions, machine: Machin
     cells = max(window, room - room % _ALIGN) if shared else window * spec.slots
     threads = spec.threads or (1 if machine.cores <= 2 else machine.cores)
     checkpoints = min(options.checkpoints, budget // 4 // max(1, fixed * spec.slots))
-    return Plan(context, spec.slots, cells, shared, batch, threads, cell_bytes, checkpoints)
+    return Plan(
+        context,
+        spec.slots,
+        cells,
+        shared,
+        batch,
+        threads,
+        cell_bytes,
+        0 if whole else checkpoints,
+        whole_windows=whole,
+    )
+
+
+def _whole_windows(info: ModelInfo, spec: Load, budget: int) -> bool:
+    """Whether layers with a window can keep everything, for every slot's full context."""
+    if not any(group.window for group in info.kv):
+        return False
+    _, cell_bytes = _cache_costs(info, 0, whole=True)
+    trained = info.context_length or UNKNOWN_CONTEXT
+    window = _round_up(min(trained, spec.context or DEFAULT_CONTEXT))
+    return window * spec.slots * cell_bytes <= budget
 
 
 def _context(trained: int, wanted: int, room: int) -> int:
@@ -90,12 +122,12 @@ def _context(trained: int, wanted: int, room: int) -> int:
     return min(usual, max(room - room % _ALIGN, SMALLEST_CONTEXT))
 
 
-def _cache_costs(info: ModelInfo, batch: int) -> tuple[int, int]:
+def _cache_costs(info: ModelInfo, batch: int, whole: bool) -> tuple[int, int]:
     """Bytes a slot takes whatever its length, and bytes for each token of its window."""
     fixed = per_token = 0
     for group in info.kv:
         size = group.layers * (group.key + group.value) * _KV_ELEMENT_BYTES
-        if group.window:
+        if group.window and not whole:
             fixed += size * (group.window + batch)
         else:
             per_token += size

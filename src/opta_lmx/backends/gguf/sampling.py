@@ -37,24 +37,28 @@ def completion_body(
     markers: tuple[str, ...] = (),
     grammar: str = "",
     banned: tuple[int, ...] = (),
+    exact_bytes: bool = False,
 ) -> dict[str, Any]:
-    """Return the JSON body that starts `request` on `slot`.
+    """Return the JSON body that starts `request` on `slot`, after what it generated before.
 
     `cache_prompt` says whether what the slot already holds of this prompt may be reused;
     `markers` are control tokens whose text must appear in the answer, such as tool-call tags;
-    `grammar` is the request's, written for this vocabulary; `banned` are tokens never drawn.
+    `grammar` is the request's, written for this vocabulary; `banned` are tokens never drawn;
+    `exact_bytes` is for an answer that goes on within a character, which only the listing of
+    likely tokens shows as bytes.
     """
     penalties = _penalties(request)
+    listed = 0 if request.top_logprobs is None else max(1, request.top_logprobs)
     return {
         **_NEUTRAL,
         **_sampling(request.sampling),
         **penalties,
         "logit_bias": [*penalties["logit_bias"], *([token, False] for token in banned)],
         "grammar": grammar,
-        "prompt": list(request.ids),
+        "prompt": [*request.ids, *request.generated],
         "id_slot": slot,
-        "n_predict": request.max_tokens,
-        "n_probs": 0 if request.top_logprobs is None else max(1, request.top_logprobs),
+        "n_predict": request.max_tokens - len(request.generated),
+        "n_probs": max(listed, int(exact_bytes)),
         "cache_prompt": cache_prompt,
         "preserved_tokens": list(markers),
         "stream": True,
@@ -84,7 +88,8 @@ def _penalties(request: Submit) -> dict[str, Any]:
 
     llama.cpp counts the prompt's tokens like the answer's. What frequency and presence take off
     a token for being in the prompt is given back as a bias; of presence that is all there is,
-    so it never reaches a token that the prompt holds too.
+    so it never reaches a token that the prompt holds too. Tokens generated before are counted as
+    the answer's by themselves.
     """
     params = request.sampling
     frequency = _or(params.frequency_penalty, 0.0)

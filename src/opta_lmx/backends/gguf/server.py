@@ -6,6 +6,7 @@ holds the interpreter. The worker process ends instead.
 
 import os
 import re
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Generator
@@ -20,14 +21,21 @@ from opta_lmx.backends.protocol import LoadError
 MAX_SOCKET_PATH = 100
 """Bytes; macOS allows 104 with the terminator."""
 
+SLOTS = ".slots"
+"""Ends the name of a process's folder for files of slots, which begins with its number."""
+
 _ERRORS_ONLY = 1
 _CAUSE = re.compile(r"error loading model: (?P<cause>.+)")
 _ERROR_LINE = re.compile(r"^\S+ E \s*(?P<cause>.+)$", re.MULTILINE)
 _immortal: list[Any] = []
 
 
-def start_server(model: str, folder: str, plan: Plan, options: GgufOptions) -> tuple[str, str]:
+def start_server(
+    model: str, folder: str, plan: Plan, options: GgufOptions, slots: Path | None = None
+) -> tuple[str, str]:
     """Load the model file (the first of a split one) and serve it on a socket in `folder`.
+
+    `slots` is where it may keep files of what its slots hold.
 
     Returns:
         The socket's path, and the engine's name with its version.
@@ -38,6 +46,7 @@ def start_server(model: str, folder: str, plan: Plan, options: GgufOptions) -> t
     xllamacpp = _bindings()
     path = _socket_path(folder)
     params = _params(xllamacpp, model, path, plan, options)
+    params.slot_save_path = "" if slots is None else f"{slots}/"
     with _captured_stderr() as read_log:
         try:
             server = xllamacpp.Server(params)
@@ -83,6 +92,7 @@ def _params(xllamacpp: Any, model: str, socket: str, plan: Plan, options: GgufOp
     params.n_threads_http = plan.slots + 6
     params.n_gpu_layers = options.gpu_layers
     params.n_ctx_checkpoints, params.checkpoint_min_step = plan.checkpoints, plan.batch
+    params.swa_full = plan.whole_windows
     params.cache_ram_mib = 0
     params.ctx_shift = params.fit_params = params.ui = False
     params.use_jinja = params.enable_chat_template = False
@@ -103,6 +113,9 @@ def _socket_path(folder: str) -> str:
         for left in root.glob("*.sock"):
             if not _alive(left.stem):
                 left.unlink(missing_ok=True)
+        for left in root.glob(f"*{SLOTS}"):
+            if left.stem != str(os.getpid()) and not _alive(left.stem):
+                shutil.rmtree(left, ignore_errors=True)
     except OSError as error:
         raise LoadError(f"the folder for sockets cannot be used: {error}") from error
     path = str(root / f"{os.getpid()}.sock")

@@ -1,32 +1,100 @@
 """Which slot of llama.cpp a request runs on, and who waits for cache room: pure bookkeeping."""
 
+import hashlib
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from typing import NamedTuple
 
 from opta_lmx.backends.frames import Submit
 
+Tokens = tuple[int, ...]
+
+COPY_TOKENS = 128
+"""From so many tokens on a copy is worth its two exchanges with llama.cpp."""
+_COPY_COST = 8
+"""Copying so many tokens costs at most as much as processing one."""
+
+
+class Held(NamedTuple):
+    """What an idle slot holds: the tokens, in order, and whose they are (see `tenant_of`)."""
+
+    tokens: Tokens
+    tenant: str
+
+
+class Before(NamedTuple):
+    """What is to be done with idle slots before a request starts, in this order.
+
+    `erase` are slots whose caches make room. `park`: what the request's slot holds is put aside
+    under this number. `load` is what was put aside and is brought back to the request's slot, or
+    `copy` the slot whose tokens are copied there. `forget` is put aside no longer.
+    """
+
+    erase: Tokens = ()
+    park: int | None = None
+    load: int | None = None
+    copy: int | None = None
+    forget: Tokens = ()
+
+
+class Start(NamedTuple):
+    """A request may start on `slot`, which holds the first `cached` tokens of what it submits.
+
+    `fresh`: nothing of what the slot held may be used, for it was another tenant's.
+    """
+
+    request: Submit
+    slot: int
+    cached: int
+    fresh: bool
+    before: Before
+
 
 class _Slot:
-    def __init__(self, number: int) -> None:
+    """A slot, or what was put aside of one: then `number` is that it is put aside under."""
+
+    def __init__(self, number: int, held: Tokens = (), tenant: str = "", used_at: int = 0) -> None:
         self.number = number
-        self.tokens: tuple[int, ...] = ()
+        self.held = held
+        self.tenant = tenant
         self.cells = 0
-        self.used_at = 0
+        self.used_at = used_at
+        self.paused = False
+
+    def shared(self, tokens: Tokens, tenant: str) -> int:
+        return common(self.held, tokens) if self.tenant == tenant else 0
 
 
 class SlotTable:
-    """Gives each request the free slot that remembers most of its prompt.
+    """Gives each request the free slot on which it does least harm and has least to do.
+
+    What a slot holds is worth its tokens, half as much after every round of `slots` requests
+    that used others. A request gains what it shares with a slot, and what it does not share is
+    lost there; copying is cheap beside processing. So a conversation goes on where it is held,
+    and another one with the same beginning gets a copy of that, on the slot least worth keeping.
+    What a paused request leaves in its slot is put aside when another needs the slot.
 
     Where the caches are shared, a request starts only when its prompt and its longest answer
     fit beside the others; those that do not fit wait in order of arrival.
+
+    Args:
+        slots: how many there are.
+        cells: tokens that all caches hold together, where slots share one; None where each slot
+            has its own whole window.
+        aside: tokens that may be put aside.
     """
 
-    def __init__(self, slots: int, cells: int) -> None:
-        self._free = [_Slot(number) for number in range(slots)]
+    def __init__(self, slots: int, cells: int | None, aside: int = 0) -> None:
+        self._free = {number: _Slot(number) for number in range(slots)}
         self._taken: dict[int, _Slot] = {}
+        self._aside: dict[int, _Slot] = {}
         self._line: deque[Submit] = deque()
         self._cells = cells
+        self._round = slots
         self._clock = 0
+        self._most_aside = aside
+        self._asides = 0
 
     def __len__(self) -> int:
         return len(self._taken) + len(self._line)
@@ -35,42 +103,170 @@ class SlotTable:
         """Put a request at the end of the line."""
         self._line.append(request)
 
-    def withdraw(self, request: int) -> bool:
-        """Take a request out of the line; False when it is not waiting there."""
+    def withdraw(self, request: int) -> Submit | None:
+        """Take a request out of the line and return it; None when it is not waiting there."""
         for waiting in self._line:
             if waiting.id == request:
                 self._line.remove(waiting)
-                return True
-        return False
+                return waiting
+        return None
 
-    def start(self) -> tuple[Submit, int, int] | None:
-        """Start the next request: it, its slot, and the prompt tokens that slot remembers."""
+    def start(self) -> Start | None:
+        """Start the next request, if there is one and it has room."""
         if not self._line or not self._free:
             return None
         request = self._line[0]
-        best = max(self._free, key=lambda slot: (common(slot.tokens, request.ids), -slot.used_at))
-        # A started slot holds its old tokens until its turn to prefill comes, and llama.cpp
-        # clears idle slots only.
-        cells = max(len(request.ids) + request.max_tokens, len(best.tokens))
-        used = sum(slot.cells for slot in self._taken.values())
-        if used and used + cells > self._cells:
+        tokens, tenant = submitted(request), tenant_of(request.salt)
+        source, slot = self._choose(tokens, tenant)
+        left = request.max_tokens - len(request.generated)
+        # A started slot holds its old tokens until its turn to prefill comes.
+        cells = max(len(tokens) + left, len(slot.held))
+        if not self._has_room(cells):
             return None
         self._line.popleft()
-        cached = common(best.tokens, request.ids)
-        self._free.remove(best)
-        best.tokens, best.cells = request.ids, cells
-        self._taken[request.id] = best
-        return request, best.number, cached
+        del self._free[slot.number]
+        cached, fresh = source.shared(tokens, tenant), slot.tenant != tenant
+        aside = self._put_aside(slot, tokens, tenant)
+        # Whatever becomes of the request, this much of the old is true of the slot.
+        slot.held, slot.tenant, slot.cells = tokens[:cached], tenant, cells
+        self._taken[request.id] = slot
+        before = Before(
+            erase=self._make_room(),
+            park=aside,
+            load=source.number if source in self._aside.values() else None,
+            copy=source.number if source in self._free.values() else None,
+            forget=self._forget(tokens, tenant),
+        )
+        return Start(request, slot.number, cached, fresh, before)
 
-    def release(self, request: int, answer: Iterable[int]) -> None:
-        """Free a running request's slot, which now remembers its prompt and `answer`."""
+    def release(self, request: int, held: Tokens = (), *, paused: bool = False) -> int:
+        """Free a running request's slot and return its number.
+
+        `held` are the tokens it is known to hold now; where fewer, those it shared with the
+        request. `paused`: the request is to go on later.
+        """
         slot = self._taken.pop(request)
         self._clock += 1
-        slot.tokens, slot.cells, slot.used_at = (*slot.tokens, *answer), 0, self._clock
-        self._free.append(slot)
+        slot.held, slot.cells, slot.used_at = max(slot.held, held, key=len), 0, self._clock
+        slot.paused = paused
+        self._free[slot.number] = slot
+        return slot.number
+
+    def restore(self, number: int, held: Held) -> None:
+        """Note what a free slot was filled with; who is restored first counts as older."""
+        slot = self._free[number]
+        self._clock += 1
+        slot.held, slot.tenant, slot.used_at = held.tokens, held.tenant, self._clock
+
+    def held(self, number: int) -> Held | None:
+        """What a slot holds; None while it is used."""
+        slot = self._free.get(number)
+        return None if slot is None else Held(slot.held, slot.tenant)
+
+    def _choose(self, tokens: Tokens, tenant: str) -> tuple[_Slot, _Slot]:
+        """The slot (or what was put aside) whose tokens a request uses, and that it runs on."""
+        free, aside = self._free.values(), self._aside.values()
+        shares = {slot: slot.shared(tokens, tenant) for slot in (*free, *aside)}
+
+        def lost(slot: _Slot) -> float:
+            return self._worth(slot, len(slot.held) - shares[slot])
+
+        def gain(slot: _Slot) -> tuple[float, int, int]:
+            return shares[slot] - lost(slot), -slot.used_at, -slot.number
+
+        def useful(slot: _Slot) -> tuple[int, int]:
+            return shares[slot], slot.used_at
+
+        least = min(free, key=lambda each: (self._worth(each), each.used_at, each.number))
+        source = max(free, key=useful)
+        paused = max(aside, key=useful, default=source)
+        if shares[paused] >= shares[source] + COPY_TOKENS:
+            return paused, least
+        if self._cells is not None or shares[source] < COPY_TOKENS:
+            best = max(free, key=gain)
+            return best, best
+        bearable = max(COPY_TOKENS, shares[source] // _COPY_COST)
+        if lost(source) <= self._worth(least) + bearable:
+            return source, source
+        return source, least
+
+    def _worth(self, slot: _Slot, tokens: int | None = None) -> float:
+        """What so many of a slot's tokens are worth; all of them by default."""
+        count = len(slot.held) if tokens is None else tokens
+        return count * 0.5 ** ((self._clock - slot.used_at) / self._round)
+
+    def _put_aside(self, slot: _Slot, tokens: Tokens, tenant: str) -> int | None:
+        """Put aside what a paused request left in a slot, unless these tokens go on from it."""
+        paused, slot.paused = slot.paused, False
+        if not paused or not COPY_TOKENS <= len(slot.held) <= self._most_aside:
+            return None
+        if slot.shared(tokens, tenant) == len(slot.held):
+            return None
+        self._asides += 1
+        self._aside[self._asides] = _Slot(self._asides, slot.held, slot.tenant, slot.used_at)
+        return self._asides
+
+    def _forget(self, tokens: Tokens, tenant: str) -> Tokens:
+        """Forget what these tokens go on from, then the oldest until the rest may stay."""
+        left = sum(len(each.held) for each in self._aside.values())
+        forgotten: list[int] = []
+        for key, each in list(self._aside.items()):
+            if left > self._most_aside or each.shared(tokens, tenant) == len(each.held):
+                left -= len(each.held)
+                forgotten.append(key)
+                del self._aside[key]
+        return tuple(forgotten)
+
+    def _used(self) -> int:
+        return sum(slot.cells for slot in self._taken.values())
+
+    def _has_room(self, cells: int) -> bool:
+        used = self._used()
+        return self._cells is None or not used or used + cells <= self._cells
+
+    def _make_room(self) -> Tokens:
+        """Forget the least valuable idle slots until all cells fit; return their numbers."""
+        if self._cells is None:
+            return ()
+        idle = [slot for slot in self._free.values() if slot.held]
+        room = self._cells - self._used() - sum(len(slot.held) for slot in idle)
+        erased: list[int] = []
+        for slot in sorted(idle, key=lambda each: (each.paused, self._worth(each))):
+            if room >= 0:
+                break
+            room += len(slot.held)
+            slot.held = ()
+            erased.append(slot.number)
+        return tuple(erased)
 
 
-def common(left: tuple[int, ...], right: tuple[int, ...]) -> int:
+@lru_cache(maxsize=1024)
+def tenant_of(salt: str) -> str:
+    """Whose tokens they are, in a form that may be written down."""
+    return hashlib.blake2b(salt.encode(), digest_size=16).hexdigest()
+
+
+def submitted(request: Submit) -> Tokens:
+    """What is processed before the next token: the prompt, and the answer so far."""
+    return (*request.ids, *request.generated)
+
+
+def held_after(request: Submit, done: int, answer: Iterable[int], keep: int | None) -> Tokens:
+    """What a slot holds when its request has ended.
+
+    Args:
+        request: the request.
+        done: how many of the submitted tokens were processed.
+        answer: tokens generated after those.
+        keep: how many tokens of the whole answer are wanted in a cache; None for all.
+    """
+    tokens = submitted(request)
+    # The last token of an answer was drawn, but not processed.
+    tokens = tokens[:done] if done < len(tokens) else (*tokens, *tuple(answer)[:-1])
+    return tokens if keep is None else tokens[: len(request.ids) + keep]
+
+
+def common(left: Sequence[int], right: Sequence[int]) -> int:
     """How many tokens two prompts share at their start, found by halving: slices compare fast."""
     low, high = 0, min(len(left), len(right))
     while low < high:

@@ -18,7 +18,7 @@ from opta_lmx.backends.gguf.http import OK, EventStream, call
 from opta_lmx.core.clock import SystemClock
 
 _FIRST_POLL_S = 0.005
-_LONGEST_POLL_S = 0.1
+_LONGEST_POLL_S = 0.02
 
 
 class Ended(msgspec.Struct, frozen=True):

@@ -4,6 +4,7 @@ llama.cpp holds text back until it is whole UTF-8 and then names only the last t
 of the held tokens are known, so their ids can be found again.
 """
 
+import codecs
 import re
 from collections.abc import Iterable, Sequence
 
@@ -55,6 +56,18 @@ class Vocabulary:
         if end is None or not text.endswith(end) or not 0 < count <= _MAX_HELD:
             return None
         return self._cut(text[: len(text) - len(end)], count)
+
+    def inside_character(self, tokens: Sequence[int]) -> bool:
+        """Whether the text of these tokens ends within a character."""
+        tail = b""
+        for token in reversed(tokens[-_MAX_HELD:]):
+            piece = self._pieces.get(token)
+            if piece is None:
+                break
+            tail = piece + tail
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        decoder.decode(tail)
+        return bool(decoder.getstate()[0])
 
     def _cut(self, text: bytes, count: int) -> list[int] | None:
         if count == 0:

@@ -1,32 +1,34 @@
-"""Requests running together: mlx-lm's BatchGenerator, driven one step at a time.
-
-The generator is wrapped, never patched; its own queue stays empty, since a request is handed to
-it only when its prompt is to be processed in the coming step. Two of its public attributes are
-set between steps: `prefill_step_size`, the chunk each prompt in progress gets, and nothing else.
-"""
+"""Requests running together, one step at a time; what they leave behind for later ones."""
 # pyright: reportUnknownMemberType=false
 # (mlx-lm is untyped)
 
+import traceback
 from collections.abc import Sequence
 from typing import Any
 
-import mlx.core as mx
-from mlx_lm.generate import BatchGenerator  # pyright: ignore[reportMissingTypeStubs]
-
 from opta_lmx.backends.frames import (
     Announce,
+    Cache,
+    Cancel,
     Fault,
+    Log,
     Released,
     Started,
     Step,
     Submit,
     TokenOut,
 )
-from opta_lmx.backends.mlx.grammar import Compiled, Follower, Grammars
-from opta_lmx.backends.mlx.logprobs import Answer, Asked, LogprobReader
-from opta_lmx.backends.mlx.pacing import MAX_CHUNK, Pace, admit, chunk
-from opta_lmx.backends.mlx.processing import Processor, is_needed
-from opta_lmx.backends.mlx.sampling import Samplers
+from opta_lmx.backends.mlx.caches import cut, form
+from opta_lmx.backends.mlx.delivery import Delivery
+from opta_lmx.backends.mlx.drawing import Drawing
+from opta_lmx.backends.mlx.files import Files
+from opta_lmx.backends.mlx.grammar import Compiled, GrammarError, Grammars
+from opta_lmx.backends.mlx.intake import Intake
+from opta_lmx.backends.mlx.memory import probe
+from opta_lmx.backends.mlx.pacing import Pace, chunk
+from opta_lmx.backends.mlx.rows import Row
+from opta_lmx.backends.mlx.running import Entry, Running
+from opta_lmx.backends.mlx.states import States
 from opta_lmx.backends.protocol import Emit
 from opta_lmx.backends.refusal import Limits, refusal
 from opta_lmx.backends.text.tokenizer import HfTokenizer
@@ -34,22 +36,10 @@ from opta_lmx.core.clock import SystemClock
 
 _ANNOUNCE_S = 0.2
 """Steps predicted to last longer are announced to the watchdog."""
-_GRAMMAR_WAIT_S = 0.005
+_WAIT_S = 0.005
+"""How long a step waits for a grammar or a file when nothing runs."""
 _KV_EVERY = 64
 """Steps between counts of the caches' bytes while the rows stay the same."""
-
-
-class _Row:
-    """One request in the generator. `left` counts prompt tokens still to be prefilled."""
-
-    __slots__ = ("emitted", "left", "processor", "request", "uid")
-
-    def __init__(self, request: Submit, uid: int, processor: Processor | None) -> None:
-        self.request = request
-        self.processor = processor
-        self.uid = uid
-        self.left = len(request.ids) - 1
-        self.emitted = False
 
 
 class Batch:
@@ -60,231 +50,278 @@ class Batch:
         tokenizer: gives tokens their bytes and names the ids that end an answer.
         limits: what requests may ask.
         pace: sizes prompt chunks.
-        emit: where `Released`, `Fault` and `Announce` go.
+        emit: where everything but steps goes.
     """
 
     def __init__(
         self, model: Any, tokenizer: HfTokenizer, limits: Limits, pace: Pace, emit: Emit
     ) -> None:
-        self.emit = emit
         self.pace = pace
         self.limits = limits
-        self._tokenizer = tokenizer
-        self._samplers = Samplers()
-        self._logprobs = LogprobReader(tokenizer.piece)
+        self._emit = emit
         self._clock = SystemClock()
-        self._generator: Any = BatchGenerator(
-            model,
-            stop_tokens=[[i] for i in sorted(tokenizer.eos_ids)],
-            completion_batch_size=limits.slots,
-            prefill_batch_size=limits.slots,
-            prefill_step_size=MAX_CHUNK,
-        )
-        self._grammars = Grammars(tokenizer, limits.vocabulary)
-        self._compiling: dict[int, Submit] = {}
-        self._matchers: dict[int, Any] = {}
-        self._waiting: list[Submit] = []
-        self._rows: dict[int, _Row] = {}
-        self._uids: dict[int, int] = {}
+        self._states = States(emit)
+        self._files = Files(self._states, form(probe(model)), emit)
+        self._intake = Intake(Grammars(tokenizer, limits.vocabulary), self._states)
+        self._drawing = Drawing(limits.vocabulary, tokenizer.eos_ids)
+        self._running = Running(model, tokenizer.eos_ids, limits.slots)
+        self._delivery = Delivery(tokenizer)
         self._steps = 0
         self._kv_bytes = 0
         self._kv_stale = True
 
     @property
     def busy(self) -> bool:
-        """True while any request is unfinished."""
-        return bool(self._waiting or self._rows or self._compiling)
+        """True while any request is unfinished, or a file on its way."""
+        return bool(len(self._intake) or len(self._running)) or self._files.busy
 
     def submit(self, request: Submit) -> None:
         """Take a request, or refuse it with a `Fault` and release its slot."""
         reason = refusal(request, self.limits)
-        if not reason and self._is_known(request.id):
+        if not reason and (self._running.find(request.id) or request.id in self._intake):
             reason = f"request {request.id} is already running"
+        if not reason and any(self._states.known(handle) for handle in handles_of(request)):
+            reason = "a handle to keep something under is in use"
         if reason:
             self._refuse(request.id, reason)
-        elif request.grammar:
-            self._compiling[request.id] = request
-            self._grammars.ask(request.id, request.grammar)
         else:
-            self._waiting.append(request)
+            self._intake.add(request)
 
-    def cancel(self, request: int) -> None:
+    def cancel(self, request: Cancel) -> None:
         """End a request at any stage and release its slot; unknown ids are ignored."""
-        uid = self._uids.pop(request, None)
-        if uid is not None:
-            del self._rows[uid]
-            with mx.stream(self._generator.stream):
-                self._generator.remove([uid])
-            self._kv_stale = True
-        elif self._compiling.pop(request, None) is not None:
-            self._grammars.forget(request)
-        else:
-            waiting = [other for other in self._waiting if other.id != request]
-            if len(waiting) == len(self._waiting):
+        row = self._running.find(request.id)
+        if row is None:
+            row = self._intake.withdraw(request.id)
+            if row is None:
                 return
-            self._waiting = waiting
-            self._matchers.pop(request, None)
-        self.emit(Released(request))
+        elif not self._take_out(row, request):
+            row.leaving = True
+            return
+        self._release(row)
+
+    def cache(self, command: Cache) -> None:
+        """Let go of held states, write some to files, read some back."""
+        for move in command.spill:
+            self._files.spill(move)
+        self._states.drop(command.drop)
+        for move in command.load:
+            self._files.load(move)
+        self._states.flush()
 
     def step(self) -> Step | None:
         """One decode step of every running row, and one chunk of prompt; None when idle."""
-        if self._compiling:
-            idle = not (self._waiting or self._rows)
-            for made in self._grammars.take(_GRAMMAR_WAIT_S if idle else 0.0):
-                self._take_grammar(made)
-        if not (self._waiting or self._rows):
+        self._look_around()
+        decoding = any(row.left == 0 for row in self._running.rows)
+        started, planned, size = self._plan(decoding)
+        if not len(self._running):
+            self._states.flush()
             return None
-        decoding = any(row.left == 0 for row in self._rows.values())
-        started, planned = self._plan(decoding)
         began = self._clock.monotonic()
-        progress, responses = self._generator.next()
-        ms = (self._clock.monotonic() - began) * 1000
-        self.pace.saw(ms, bool(responses), planned)
         self._steps += 1
+        self._keep_leaving()
+        try:
+            progress, responses = self._running.next(size)
+        except Exception as error:  # noqa: BLE001  (boundary: no row may cost the others theirs)
+            self._recover(error)
+            ms = (self._clock.monotonic() - began) * 1000
+            return Step(self._steps, ms, started=started, kv_bytes=self._count_kv())
         prefill = tuple(self._advance(response) for response in progress)
         tokens = self._tokens(responses)
-        rows = len(responses)
-        return Step(self._steps, ms, tokens, started, prefill, rows, self._count_kv())
+        self._end_early()
+        self._states.flush()
+        ms = (self._clock.monotonic() - began) * 1000
+        self.pace.saw(ms, bool(responses), planned)
+        return Step(self._steps, ms, tokens, started, prefill, len(responses), self._count_kv())
 
     # --- requests
 
-    def _is_known(self, request: int) -> bool:
-        return (
-            request in self._uids
-            or request in self._compiling
-            or any(other.id == request for other in self._waiting)
-        )
-
     def _refuse(self, request: int, reason: str) -> None:
-        self.emit(Fault(reason, "bad_request", request))
-        self.emit(Released(request))
+        self._emit(Fault(reason, "bad_request", request))
+        self._emit(Released(request))
 
-    def _take_grammar(self, made: Compiled) -> None:
-        """Let a request go on whose grammar is compiled; it may be gone by now."""
+    def _release(self, row: Row) -> None:
+        """A request is over: what it has not kept by now it never will."""
+        self._kv_stale = True
+        self._states.give_up(row.handles)
+        self._states.flush()
+        self._emit(Released(row.id))
+
+    def _fail(self, row: Row, code: str = "step_failed") -> None:
+        self._emit(Fault(row.failed, code, row.id))
+        self._release(row)
+
+    def _look_around(self) -> None:
+        """See what came of grammars and files."""
+        wait_s = 0.0 if len(self._running) or self._intake.can_start else _WAIT_S
+        self._files.advance(wait_s)
+        if self._intake.compiling:
+            for made in self._intake.compiled(wait_s):
+                self._note_grammar(made)
+
+    def _note_grammar(self, made: Compiled) -> None:
         # A sign of life, for many may compile one after another.
-        self.emit(Announce("grammar", made.took_s))
-        request = self._compiling.pop(made.request, None)
-        if request is None:
-            return
-        if made.error:
-            self._refuse(request.id, f"the grammar cannot be used: {made.error}")
-            return
-        self._matchers[request.id] = made.matcher
-        self._waiting.append(request)
-
-    def _processor(self, request: Submit) -> Processor | None:
-        if not is_needed(request):
-            return None
-        size, matcher = self.limits.vocabulary, self._matchers.pop(request.id, None)
-        ends = [token for token in self._tokenizer.eos_ids if token < size]
-        follower = None if matcher is None else Follower(matcher, size, ends)
-        return Processor(request, size, follower)
+        self._emit(Announce("grammar", made.took_s))
+        row = self._intake.withdraw(made.request) if made.error else None
+        if row is not None:
+            row.failed = f"the grammar cannot be used: {made.error}"
+            self._fail(row, "bad_request")
 
     # --- prompts
 
-    def _plan(self, decoding: bool) -> tuple[tuple[Started, ...], int]:
-        """Choose prompts and chunk of the coming step; return who starts and its padded tokens."""
+    def _plan(self, decoding: bool) -> tuple[tuple[Started, ...], int, int]:
+        """Choose prompts of the coming step; return who starts, its padded tokens, its chunk."""
         budget = self.pace.budget(decoding)
         started: tuple[Started, ...] = ()
-        if self._waiting:
-            running = [row.left for row in self._rows.values() if row.left]
-            lengths = [len(request.ids) - 1 for request in self._waiting]
-            started = self._start(admit(lengths, running, budget))
-        running = [row.left for row in self._rows.values() if row.left]
+        if self._intake.can_start:
+            started = self._start(self._intake.choose(self._running.rows, budget))
+        running = [row for row in self._running.rows if row.left]
         if not running:
-            return started, 0
+            return started, 0, 1
         size = chunk(len(running), budget)
-        planned = len(running) * min(size, max(running))
-        self._generator.prefill_step_size = size
+        planned = len(running) * max(row.next_chunk(size) for row in running)
         predicted_s = self.pace.predicted_s(planned, decoding)
         if predicted_s > _ANNOUNCE_S:
-            self.emit(Announce("prefill", predicted_s))
-        return started, planned
+            self._emit(Announce("prefill", predicted_s))
+        return started, planned, size
 
-    def _start(self, chosen: Sequence[int]) -> tuple[Started, ...]:
-        """Move waiting requests into the generator."""
-        if not chosen:
-            return ()
-        starting = [self._waiting[index] for index in chosen]
-        for index in reversed(chosen):
-            del self._waiting[index]
-        processors = [self._processor(request) for request in starting]
-        uids = self._generator.insert(
-            [list(request.ids) for request in starting],
-            max_tokens=[self._room(request) for request in starting],
-            samplers=[self._samplers.get(request.sampling) for request in starting],
-            logits_processors=[[each] if each else [] for each in processors],
-        )
-        for request, uid, processor in zip(starting, uids, processors, strict=True):
-            self._rows[uid] = _Row(request, uid, processor)
-            self._uids[request.id] = uid
+    def _start(self, chosen: Sequence[Row]) -> tuple[Started, ...]:
+        """Move waiting requests into the generator; return those not known to have started."""
+        entries = [entry for row in chosen if (entry := self._entry(row)) is not None]
+        if entries:
+            self._running.enter(entries)
         self._kv_stale = True
-        return tuple(Started(request.id, 0) for request in starting)
+        fresh = [entry.row for entry in entries if not entry.row.announced]
+        for row in fresh:
+            row.announced = True
+        return tuple(Started(row.id, row.done) for row in fresh)
+
+    def _entry(self, row: Row) -> Entry | None:
+        """Find what a row may start from and make what draws its tokens; None: it has failed."""
+        ids = row.ids
+        found = (self._states.fork(source, ids) for source in reversed(row.sources))
+        caches, cached = next((each for each in found if each is not None), (None, 0))
+        self._intake.settle(row)
+        self._states.give_up(keep.handle for keep in row.start(cached, len(ids)))
+        room = min(row.request.max_tokens - len(row.answer), self.limits.context - len(ids))
+        entry = Entry(row, ids, caches, room)
+        try:
+            self._drawing.prepare(entry)
+        except GrammarError as error:
+            row.failed = f"the generated tokens do not fit the grammar: {error}"
+            self._fail(row, "bad_request")
+            return None
+        return entry
 
     def _advance(self, response: Any) -> tuple[int, int, int]:
-        """Note a prompt's progress; return (request, done, total)."""
-        row = self._rows[response.uid]
+        """Note a prompt's progress and make the checkpoint it has reached."""
+        row = self._running.of(response)
         done, total = response.progress
-        row.left = max(0, total - 1 - done)
+        row.done = row.total - total + done
         self._kv_stale = True
-        return row.request.id, done, total
-
-    def _room(self, request: Submit) -> int:
-        """Tokens the request may generate: what it asks, within the context."""
-        return min(request.max_tokens, self.limits.context - len(request.ids))
+        for keep in row.due():
+            caches, _ = self._running.caches_of(row)
+            self._keep(keep.handle, row.ids[: keep.tokens], caches)
+            row.kept(keep)
+        return row.id, row.done, row.total
 
     # --- tokens
 
     def _tokens(self, responses: Sequence[Any]) -> tuple[TokenOut, ...]:
-        answers = self._read_logprobs(responses)
-        out: list[TokenOut] = []
-        tokenizer = self._tokenizer
-        for response in responses:
-            row = self._rows[response.uid]
-            token, finish = response.token, response.finish_reason
-            if finish is not None and row.processor and row.processor.failed:
-                self.emit(Fault(row.processor.failed, "step_failed", row.request.id))
-                self._end(row)
-                continue
-            if finish == "stop":
-                piece = b""
-            elif row.emitted:
-                piece = tokenizer.piece(token)
-            else:
-                row.emitted = True
-                piece = tokenizer.first_piece(token)
-            request = row.request.id
-            if answers and response.uid in answers:
-                logprob, top = answers[response.uid]
-                out.append(TokenOut(request, token, piece, finish, logprob, top))
-            else:
-                out.append(TokenOut(request, token, piece, finish))
-            if finish is not None:
-                self._end(row)
-        return tuple(out)
+        drawn = [(self._running.of(response), response) for response in responses]
+        tokens = self._delivery.tokens(drawn)
+        for row, response in drawn:
+            if response.finish_reason is not None:
+                self._running.forget(row)
+                self._keep(row.request.keep_end, row.ids, response.prompt_cache)
+                self._release(row)
+        return tuple(tokens)
 
-    def _read_logprobs(self, responses: Sequence[Any]) -> dict[int, Answer]:
-        """Answers by uid, for the rows that asked for log-probabilities."""
-        asked: dict[int, Asked] = {}
-        for response in responses:
-            row = self._rows[response.uid]
-            top = row.request.top_logprobs
-            if top is not None:
-                own = response.logprobs if row.processor is None else row.processor.logprobs()
-                asked[response.uid] = Asked(own, response.token, top)
-        if not asked:
-            return {}
-        return dict(zip(asked, self._logprobs.read(list(asked.values())), strict=True))
+    def _end_early(self) -> None:
+        """Take out rows that failed on their own, and those that were to be held."""
+        for row in self._running.rows:
+            if row.failure or row.leaving:
+                self._running.remove(row)
+                if row.failure:
+                    row.failed = row.failure
+                    self._fail(row)
+                else:
+                    self._release(row)
 
-    def _end(self, row: _Row) -> None:
-        """The generator has dropped this row; its slot is free."""
-        del self._rows[row.uid]
-        del self._uids[row.request.id]
+    # --- states
+
+    def _keep(self, handle: int, ids: Sequence[int], caches: Any) -> None:
+        """Hold a state that is expected."""
+        if self._states.expects(handle):
+            with self._running.on_stream():
+                self._states.keep(handle, ids, caches)
+
+    def _take_out(self, row: Row, request: Cancel) -> bool:
+        """Take a row out and keep its state as asked; False: it has to make one more token."""
+        wanted = row.request.keep_end and (request.hold or row.left == 0)
+        if not wanted:
+            self._running.remove(row)
+            return True
+        caches, tokens = self._running.caches_of(row)
+        if request.hold:
+            # A row goes on from the token after those held: there must be one.
+            most = len(row.ids) - 1
+        else:
+            answered = len(row.answer) if request.keep is None else request.keep
+            most = len(row.request.ids) + answered
+        with self._running.on_stream():
+            fits = cut(caches, tokens - most)
+        if request.hold and tokens and not fits:
+            return False
+        self._running.remove(row)
+        if fits and min(tokens, most):
+            self._keep(row.request.keep_end, row.ids[: min(tokens, most)], caches)
+        return True
+
+    def _keep_leaving(self) -> None:
+        """Hold rows whose last token cannot be taken off, before their next one is added."""
+        for row in self._running.rows:
+            if row.leaving:
+                caches, _ = self._running.caches_of(row)
+                self._keep(row.request.keep_end, row.ids, caches)
+
+    # --- failures
+
+    def _recover(self, error: Exception) -> None:
+        """A step failed: the rows start again from their tokens, but for the one to blame.
+
+        Without a culprit all start again together; if that fails too, only one of them at a time
+        joins the rest, and when a step fails with it, it was that one.
+        """
+        traceback.print_exception(error)
+        rows = self._running.rebuild()
         self._kv_stale = True
-        self.emit(Released(row.request.id))
+        reason = str(error) or type(error).__name__
+        suspects = [row for row in rows if row.on_trial]
+        if len(suspects) == 1 and not any(row.failure for row in rows):
+            suspects[0].failed = reason
+        known = any(row.failure for row in rows)
+        fields = {"reason": reason, "rows": len(rows), "known": known}
+        self._emit(Log("error", "step_failed", fields))
+        again: list[Row] = []
+        for row in rows:
+            if row.failure:
+                row.failed = row.failure
+                self._fail(row)
+            elif row.leaving:
+                self._release(row)
+            else:
+                row.doubts += not known
+                again.append(row)
+        self._intake.bring_back(again)
 
     def _count_kv(self) -> int:
         if self._kv_stale or self._steps % _KV_EVERY == 0:
-            self._kv_bytes = int(self._generator.prompt_cache_nbytes)
+            self._kv_bytes = self._running.nbytes
             self._kv_stale = False
         return self._kv_bytes
+
+
+def handles_of(request: Submit) -> list[int]:
+    """Handles that a request is to keep something under."""
+    ends = [request.keep_end] if request.keep_end else []
+    return [keep.handle for keep in request.keep] + ends

@@ -5,7 +5,17 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from opta_lmx.backends.frames import Announce, Cancel, Load, Ready, Step, Submit, Tune
+from opta_lmx.backends.frames import (
+    Announce,
+    Cache,
+    Cancel,
+    Load,
+    Ready,
+    Step,
+    Submit,
+    ToFront,
+    Tune,
+)
 from opta_lmx.backends.mlx.pacing import Pace
 from opta_lmx.backends.protocol import Emit, Engine, LoadError, Texts
 from opta_lmx.backends.text.infill import find_infill
@@ -34,6 +44,7 @@ class MlxEngine:
 
     def __init__(self) -> None:
         self._batch: Batch | None = None
+        self._emit: Emit | None = None
 
     def load(self, spec: Load, emit: Emit) -> tuple[Ready, Texts]:
         """Load the folder at `spec.path`, cast, compile and measure. Raises LoadError."""
@@ -60,12 +71,12 @@ class MlxEngine:
         tokenizer.keep(markers_of(template.speech))
         emit(Announce("warm-up", _WARM_UP_S))
         try:
-            self._batch = _make_batch(spec, loaded)
+            self._batch = _make_batch(spec, loaded, self._tell)
             _warm_up(self._batch)
             ready = _ready(self._batch, loaded, template, options)
         except loader.LOAD_ERRORS as error:
             raise LoadError(f"the model does not run: {error}") from error
-        self._batch.emit = emit
+        self._emit = emit
         # What loading left behind lives as long as the process: not worth scanning again.
         gc.collect()
         gc.freeze()
@@ -76,8 +87,12 @@ class MlxEngine:
         self._loaded.submit(request)
 
     def cancel(self, request: Cancel) -> None:
-        """End a request at any stage before the next step."""
-        self._loaded.cancel(request.id)
+        """End a request at any stage before the next step; one that is held may end with it."""
+        self._loaded.cancel(request)
+
+    def cache(self, command: Cache) -> None:
+        """Let go of held states, write some to files, read some back."""
+        self._loaded.cache(command)
 
     def tune(self, settings: Tune) -> None:
         """Set the longest pause a prompt may cause."""
@@ -92,6 +107,11 @@ class MlxEngine:
         """True while any request is unfinished."""
         return self._loaded.busy
 
+    def _tell(self, frame: ToFront) -> None:
+        """Nobody is told of the requests that warm the engine up."""
+        if self._emit is not None:
+            self._emit(frame)
+
     @property
     def _loaded(self) -> "Batch":
         assert self._batch is not None, "load comes first"
@@ -103,7 +123,7 @@ def create() -> Engine:
     return MlxEngine()
 
 
-def _make_batch(spec: Load, loaded: "LoadedModel") -> "Batch":
+def _make_batch(spec: Load, loaded: "LoadedModel", emit: Emit) -> "Batch":
     from opta_lmx.backends.mlx.batch import Batch
     from opta_lmx.backends.refusal import Limits
 
@@ -112,7 +132,7 @@ def _make_batch(spec: Load, loaded: "LoadedModel") -> "Batch":
         context=min(spec.context or loaded.folder.context, loaded.folder.context),
         slots=spec.slots,
     )
-    return Batch(loaded.model, loaded.tokenizer, limits, Pace(), lambda _: None)
+    return Batch(loaded.model, loaded.tokenizer, limits, Pace(), emit)
 
 
 def _ready(
@@ -121,7 +141,7 @@ def _ready(
     template: ChatTemplate,
     options: "MlxOptions",
 ) -> Ready:
-    from opta_lmx.backends.mlx import loader, memory
+    from opta_lmx.backends.mlx import caches, loader, memory
 
     limits = batch.limits
     wanted = limits.slots * memory.kv_bytes_per_request(loaded.model, limits.context)
@@ -137,6 +157,9 @@ def _ready(
         engine=loader.engine_name(),
         vocabulary=limits.vocabulary,
         repeatable=loader.is_repeatable(loaded.model),
+        caches=caches.ability(memory.probe(loaded.model), limits.context),
+        resumes="all",
+        pauses=True,
     )
 
 

@@ -16,10 +16,15 @@ _PROBE_TOKENS = 8
 
 def kv_bytes_per_request(model: Any, tokens: int) -> int:
     """Return the bytes one request's caches take at `tokens` tokens, measured on a short run."""
+    return sum(_bytes_at(cache, tokens) for cache in probe(model))
+
+
+def probe(model: Any) -> list[Any]:
+    """Return the caches of one request after a few tokens."""
     caches = make_prompt_cache(model)
     logits = model(mx.zeros((1, _PROBE_TOKENS), mx.int32), cache=caches)
     mx.eval(logits, [cache.state for cache in caches])
-    return sum(_bytes_at(cache, tokens) for cache in caches)
+    return caches
 
 
 def free_bytes() -> int:

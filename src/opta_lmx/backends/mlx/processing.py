@@ -8,6 +8,7 @@ an exception inside a step corrupts mlx-lm's batch. A row that fails ends at onc
 # (mlx stubs leave some parameters bare)
 
 from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -35,7 +36,8 @@ def penalizes(sampling: SamplingParams) -> bool:
 class Penalties:
     """Counts a row's tokens on the device and makes repeating them less likely."""
 
-    def __init__(self, request: Submit, size: int) -> None:
+    def __init__(self, request: Submit, size: int, answer: Sequence[int] = ()) -> None:
+        """`answer` is the part of the answer that is there already; `size` the vocabulary's."""
         sampling = request.sampling
         self._frequency = sampling.frequency_penalty or 0.0
         self._presence = sampling.presence_penalty or 0.0
@@ -44,7 +46,8 @@ class Penalties:
             seen: Any = np.zeros(size, dtype=np.bool_)
             seen[np.array(request.ids)] = True
             self._prompt = mx.array(seen)
-        self._counts = mx.zeros(size)
+        counts: Any = np.bincount(np.array(answer, dtype=np.int64), minlength=size)
+        self._counts = mx.array(counts.astype(np.float32))
 
     def take(self, token: Any) -> None:
         """Count a token of the answer, given as an array of one, perhaps not computed yet."""
@@ -66,19 +69,32 @@ class Penalties:
 class Processor:
     """One row's; called by mlx-lm with all its tokens and the logits of the next.
 
+    Args:
+        request: says what is to be done.
+        size: tokens of the model's output.
+        follower: of the grammar, at its beginning.
+        answer: the part of the answer that is there already. A grammar it does not fit raises
+            GrammarError.
+
     Attributes:
         failed: why the row must end, once its grammar broke off.
     """
 
-    def __init__(self, request: Submit, size: int, follower: Follower | None) -> None:
+    def __init__(
+        self, request: Submit, size: int, follower: Follower | None, answer: Sequence[int] = ()
+    ) -> None:
         self.failed = ""
         self._size = size
         self._started = False
         self._follower = follower
-        self._penalties = Penalties(request, size) if penalizes(request.sampling) else None
+        penalized = penalizes(request.sampling)
+        self._penalties = Penalties(request, size, answer) if penalized else None
         self._bias = _bias(request, size) if request.logit_bias else None
         self._keep = request.top_logprobs is not None
         self._own: deque[Any] = deque()
+        if follower is not None:
+            for token in answer:
+                follower.take(token)
 
     def __call__(self, tokens: Any, logits: Any) -> Any:
         """Return the logits [1, vocabulary] to draw from."""

@@ -1,6 +1,7 @@
 """One request on its way through the batch."""
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 from opta_lmx.backends.frames import Keep, Reuse, Submit
@@ -22,9 +23,10 @@ class Row:
         keeps: checkpoints still to come, the shortest first.
         sources: held states that it may start from, the longest last.
         doubts: failed steps it took part in since it last went on well.
-        failed: why it must end, once something of its own failed.
+        failed: why it must end, once something of its own, or its own step, failed.
         announced: the front knows that it has started.
         leaving: it is to be held after one more token.
+        waits: what it is to reuse was still to come when it was taken in.
     """
 
     __slots__ = (
@@ -42,6 +44,7 @@ class Row:
         "sources",
         "total",
         "uid",
+        "waits",
     )
 
     def __init__(self, request: Submit) -> None:
@@ -58,6 +61,7 @@ class Row:
         self.failed = ""
         self.announced = False
         self.leaving = False
+        self.waits = False
         self._since = 0
 
     @property
@@ -82,6 +86,11 @@ class Row:
         return [keep.handle for keep in self.keeps] + ends
 
     @property
+    def failure(self) -> str:
+        """Why it must end; empty while it need not."""
+        return self.failed or (self.processor.failed if self.processor else "")
+
+    @property
     def on_trial(self) -> bool:
         """True while it may be the one that makes steps fail."""
         return self.doubts > 1
@@ -98,8 +107,7 @@ class Row:
         """The tokens still to process, cut where a checkpoint is to be made."""
         cuts = {keep.tokens for keep in self.keeps if keep.tokens < len(ids)}
         points = [self.done, *sorted(cuts), len(ids)]
-        pairs = zip(points[:-1], points[1:], strict=True)
-        return [list(ids[start:end]) for start, end in pairs]
+        return [list(ids[start:end]) for start, end in pairwise(points)]
 
     def next_chunk(self, size: int) -> int:
         """How many tokens it takes of the next chunk: none reaches beyond a checkpoint."""
@@ -114,6 +122,10 @@ class Row:
         self.keeps = self.keeps[len(due) :]
         return due
 
+    def kept(self, keep: Keep) -> None:
+        """Note a checkpoint, to start from it if the row has to start again."""
+        self.sources.append(Reuse(keep.handle, keep.tokens))
+
     def delivered(self, token: int) -> None:
         """Note a token of the answer."""
         self.answer.append(token)
@@ -122,7 +134,9 @@ class Row:
             self.doubts = 0
 
 
-def guarded(row: Row, call: Callable[..., Any], otherwise: Callable[..., Any]) -> Callable[..., Any]:
+def guarded(
+    row: Row, call: Callable[..., Any], otherwise: Callable[..., Any]
+) -> Callable[..., Any]:
     """Keep what a row's own function raises out of the step, where it would ruin all rows.
 
     Args:

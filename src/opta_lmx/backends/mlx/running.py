@@ -98,9 +98,15 @@ class Running:
         return progress, responses
 
     def caches_of(self, row: Row) -> tuple[Caches, int]:
-        """A copy of a row's caches, not computed yet, and how many tokens they cover."""
-        with mx.stream(self._generator.stream):
-            caches, tokens = self._generator.extract_cache([row.uid])[row.uid]
+        """A copy of a row's caches, not computed yet, and how many tokens they cover.
+
+        None of either where that fails.
+        """
+        try:
+            with mx.stream(self._generator.stream):
+                caches, tokens = self._generator.extract_cache([row.uid])[row.uid]
+        except Exception:  # noqa: BLE001  (boundary: a state is worth less than the rows)
+            return [], 0
         return caches, len(tokens)
 
     def remove(self, row: Row) -> None:

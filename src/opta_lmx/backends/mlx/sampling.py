@@ -71,12 +71,12 @@ class Filters:
 
 
 class Draw:
-    """Draws with a key made of a seed and the index of the call."""
+    """Draws with a key made of a seed and the index of the call, which begins with `index`."""
 
-    def __init__(self, filters: Filters, seed: int) -> None:
+    def __init__(self, filters: Filters, seed: int, index: int = 0) -> None:
         self._filters = filters
         self._seed = _mix(seed & _MASK64)
-        self._index = 0
+        self._index = index
 
     def __call__(self, logprobs: Any) -> Any:
         """Return one token id per row."""
@@ -97,13 +97,16 @@ class Samplers:
         self._random = system_random()
         self._shared: dict[tuple[float, int, float, float], Draw] = {}
 
-    def get(self, params: SamplingParams) -> Sampler:
-        """Return the sampler for one request; a seeded request gets one of its own."""
+    def get(self, params: SamplingParams, index: int = 0) -> Sampler:
+        """Return the sampler for one request; a seeded request gets one of its own.
+
+        `index` is the place in its answer of the first token to draw.
+        """
         filters = Filters(params)
         if filters.temperature < _COLDEST:
             return greedy
         if params.seed is not None:
-            return Draw(filters, params.seed)
+            return Draw(filters, params.seed, index)
         if filters.key not in self._shared:
             if len(self._shared) > 1000:  # parameters are the callers' choice
                 self._shared.clear()

@@ -48,9 +48,9 @@ class States:
         """True when the handle holds something or is expected to."""
         return handle in self._held or handle in self._expected
 
-    def awaited(self, reuse: Reuse | None) -> bool:
-        """True when what a request is to reuse may still come."""
-        return reuse is not None and reuse.handle in self._expected
+    def expects(self, handle: int) -> bool:
+        """True when the handle may still come to hold something."""
+        return handle in self._expected
 
     # --- providing
 
@@ -61,14 +61,15 @@ class States:
     def keep(self, handle: int, ids: Sequence[int], caches: Caches) -> bool:
         """Hold the caches of the tokens `ids`; False when that cannot be."""
         try:
-            if covered(caches) not in {None, len(ids)}:
-                raise ValueError("the caches do not hold these tokens")
+            sound = bool(caches) and covered(caches) in {None, len(ids)}
             size = settle(caches)
         except Exception:  # noqa: BLE001  (boundary: a state is worth less than the rows)
+            sound, size = False, 0
+        if sound:
+            self.hold(handle, State(pack(ids), caches, size))
+        else:
             self.give_up((handle,))
-            return False
-        self.hold(handle, State(pack(ids), caches, size))
-        return True
+        return sound
 
     def hold(self, handle: int, state: State) -> None:
         """Hold a state whose arrays are settled."""
@@ -100,20 +101,20 @@ class States:
                 del self._wanted[reuse.handle]
                 self._let_go(reuse.handle)
 
-    def usable(self, reuse: Reuse, ids: Sequence[int]) -> int:
-        """How many of the tokens `ids` a fork would cover, but for trimming; never all."""
+    def promises(self, reuse: Reuse, length: int) -> int:
+        """How many of a prompt's `length` tokens a fork should cover; never all of them."""
         state = self._held.get(reuse.handle)
-        tokens = min(reuse.tokens, len(ids) - 1)
-        if state is None or not 0 < tokens <= state.tokens:
-            return 0
-        return tokens if state.ids[: tokens * 4] == pack(ids[:tokens]) else 0
+        tokens = min(reuse.tokens, length - 1)
+        return tokens if state is not None and 0 < tokens <= state.tokens else 0
 
     def fork(self, reuse: Reuse, ids: Sequence[int]) -> tuple[Caches, int] | None:
         """Caches of a request's own and how many of its tokens they cover; None without any."""
-        tokens = self.usable(reuse, ids)
+        tokens = self.promises(reuse, len(ids))
         if not tokens:
             return None
         state = self._held[reuse.handle]
+        if state.ids[: tokens * 4] != pack(ids[:tokens]):
+            return None  # a wrong answer is worse than a slow one
         caches = fork(state.caches, state.tokens - tokens)
         return None if caches is None else (caches, tokens)
 

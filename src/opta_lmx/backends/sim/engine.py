@@ -1,11 +1,7 @@
 """The simulated engine: every byte of the prompt is a token, and answers are scripted.
 
-Options (`Load.options`): `reply` (text, one token a word), `exact` (every blank of the reply is
-kept, and none added at its end), `echo_sampling` (the reply is the sampling as JSON),
-`echo_submit` (the reply is the whole `Submit` as JSON), `thinking` (prompts end inside a block of
-reasoning), `lacks` (features the engine denies), `infill` (a `suffix` is taken), `step_ms`,
-`prefill_ms_per_token`, `load_ms`, `prepare_ms`, and faults: `die_at_step`, `hang_at_step`,
-`raise_at_step`, `fail_load`, `hang_template`. Zero or absent turns a fault off.
+Token `n` of an answer has the id `n`, counted from 1, so an answer that goes on after tokens
+that were generated before can be told from one that goes on after others.
 """
 
 import os
@@ -15,7 +11,9 @@ from collections.abc import Callable
 import msgspec
 
 from opta_lmx.backends.frames import (
+    Cache,
     Cancel,
+    Fault,
     Load,
     Ready,
     Released,
@@ -25,72 +23,39 @@ from opta_lmx.backends.frames import (
     TokenOut,
     Tune,
 )
-from opta_lmx.backends.protocol import Emit, Engine, LoadError, PreparedPrompt, TextError, Texts
+from opta_lmx.backends.protocol import Emit, Engine, LoadError, Texts
+from opta_lmx.backends.sim.options import SimOptions
+from opta_lmx.backends.sim.states import SimStates
+from opta_lmx.backends.sim.texts import SimTexts
 from opta_lmx.core.clock import block_for
-from opta_lmx.core.types import Prompt, Speech, TopLogprob
+from opta_lmx.core.types import FinishReason, Speech, TopLogprob
 
 _FOREVER_S = 3600.0
 
 
-class SimOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the simulation plays."""
-
-    reply: str = "one two three four"
-    step_ms: float = 0.0
-    prefill_ms_per_token: float = 0.0
-    load_ms: float = 0.0
-    prepare_ms: float = 0.0
-    die_at_step: int = 0
-    hang_at_step: int = 0
-    raise_at_step: int = 0
-    fail_load: str = ""
-    hang_template: bool = False
-    tool_dialect: str = "hermes"
-    reasoning: str = ""
-    echo_sampling: bool = False
-    echo_submit: bool = False
-    exact: bool = False
-    thinking: bool = False
-    lacks: tuple[str, ...] = ()
-    infill: bool = False
-
-
-class SimTexts:
-    """Renders turns as `role: text` lines; one token per UTF-8 byte."""
-
-    def __init__(self, options: SimOptions) -> None:
-        self._options = options
-
-    def prepare(self, prompt: Prompt, *, echo: bool = False) -> PreparedPrompt:
-        """Render and tokenize."""
-        if self._options.hang_template:
-            block_for(_FOREVER_S)
-        block_for(self._options.prepare_ms / 1000)
-        if prompt.ids is not None:
-            shown = bytes(token % 256 for token in prompt.ids).decode("utf-8", "replace")
-            return self._made(prompt.ids, shown if echo else None)
-        text = prompt.text
-        if text is None:
-            text = "".join(f"{m.role}: {m.content}\n" for m in prompt.messages)
-        if prompt.suffix is not None and not self._options.infill:
-            raise TextError("this model cannot fill in between a prompt and a suffix", "suffix")
-        if not text:
-            raise TextError("The prompt is empty.")
-        ids = (text + (prompt.suffix or "")).encode()
-        return self._made(tuple(ids), text if echo else None)
-
-    def _made(self, ids: tuple[int, ...], text: str | None) -> PreparedPrompt:
-        return PreparedPrompt(ids, text=text, thinking=self._options.thinking)
-
-
 class _Row:
-    """One running request."""
+    """One running request: `done` tokens of its answer were made, here or before."""
 
-    def __init__(self, request: Submit, words: list[str]) -> None:
+    def __init__(self, request: Submit, pieces: list[bytes], *, waits: bool) -> None:
         self.request = request
-        self.words = words
-        self.done = 0
-        self.prefill_left = len(request.ids)
+        self.pieces = pieces
+        self.done = len(request.generated)
+        self.waits = waits
+        self.started = False
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """The prompt, and the answer so far."""
+        return (*self.request.ids, *range(1, self.done + 1))
+
+    def __len__(self) -> int:
+        return len(self.request.ids) + self.done
+
+    @property
+    def handles(self) -> list[int]:
+        """States it may still provide."""
+        keeps = [] if self.started else [keep.handle for keep in self.request.keep]
+        return [*keeps, self.request.keep_end]
 
 
 class SimEngine:
@@ -103,37 +68,65 @@ class SimEngine:
         self._options = SimOptions()
 
     def load(self, spec: Load, emit: Emit) -> tuple[Ready, Texts]:
-        """Take the script from the options."""
-        self._options = msgspec.convert(spec.options, SimOptions)
+        """Take the script from the options. Raises LoadError."""
+        options = self._options = msgspec.convert(spec.options, SimOptions)
         self._emit = emit
-        self._block(self._options.load_ms / 1000)
-        if self._options.fail_load:
-            raise LoadError(self._options.fail_load)
+        self._states = SimStates(options.caches, options.kv_bytes, emit)
+        self._block(options.load_ms / 1000)
+        if options.fail_load:
+            raise LoadError(options.fail_load)
         ready = Ready(
             context=spec.context or 4096,
             slots=spec.slots,
-            speech=Speech(self._options.tool_dialect, self._options.reasoning),
+            speech=Speech(options.tool_dialect, options.reasoning),
             engine="sim",
-            lacks=self._options.lacks,
+            lacks=options.lacks,
+            caches=options.caches,
+            resumes=options.resumes,
+            pauses=options.pauses,
         )
-        return ready, SimTexts(self._options)
+        return ready, SimTexts(options)
 
     def submit(self, request: Submit) -> None:
-        """Begin a row."""
-        reply = self._options.reply
-        if self._options.echo_sampling:
+        """Begin a row, or go on with one."""
+        if request.generated != tuple(range(1, len(request.generated) + 1)):
+            self._emit(Fault("these tokens are not of this answer", "bad_request", request.id))
+            self._emit(Released(request.id))
+            return
+        waits = self._states.expect(request)
+        self._rows[request.id] = _Row(request, self._pieces(request), waits=waits)
+
+    def _pieces(self, request: Submit) -> list[bytes]:
+        options, reply = self._options, self._options.reply
+        asked = msgspec.structs.replace(request, generated=())
+        if options.echo_sampling:
             reply = msgspec.json.encode(request.sampling).decode()
-        if self._options.echo_submit:
-            reply = msgspec.json.encode(request).decode()
-        words = [word + " " for word in reply.split()]
-        if self._options.exact or self._options.echo_submit:
-            words = re.findall(r"\S+\s*|\s+", reply)
-        self._rows[request.id] = _Row(request, words)
+        if options.echo_submit:
+            reply = msgspec.json.encode(asked).decode()
+        if options.by_bytes:
+            return [bytes([byte]) for byte in reply.encode()]
+        if options.exact or options.echo_submit:
+            return [word.encode() for word in re.findall(r"\S+\s*|\s+", reply)]
+        return [f"{word} ".encode() for word in reply.split()]
 
     def cancel(self, request: Cancel) -> None:
-        """End a row at once."""
-        if self._rows.pop(request.id, None) is not None:
-            self._emit(Released(request.id))
+        """End a row at once; what is to be held of it are its processed tokens."""
+        row = self._rows.pop(request.id, None)
+        if row is None:
+            return
+        if not row.started:
+            self._states.unwant(row.request.reuse)
+        elif request.hold:
+            self._states.keep(row.request.keep_end, row.ids[:-1])
+        elif self._options.caches == "trimmable":
+            wanted = row.done if request.keep is None else request.keep
+            self._states.keep(row.request.keep_end, row.ids[: len(row.request.ids) + wanted][:-1])
+        self._states.give_up(row.handles)
+        self._emit(Released(request.id))
+
+    def cache(self, command: Cache) -> None:
+        """Let go of held states, write some, read some back."""
+        self._states.cache(command)
 
     def tune(self, settings: Tune) -> None:
         """The simulation never stalls; nothing to change."""
@@ -145,43 +138,69 @@ class SimEngine:
 
     def step(self) -> Step | None:
         """Play one step: prefill of new rows, then one token per row."""
-        if not self._rows:
+        rows = [row for row in self._rows.values() if not self._must_wait(row)]
+        if not rows:
             return None
         self._steps += 1
         self._play_faults()
-        started = tuple(
-            Started(row.request.id, 0)
-            for row in self._rows.values()
-            if row.prefill_left == len(row.request.ids) and row.done == 0
-        )
-        prefill_tokens = sum(row.prefill_left for row in self._rows.values())
-        for row in self._rows.values():
-            row.prefill_left = 0
-        took_ms = self._options.step_ms + prefill_tokens * self._options.prefill_ms_per_token
+        started = tuple(self._start(row) for row in rows if not row.started)
+        begun = [self._rows[one.request] for one in started]
+        prefill = sum(len(row) - one.cached for row, one in zip(begun, started, strict=True))
+        took_ms = self._options.step_ms + prefill * self._options.prefill_ms_per_token
+        took_ms *= self._options.slowness(self._steps)
         self._block(took_ms / 1000)
-        tokens = tuple(self._next_token(row) for row in list(self._rows.values()))
-        return Step(self._steps, took_ms, tokens, started, rows=len(tokens))
+        for row in begun:
+            self._checkpoint(row)
+        tokens = tuple(self._next_token(row) for row in rows if not self._fails(row))
+        kv_bytes = self._options.kv_bytes * sum(len(row) for row in rows)
+        return Step(self._steps, took_ms, tokens, started, rows=len(tokens), kv_bytes=kv_bytes)
+
+    def _must_wait(self, row: _Row) -> bool:
+        reuse = row.request.reuse
+        row.waits = row.waits and reuse is not None and self._states.awaited(reuse.handle)
+        return row.waits
+
+    def _start(self, row: _Row) -> Started:
+        return Started(row.request.id, self._states.take(row.request))
+
+    def _checkpoint(self, row: _Row) -> None:
+        """The prompt is processed: what was to be kept of it is there."""
+        row.started = True
+        for keep in row.request.keep:
+            self._states.keep(keep.handle, row.ids[: keep.tokens])
 
     def _next_token(self, row: _Row) -> TokenOut:
         request = row.request
-        finish = None
-        piece = b""
-        if row.done < len(row.words):
-            piece = row.words[row.done].encode()
-            row.done += 1
-            if row.done >= request.max_tokens:
-                finish = "length"
-        else:
-            row.done += 1
-            finish = "stop"
+        piece, finish = self._piece(row)
+        row.done += 1
         if finish is not None:
-            del self._rows[request.id]
-            self._emit(Released(request.id))
+            self._states.keep(request.keep_end, row.ids[:-1])
+            self._end(row)
         top = None
         if request.top_logprobs is not None:
             top = (TopLogprob(row.done, -0.1, piece),)[: request.top_logprobs]
         logprob = None if top is None else -0.1
         return TokenOut(request.id, row.done, piece, finish, logprob, top)
+
+    def _piece(self, row: _Row) -> tuple[bytes, FinishReason | None]:
+        """The row's next piece, and whether the answer ends with it."""
+        if row.done >= len(row.pieces):
+            return b"", "stop"
+        return row.pieces[row.done], "length" if row.done + 1 >= row.request.max_tokens else None
+
+    def _end(self, row: _Row) -> None:
+        del self._rows[row.request.id]
+        self._states.give_up(row.handles)
+        self._emit(Released(row.request.id))
+
+    def _fails(self, row: _Row) -> bool:
+        """At the scripted step, end the oldest row alone."""
+        if self._steps != self._options.fault_at_step or row is not next(iter(self._rows.values())):
+            return False
+        self._options = msgspec.structs.replace(self._options, fault_at_step=0)
+        self._emit(Fault("scripted failure of a row", "step_failed", row.request.id))
+        self._end(row)
+        return True
 
     def _play_faults(self) -> None:
         if self._steps == self._options.die_at_step:

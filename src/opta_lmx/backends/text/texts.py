@@ -1,9 +1,11 @@
 """Prompts to token ids for any model that has a chat template and a tokenizer."""
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Protocol
 
 from opta_lmx.backends.protocol import PreparedPrompt, TextError
+from opta_lmx.backends.text.cuts import find_openers, turn_starts
 from opta_lmx.backends.text.infill import Infill
 from opta_lmx.backends.text.template import ChatTemplate
 from opta_lmx.codec.reasoning import ends_thinking
@@ -58,6 +60,13 @@ class TemplateTexts:
         self._tokenizer = tokenizer
         self._infill = infill
 
+    @cached_property
+    def _openers(self) -> frozenset[int]:
+        """The tokens that open turns; asked for with the first conversation."""
+        return find_openers(
+            self._template.render, lambda text: self._tokenizer.encode(text, add_special=False)
+        )
+
     def prepare(self, prompt: Prompt, *, echo: bool = False) -> PreparedPrompt:
         """Render and tokenize a prompt.
 
@@ -68,6 +77,7 @@ class TemplateTexts:
             TextError: the template or tokenizer refuses it, or it comes out empty.
         """
         text, thinking = prompt.text, False
+        cuts: tuple[int, ...] = ()
         if prompt.ids is not None:
             ids = self._checked(prompt.ids)
         elif text is not None:
@@ -75,12 +85,14 @@ class TemplateTexts:
         else:
             text = self._render(prompt)
             ids = self._encode(text)
+            cuts = turn_starts(ids, self._openers)
             thinking = ends_thinking(text, self._template.speech.reasoning)
         if not ids:
             raise TextError("the prompt is empty")
         if echo and text is None:
             text = self._tokenizer.decode(ids)
-        return PreparedPrompt(ids=tuple(ids), text=text if echo else None, thinking=thinking)
+        shown = text if echo else None
+        return PreparedPrompt(ids=tuple(ids), cuts=cuts, text=shown, thinking=thinking)
 
     def _fill(self, before: str, after: str) -> list[int]:
         if self._infill is None:

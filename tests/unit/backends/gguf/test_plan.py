@@ -79,9 +79,19 @@ def test_sliding_layers_cost_their_window_only() -> None:
     assert not made.shared
 
 
+def test_sliding_layers_keep_all_they_saw_where_memory_allows() -> None:
+    sliding = (KvGroup(15, 256, 256, window=512), KvGroup(3, 256, 256))
+    roomy, tight = plan(kv=sliding), plan(kv=sliding, memory=8 * GIB)
+    assert (roomy.whole_windows, roomy.cell_bytes) == (True, 2 * 18 * 512)
+    assert not roomy.shared
+    assert (tight.whole_windows, tight.cell_bytes) == (False, 2 * 3 * 512)
+    assert not plan().whole_windows, "this model has no windows"
+
+
 def test_restore_points_stay_within_a_quarter_of_the_budget() -> None:
     sliding = (KvGroup(15, 256, 256, window=512),)
-    assert plan(kv=sliding).checkpoints == 4
+    assert plan(kv=sliding, trained=32_768, memory=16 * GIB).checkpoints == 4
+    assert plan(kv=sliding).checkpoints == 0, "whole windows need none"
     assert plan(kv=sliding, options=GgufOptions(kv_bytes=1 << 20)).checkpoints == 0
 
 
