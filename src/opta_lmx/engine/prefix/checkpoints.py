@@ -1,0 +1,115 @@
+"""Which points of a prompt are worth a checkpoint.
+
+What a later prompt shares with this one is not known yet. It will mostly end where a turn starts,
+or a little before the end of a message: clients end requests with a volatile message that they do
+not keep, and put what differs between conversations at the end of the system text.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import zip_longest
+
+import msgspec
+
+from opta_lmx.engine.prefix.rules import CacheRules
+
+_LAST_CUTS = 3
+_SPREAD = (0.1, 0.02, 0.0)
+"""How far apart checkpoints should be, as a part of their length: coarse first."""
+_HEADER = 16
+"""Tokens that open the answer, at most; what differs comes before them."""
+
+
+class Prompt(msgspec.Struct, frozen=True):
+    """A prompt of `length` tokens of which `start` are cached and `shared` were seen before.
+
+    `cuts` are the offsets at which turns start; `tail` is how many tokens at the end of the
+    conversation's last prompt were not kept in this one (None: not known).
+    """
+
+    length: int
+    start: int
+    shared: int
+    cuts: Sequence[int]
+    tail: int | None
+
+
+def checkpoints(prompt: Prompt, rules: CacheRules) -> list[int]:
+    """Lengths of the prefixes to keep, the most valuable first; without the answer's end."""
+    find = _for_leading if rules.trimmable else _for_exact
+    first = max(prompt.start + rules.min_gain, rules.min_tokens)
+    wanted = [point for point in find(prompt, rules) if first <= point < prompt.length]
+    found: list[int] = []
+    # Where there is room for few, they should not lie side by side.
+    for share in _SPREAD:
+        for point in wanted:
+            gap = max(rules.min_gain, int(share * point))
+            if all(abs(point - other) >= gap for other in found):
+                found.append(point)
+    return found[: rules.max_keeps]
+
+
+def affordable(prompt: Prompt, own_tail: int | None, rules: CacheRules, room: int) -> list[int]:
+    """The checkpoints that fit into `room` bytes; the prompt's length means the answer's end.
+
+    `own_tail` is the tail of this very conversation. An end that serves the next turn for sure
+    goes before everything else; one that cannot serve it is not kept.
+    """
+    points = checkpoints(prompt, rules)
+    if prompt.length >= rules.min_tokens:
+        if rules.trimmable or own_tail == 0:
+            points.insert(0, prompt.length)
+        elif own_tail is None:
+            points.append(prompt.length)
+    found: list[int] = []
+    for tokens in points:
+        if rules.size(tokens) <= room:
+            room -= rules.size(tokens)
+            found.append(tokens)
+    return found
+
+
+def _for_leading(prompt: Prompt, rules: CacheRules) -> Iterator[int]:
+    """Trimmable: the answer's end serves later turns; others in flight need something sooner."""
+    last = prompt.length - 1
+    if last - prompt.start < rules.lead_tokens:
+        return
+    yield last
+    ends = [prompt.shared, *_inside(prompt.cuts, prompt.start, last)[:1]]
+    for point in ends:
+        if min(point - prompt.start, last - point) >= rules.lead_tokens:
+            yield point
+
+
+def _for_exact(prompt: Prompt, rules: CacheRules) -> Iterator[int]:
+    """Not trimmable: every length that may be wanted must be stored itself."""
+    end = prompt.length - _HEADER
+    if prompt.tail:
+        end = prompt.length - prompt.tail - rules.tail_slack
+        yield end
+    cuts = _inside(prompt.cuts, prompt.start, end)
+    yield from reversed(cuts[-_LAST_CUTS:])
+    yield from cuts[:1]
+    if prompt.shared < end:
+        yield prompt.shared
+    starts, ends = [prompt.start, *cuts], [*cuts, prompt.length]
+    ladders = [list(_ladder(start, end, rules)) for start, end in zip(starts, ends, strict=True)]
+    yield from _in_turn(ladders[:0:-1][:1] + ladders[:1])
+    yield from _in_turn(ladders[-2:0:-1])
+
+
+def _in_turn(ladders: list[list[int]]) -> Iterator[int]:
+    """The first rung of each, then the second ones, and so on."""
+    for rungs in zip_longest(*ladders):
+        yield from (rung for rung in rungs if rung is not None)
+
+
+def _ladder(start: int, end: int, rules: CacheRules) -> Iterator[int]:
+    """From a message's end backwards, in steps that grow up to the stride."""
+    back = float(rules.first_step)
+    while (point := end - int(back)) - start >= rules.min_gain:
+        yield point
+        back += min(back * (rules.growth - 1), rules.stride)
+
+
+def _inside(cuts: Iterable[int], low: int, high: int) -> list[int]:
+    return sorted({cut for cut in cuts if low < cut < high})

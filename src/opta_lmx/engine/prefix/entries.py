@@ -1,0 +1,73 @@
+"""A stored state: where it lies, and whether it may be taken away."""
+
+from typing import Literal
+
+from opta_lmx.engine.prefix.tree import Heat, Node
+
+Where = Literal["memory", "disk", "both", "moving"]
+
+
+class Entry:
+    """The state of exactly the prefix that ends at `node`.
+
+    `handle` is its name in the worker (0: not in memory), `name` its file (None: not on disk);
+    `size` and `filed` are the bytes it takes in memory and on disk.
+    `born` numbers the request that made it. `moving` is the copy under way, `leaving` says that
+    memory is given up when it is on disk, `pins` counts requests that are about to start from it.
+    `bad` says that it did not hold what it should: it goes with the last pin.
+    """
+
+    __slots__ = (
+        "bad",
+        "born",
+        "filed",
+        "handle",
+        "heat",
+        "leaving",
+        "moving",
+        "name",
+        "node",
+        "pins",
+        "salt",
+        "size",
+        "used",
+    )
+
+    def __init__(self, node: Node, salt: str, now: float) -> None:
+        self.node = node
+        self.salt = salt
+        self.bad = False
+        self.born = 0
+        self.size = 0
+        self.filed = 0
+        self.heat = Heat(now)
+        self.used = now
+        self.handle = 0
+        self.name: str | None = None
+        self.moving: Literal["spill", "load"] | None = None
+        self.leaving = False
+        self.pins = 0
+
+    @property
+    def tokens(self) -> int:
+        """The length of the prefix."""
+        return self.node.depth
+
+    @property
+    def usable(self) -> bool:
+        """True when a request can start from it now."""
+        return self.handle != 0 and self.moving != "load" and not self.bad
+
+    @property
+    def stays(self) -> bool:
+        """True when it is in memory and meant to stay there."""
+        return self.usable and not self.leaving
+
+    @property
+    def where(self) -> Where:
+        """Where the state lies."""
+        if self.moving is not None:
+            return "moving"
+        if self.handle:
+            return "memory" if self.name is None else "both"
+        return "disk"
