@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from opta_lmx.models.store import ModelStore
-from tests.support.process import running_server, start_server, wait_gone
+from tests.support.process import ServerProcess, running_server, start_server, wait_gone
 from tests.support.rawhttp import RawExchange
 from tests.support.tiny import tiny_gguf, tiny_llama
 
@@ -41,9 +41,12 @@ class Asker(threading.Thread):
     def __init__(self, url: str, model: str, max_tokens: int) -> None:
         super().__init__()
         self._url = url
-        self._body = _body(model, stream=True, max_tokens=max_tokens)
+        asked = {"stream_options": {"include_usage": True}, "temperature": 0}
+        self._body = _body(model, stream=True, max_tokens=max_tokens, **asked)
         self.status = 0
         self.tokens = 0
+        self.text = ""
+        self.usage: dict[str, Any] = {}
         self.error: dict[str, Any] | None = None
         self.finish: str | None = None
         self.ended_at = 0.0
@@ -72,7 +75,9 @@ class Asker(threading.Thread):
         if "error" in event:
             self.error = event["error"]
             return
+        self.usage = event.get("usage") or self.usage
         for choice in event["choices"]:
+            self.text += choice["delta"].get("content") or ""
             self.tokens += bool(choice["delta"].get("content"))
             self.finish = choice.get("finish_reason") or self.finish
 
@@ -84,25 +89,54 @@ def _wait_tokens(askers: list[Asker], timeout_s: float = 30) -> None:
         time.sleep(0.01)
 
 
-def test_a_killed_worker_costs_only_its_own_requests(home: Path) -> None:
-    with running_server(home, "--model", "tiny-gguf", "--model", "tiny-mlx", **ENV) as server:
-        victims = [Asker(server.url, "tiny-mlx", 2000) for _ in range(3)]
-        others = [Asker(server.url, "tiny-gguf", 60)]
+def _kill(server: ServerProcess, model: str) -> None:
+    os.kill(server.models()[model]["pid"], signal.SIGKILL)
+
+
+def _joined(askers: list[Asker]) -> None:
+    for asker in askers:
+        asker.join(60)
+        assert not asker.is_alive()
+
+
+@pytest.mark.parametrize("model", ["tiny-mlx", "tiny-gguf"])
+def test_a_killed_worker_costs_nobody_a_word(home: Path, model: str) -> None:
+    other = {"tiny-mlx": "tiny-gguf", "tiny-gguf": "tiny-mlx"}[model]
+    with running_server(home, "--model", model, "--model", other, **ENV) as server:
+        whole = [Asker(server.url, model, 600) for _ in range(3)]
+        _joined(whole)
+        victims = [Asker(server.url, model, 600) for _ in range(3)]
+        others = [Asker(server.url, other, 60)]
         _wait_tokens(victims)
+        _kill(server, model)
+        _joined([*victims, *others])
+        for one, victim in zip(whole, victims, strict=True):
+            assert (victim.error, victim.text) == (None, one.text)
+            assert (victim.finish, victim.usage) == (one.finish, one.usage)
+        assert (others[0].error, others[0].finish in ("length", "stop")) == (None, True)
+        models = server.models()
+        assert (models[model]["restarts"], models[other]["restarts"]) == (1, 0)
+
+
+def test_who_was_in_two_dead_workers_is_told(home: Path) -> None:
+    with running_server(home, "--model", "tiny-mlx", **ENV) as server:
+        victims = [Asker(server.url, "tiny-mlx", 2000) for _ in range(2)]
+        for restarts in (0, 1):
+            before = [victim.tokens for victim in victims]
+            deadline = time.monotonic() + 30
+            while any(v.tokens < n + 3 for v, n in zip(victims, before, strict=True)):
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            assert server.models()["tiny-mlx"]["restarts"] == restarts
+            _kill(server, "tiny-mlx")
         killed_at = time.monotonic()
-        os.kill(server.models()["tiny-mlx"]["pid"], signal.SIGKILL)
-        for asker in [*victims, *others]:
-            asker.join(60)
+        _joined(victims)
         for victim in victims:
             assert victim.ended_at - killed_at < 2
             assert victim.error is not None
             assert (victim.error["type"], victim.error["code"]) == ("server_error", "worker_died")
-        assert others[0].error is None
-        assert others[0].finish in ("length", "stop")
         again = server.http.post(server.url + CHAT, json=_body("tiny-mlx", max_tokens=4))
         assert again.status_code == 200
-        models = server.models()
-        assert (models["tiny-mlx"]["restarts"], models["tiny-gguf"]["restarts"]) == (1, 0)
 
 
 def test_killing_the_front_ends_its_workers_and_the_next_start_is_clean(home: Path) -> None:

@@ -1,15 +1,28 @@
 """What the engine room takes from the settings."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from opta_lmx.config.settings import EngineSettings, QueueSettings
+from opta_lmx.core.clock import Clock
+from opta_lmx.core.telemetry import Telemetry
 from opta_lmx.engine import load_times
+from opta_lmx.engine.caching import CacheLimits, ModelCache, PrefixCache
 from opta_lmx.engine.load_times import LoadBook
 from opta_lmx.engine.residency import EngineOptions
-from opta_lmx.engine.runtime import RuntimeLimits
+from opta_lmx.engine.runtime import Plan, RuntimeLimits
 from opta_lmx.engine.worker import WatchdogLimits
 from opta_lmx.models.names import split_ref
 from opta_lmx.scheduling.retry import RestartPolicy
+from opta_lmx.scheduling.rules import LineRules
+
+
+def prefix_caches(
+    engine: EngineSettings, clock: Clock, telemetry: Telemetry
+) -> Callable[[Plan], ModelCache]:
+    """What makes the prefix cache of each model that is loaded."""
+    limits = CacheLimits(engine.prefix_cache_bytes, engine.prefix_cache_disk_bytes)
+    return lambda plan: PrefixCache(plan.ref, limits, plan.states, clock, telemetry)
 
 
 def engine_options(engine: EngineSettings, queue: QueueSettings, home: Path) -> EngineOptions:
@@ -29,6 +42,11 @@ def engine_options(engine: EngineSettings, queue: QueueSettings, home: Path) -> 
             window_s=engine.restart_window_s,
         )
 
+    def line_rules(plan: Plan) -> LineRules:
+        # Vectors are made in a moment: a slot kept free for somebody else would only stand empty.
+        reserve = 1 if plan.kind == "chat" else 0
+        return LineRules(max_waiting=queue.bound(split_ref(plan.ref)[0]), reserve=reserve)
+
     return EngineOptions(
         limits=RuntimeLimits(
             load_timeout_s=engine.load_timeout_s,
@@ -37,7 +55,7 @@ def engine_options(engine: EngineSettings, queue: QueueSettings, home: Path) -> 
             watchdog=WatchdogLimits(engine.stall_floor_s, engine.stall_factor),
             load_wait_s=min(queue.load_wait_s, queue.queue_deadline_s),
         ),
-        max_waiting=lambda ref: queue.bound(split_ref(ref)[0]),
+        line_rules=line_rules,
         restart_policy=restart_policy,
         load_on_demand=engine.load_on_demand,
         loads=LoadBook(home / load_times.FILE),

@@ -6,7 +6,7 @@ import stat
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -15,6 +15,7 @@ from opta_lmx.backends.frames import Load
 from opta_lmx.backends.mlx.environment import worker_environment
 from opta_lmx.config.settings import EngineSettings, ModelOverride
 from opta_lmx.core.errors import ErrorKind, LmxError, invalid
+from opta_lmx.engine.caching import StateHome
 from opta_lmx.engine.conversion import convert
 from opta_lmx.engine.runtime import Plan
 from opta_lmx.engine.speaking import Abilities, abilities_of, check_overrides, speech_of
@@ -167,6 +168,11 @@ class Planner:
             context=window,
             weights_bytes=entry.info.weights_bytes,
             convert_bytes=entry.info.weights_bytes if converts else 0,
+            states=StateHome(
+                self._home / "cache" / "prefix",
+                Path(load.path),
+                msgspec.json.encode(load.options, order="sorted").decode(),
+            ),
         )
 
     def _window(self, entry: ModelEntry, context: int | None) -> int:
@@ -190,8 +196,15 @@ class Planner:
             template=template,
             speech=speech_of(override, template or entry.info.chat_template),
             runtime_dir=str(runtime_dir(self._home)),
-            options=dict(override.options),
+            options={**self._kept_slots(entry, backend), **override.options},
         )
+
+    def _kept_slots(self, entry: ModelEntry, backend: BackendName) -> dict[str, Any]:
+        """Options of llama.cpp, which keeps processed prompts over a restart by itself."""
+        most = self._settings.prefix_cache_disk_bytes
+        if backend != "gguf" or entry.kind != "chat" or not most:
+            return {}
+        return {"slot_dir": str(self._home / "cache" / "slots"), "slot_bytes": most}
 
     def backend_of(self, entry: ModelEntry, asked: str | None) -> BackendName:
         """The backend for a model: the one asked for, or its default.

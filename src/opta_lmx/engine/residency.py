@@ -13,12 +13,15 @@ from opta_lmx.backends.frames import Load, ModelKind, Ready
 from opta_lmx.core.clock import Clock
 from opta_lmx.core.errors import ErrorKind, LmxError, invalid
 from opta_lmx.core.telemetry import Telemetry
+from opta_lmx.engine.caching import CacheLevels, ModelCache, NoCache
 from opta_lmx.engine.load_times import LoadBook
 from opta_lmx.engine.process import resident_bytes
 from opta_lmx.engine.runtime import ModelRuntime, ModelState, Plan, RuntimeLimits
 from opta_lmx.engine.settle import settle
-from opta_lmx.scheduling.line import WaitingLine
-from opta_lmx.scheduling.retry import RestartPolicy, ServiceRate
+from opta_lmx.engine.turns import Turns
+from opta_lmx.scheduling.fair_line import FairLine
+from opta_lmx.scheduling.retry import RestartPolicy
+from opta_lmx.scheduling.rules import Depth, LineRules
 
 _MADE_FOR: dict[ModelKind, str] = {
     "chat": "makes text",
@@ -39,14 +42,23 @@ class Resolver(Protocol):
         ...
 
 
+def _no_cache(plan: Plan) -> ModelCache:  # noqa: ARG001  (`EngineOptions.caches`)
+    return NoCache()
+
+
 class EngineOptions(msgspec.Struct, frozen=True):
-    """What the engine room needs of the configuration."""
+    """What the engine room needs of the configuration.
+
+    `line_rules` and `caches` say for each model how its line is kept and what looks after its
+    prefix cache.
+    """
 
     limits: RuntimeLimits
-    max_waiting: Callable[[str], int]
+    line_rules: Callable[[Plan], LineRules]
     restart_policy: Callable[[], RestartPolicy]
     load_on_demand: bool = True
     loads: LoadBook = msgspec.field(default_factory=LoadBook)
+    caches: Callable[[Plan], ModelCache] = _no_cache
 
 
 class ModelStatus(msgspec.Struct, frozen=True):
@@ -66,6 +78,7 @@ class ModelStatus(msgspec.Struct, frozen=True):
     rss_bytes: int | None
     error: str | None
     load_s: float
+    cache: CacheLevels = CacheLevels()
 
 
 class Engine:
@@ -159,6 +172,10 @@ class Engine:
         """Every loaded model, oldest first. Callable from any thread: it looks at a copy."""
         return [_status(runtime) for runtime in list(self._runtimes.values())]
 
+    def queues(self) -> dict[str, tuple[Depth, ...]]:
+        """What each client has waiting and running, by model."""
+        return {ref: runtime.line.depths() for ref, runtime in self._runtimes.items()}
+
     async def close(self) -> None:
         """End every worker; what still runs is told that the server stops."""
         for runtime in list(self._runtimes.values()):
@@ -184,10 +201,9 @@ class Engine:
         return self._start(msgspec.structs.replace(plan, prepare=prepare))
 
     def _start(self, plan: Plan) -> ModelRuntime:
-        line = WaitingLine(self._options.max_waiting(plan.ref), ServiceRate())
-        runtime = ModelRuntime(
-            plan, line, self._options.restart_policy(), self._options.limits, self._ports
-        )
+        options, clock = self._options, self._ports[0]
+        turns = Turns(FairLine(options.line_rules(plan), clock), options.caches(plan), clock)
+        runtime = ModelRuntime(plan, turns, options.restart_policy(), options.limits, self._ports)
         self._runtimes[plan.ref] = runtime
         # An empty context: the model's log lines belong to no single request.
         task = asyncio.create_task(
@@ -264,4 +280,5 @@ def _status(runtime: ModelRuntime) -> ModelStatus:
         rss_bytes=None if pid is None else resident_bytes(pid),
         error=None if runtime.error is None else runtime.error.message,
         load_s=runtime.load_s,
+        cache=runtime.cache.levels,
     )

@@ -22,17 +22,26 @@ from opta_lmx.core.clock import Clock
 from opta_lmx.core.errors import ErrorKind, LmxError
 from opta_lmx.core.telemetry import Telemetry
 from opta_lmx.core.types import Prompt, SamplingParams
+from opta_lmx.engine.caching import StateHome
+from opta_lmx.engine.course import Course
 from opta_lmx.engine.load_times import LoadBook
 from opta_lmx.engine.settle import settle
 from opta_lmx.engine.stream import TokenStream
 from opta_lmx.engine.turns import Turns
-from opta_lmx.engine.worker import WatchdogLimits, WorkerHandle, worker_died
-from opta_lmx.scheduling.line import WaitingLine
+from opta_lmx.engine.worker import (
+    WORKER_DIED,
+    WatchdogLimits,
+    WorkerEvents,
+    WorkerHandle,
+    worker_died,
+)
 from opta_lmx.scheduling.loading import ColdStart, LoadWork
 from opta_lmx.scheduling.retry import RestartPolicy
+from opta_lmx.scheduling.rules import Position, Work
 
 _WATCH_S = 0.25
 _QUARANTINE_RETRY_S = 60.0
+_FLUSH_S = 5.0
 
 
 class ModelState(StrEnum):
@@ -65,7 +74,7 @@ class Plan(msgspec.Struct, frozen=True):
     `prepare` does what must be done first (a conversion) and returns the final `Load`;
     `sampling` are the defaults the model's record on disk asks for; `kind` is what it is for;
     `context` is the window that was asked for (0: as configured); `weights_bytes` and
-    `convert_bytes` are the work.
+    `convert_bytes` are the work; `states` says where prompts that were processed may be written.
     """
 
     ref: str
@@ -79,6 +88,7 @@ class Plan(msgspec.Struct, frozen=True):
     context: int = 0
     weights_bytes: int = 0
     convert_bytes: int = 0
+    states: StateHome | None = None
 
     @property
     def work(self) -> LoadWork:
@@ -91,7 +101,7 @@ class ModelRuntime:
 
     Args:
         plan: how to run it.
-        line: who waits for it.
+        turns: who waits for it and who runs.
         policy: when to restart.
         limits: how long things may take.
         ports: clock, telemetry, and the times that loads have taken.
@@ -100,13 +110,13 @@ class ModelRuntime:
     def __init__(
         self,
         plan: Plan,
-        line: WaitingLine,
+        turns: Turns,
         policy: RestartPolicy,
         limits: RuntimeLimits,
         ports: tuple[Clock, Telemetry, LoadBook],
     ) -> None:
         self.plan = plan
-        self.line = line
+        self.line = turns.line
         self._policy = policy
         self._limits = limits
         self._clock, self._telemetry, self._book = ports
@@ -115,14 +125,15 @@ class ModelRuntime:
         self.restarts = 0
         self.worker: WorkerHandle | None = None
         self.ready: Ready | None = None
-        self._turns = Turns(line, self._clock)
+        self._turns = turns
+        self.cache = turns.cache
         self._usable = asyncio.Event()
         self._crashed = asyncio.Event()
         self._quarantine: LmxError | None = None
         self._cold = ColdStart(self._clock)
         self._cold.expect(self._book.times.conversion_s(plan.work) + self._load_s())
         self.load_s = 0.0
-        line.set_slots(plan.slots)
+        turns.line.set_slots(plan.slots)
 
     # --- life -----------------------------------------------------------------
 
@@ -133,7 +144,7 @@ class ModelRuntime:
                 self.state = ModelState.RESTARTING
                 delay = self._policy.after_crash(self._clock.monotonic())
                 if delay is None:
-                    self._end(ModelState.QUARANTINED, self._crash_loop_error())
+                    self._end(ModelState.QUARANTINED, _keeps_crashing(self.plan.ref))
                     return
                 self.restarts += 1
                 self._telemetry.count("engine_restarts_total", model=self.plan.ref)
@@ -142,15 +153,13 @@ class ModelRuntime:
         except LmxError as error:
             self._end(ModelState.FAILED, error)
         finally:
-            await settle(self._stop_worker())
+            await settle(self._part())
 
     async def _live_once(self) -> bool:
         """Run one worker until it dies; True when it should be started again."""
         self._crashed.clear()
         load = await self._prepared()
-        worker = self.worker = WorkerHandle(
-            load, self._clock, self._telemetry, self._turns.released, self._on_death
-        )
+        worker = self.worker = WorkerHandle(load, self._clock, self._telemetry, self._events())
         try:
             self.ready = await self._start(worker)
         except LmxError as error:
@@ -159,13 +168,7 @@ class ModelRuntime:
             self._log_end(worker, error.message)
             await self._stop_worker()
             return True
-        worker.tune(Tune(self._limits.stall_target_ms))
-        self.line.set_slots(self.ready.slots)
-        self.state = ModelState.READY
-        self._usable.set()
-        self._turns.resume()
-        self._telemetry.log("info", "model ready", model=self.plan.ref, engine=self.ready.engine)
-        await settle(self._book.loaded(self.plan.work, self.load_s))
+        await self._open(worker, self.ready)
         reason = await self._watch(worker)
         await self._stop_worker()
         self._log_end(worker, reason)
@@ -173,6 +176,22 @@ class ModelRuntime:
             self._end(ModelState.QUARANTINED, self._quarantine)
             return False
         return True
+
+    def _events(self) -> WorkerEvents:
+        turns = self._turns
+        return WorkerEvents(self.cache.take, turns.stepped, turns.released, self._on_death)
+
+    async def _open(self, worker: WorkerHandle, ready: Ready) -> None:
+        """The model serves from here on, unless its worker has died again already."""
+        await self.cache.attach(ready, worker.cache)
+        if worker.dead:
+            return
+        worker.tune(Tune(self._limits.stall_target_ms))
+        self.state = ModelState.READY
+        self._usable.set()
+        self._turns.resume(worker, ready)
+        self._telemetry.log("info", "model ready", model=self.plan.ref, engine=ready.engine)
+        await settle(self._book.loaded(self.plan.work, self.load_s))
 
     async def _prepared(self) -> Load:
         """What must be done before, a conversion above all, with its time noted."""
@@ -214,12 +233,13 @@ class ModelRuntime:
                 async with asyncio.timeout(_WATCH_S):
                     await self._crashed.wait()
             except TimeoutError:
+                self.cache.tick()
                 if worker.overdue(self._limits.watchdog):
                     return "stalled"
         return "template did not end" if self._quarantine is not None else "died"
 
     def _on_death(self) -> None:
-        """The worker is gone: everyone in it, or waiting for it, is told now."""
+        """The worker is gone: who cannot go on with the next one is told now."""
         if self.state is ModelState.READY:
             self._usable.clear()
             self.state = ModelState.RESTARTING
@@ -239,14 +259,6 @@ class ModelRuntime:
             reason=reason,
             exit_status=worker.exit_status,
             log=str(self.plan.log_file),
-        )
-
-    def _crash_loop_error(self) -> LmxError:
-        return LmxError(
-            ErrorKind.UNAVAILABLE,
-            f"Model '{self.plan.ref}' keeps crashing and is quarantined; unload and load it again.",
-            code="model_quarantined",
-            retry_after=_QUARANTINE_RETRY_S,
         )
 
     def _end(self, state: ModelState, error: LmxError) -> None:
@@ -271,6 +283,12 @@ class ModelRuntime:
             self.state, self.error = ModelState.UNLOADED, reason
         self._turns.close(self.error)
         self._usable.set()
+
+    async def _part(self) -> None:
+        """End the worker; one that is ended in peace saves first what it holds."""
+        if self.state is ModelState.UNLOADED:
+            await self.cache.flush(_FLUSH_S)
+        await self._stop_worker()
 
     async def _stop_worker(self) -> None:
         """End and reap the worker; called again after a cancellation, it finishes the job."""
@@ -300,48 +318,89 @@ class ModelRuntime:
         return self.ready
 
     async def prepare(self, ticket: int, prompt: Prompt, *, echo: bool = False) -> Prepared:
-        """Render and tokenize; a template that never ends quarantines the model.
+        """Render and tokenize; begun anew, once, when the worker dies meanwhile.
 
-        `echo` asks for the prompt's text as well.
+        A template that never ends quarantines the model. `echo` asks for the prompt's text too.
         """
-        worker = self._living()
         request = Prepare(ticket, prompt, echo)
+        while True:
+            await self.until_ready()
+            try:
+                return await self._prepare(request)
+            except LmxError as error:
+                if error.code != WORKER_DIED or not self._turns.outlives(ticket):
+                    raise
+
+    async def _prepare(self, request: Prepare) -> Prepared:
         try:
-            return await worker.prepare(request, self._limits.prepare_timeout_s)
+            return await self._living().prepare(request, self._limits.prepare_timeout_s)
         except TimeoutError:
-            self._quarantine = LmxError(
-                ErrorKind.UNAVAILABLE,
-                f"The chat template of model '{self.plan.ref}' did not finish within "
-                f"{self._limits.prepare_timeout_s:g} s; the model is quarantined.",
-                code="model_quarantined",
-                retry_after=_QUARANTINE_RETRY_S,
-            )
+            self._quarantine = _endless_template(self.plan.ref, self._limits.prepare_timeout_s)
             self._crashed.set()
             raise self._quarantine.again() from None
 
-    async def turn(self, ticket: int) -> None:
+    async def turn(self, ticket: int, work: Work) -> None:
         """Wait in line until a slot is granted to this ticket. Raises what ended the wait."""
-        await self._turns.wait(ticket)
+        await self._turns.wait(ticket, work)
+
+    async def begin(self, request: Submit, cuts: tuple[int, ...] = ()) -> TokenStream:
+        """Wait in line until a slot is granted to `request.id`, and start generating.
+
+        Args:
+            request: all of it, but for what concerns the cache.
+            cuts: offsets in its prompt at which turns start.
+
+        Raises:
+            LmxError: what ended the wait.
+        """
+        course = Course(request, self.line.caller(request.id), cuts)
+        await self._turns.come(course)
+        self._living()
+        self._turns.begin(course)
+        return course.stream
 
     async def embed(self, request: Embed) -> Embedded:
         """Make vectors or scores on the slot granted to `request.id`. Raises what prevents it."""
         return await self._living().embed(request)
-
-    def submit(self, request: Submit) -> TokenStream:
-        """Start generating on the slot granted to `request.id`."""
-        return self._living().submit(request)
 
     def leave(self, ticket: int, *, keep: int | None = None, submitted: bool) -> None:
         """The client's side of a request is over before its last token was produced.
 
         A submitted request is stopped, and its slot returns when the worker has released it.
         """
-        if not submitted:
+        if submitted:
+            self._turns.stop(ticket, keep)
+        else:
             self._turns.leave(ticket)
-        elif self.worker is not None and not self.worker.dead:
-            self.worker.cancel(ticket, keep)
+
+    def position(self, ticket: int) -> Position | None:
+        """How many go before a request, and how long that takes; None for one that runs."""
+        return self._turns.position(ticket)
+
+    def retry_after(self, ticket: int) -> float:
+        """Seconds after which the caller of this request may try again."""
+        return self.line.retry_after(self.line.caller(ticket))
 
     def _living(self) -> WorkerHandle:
         if self.worker is None or self.worker.dead:
             raise self._reason or worker_died(self.plan.ref)
         return self.worker
+
+
+def _keeps_crashing(model: str) -> LmxError:
+    return LmxError(
+        ErrorKind.UNAVAILABLE,
+        f"Model '{model}' keeps crashing and is quarantined; unload and load it again.",
+        code="model_quarantined",
+        retry_after=_QUARANTINE_RETRY_S,
+    )
+
+
+def _endless_template(model: str, limit_s: float) -> LmxError:
+    return LmxError(
+        ErrorKind.UNAVAILABLE,
+        f"The chat template of model '{model}' did not finish within {limit_s:g} s; "
+        "the model is quarantined.",
+        code="model_quarantined",
+        retry_after=_QUARANTINE_RETRY_S,
+    )

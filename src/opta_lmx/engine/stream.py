@@ -19,15 +19,37 @@ class TokenStream:
         self._bytes = 0
         self._waiter: asyncio.Future[None] | None = None
         self._error: LmxError | None = None
-        self._over = False
+        self._read_all = False
+        self._started = False
+        self.ids: list[int] = []
+        """Of all tokens that have come, read or not."""
+        self.finished = False
+        """The last token has come."""
         self.cached_tokens = 0
+
+    @property
+    def over(self) -> bool:
+        """Nothing more is to come."""
+        return self.finished or self._error is not None
+
+    def begin(self, cached: int) -> None:
+        """The prompt is being processed, of which `cached` tokens were there already.
+
+        An answer that goes on after a pause keeps the number of its beginning.
+        """
+        if not self._started:
+            self._started, self.cached_tokens = True, cached
+
+    def restart(self) -> None:
+        """The worker is gone; without any token so far, everything begins anew."""
+        self._started = bool(self.ids)
 
     def push(self, token: TokenOut) -> None:
         """Add a token; a reader that fell too far behind is cut with an error.
 
         What comes after an error is dropped, so that the reader never sees an answer with a gap.
         """
-        if self._error is not None:
+        if self.over:
             return
         if len(self._tokens) >= MAX_BUFFERED_TOKENS or self._bytes >= MAX_BUFFERED_BYTES:
             self.fail(
@@ -40,11 +62,13 @@ class TokenStream:
             return
         self._tokens.append(token)
         self._bytes += len(token.piece)
+        self.ids.append(token.id)
+        self.finished = token.finish is not None
         self._wake()
 
     def fail(self, error: LmxError) -> None:
-        """End the stream with an error, after the tokens already here."""
-        if self._error is None:
+        """End the stream with an error, after the tokens already here; a whole answer has none."""
+        if not self.over:
             self._error = error
             self._wake()
 
@@ -57,7 +81,7 @@ class TokenStream:
 
     async def __anext__(self) -> TokenOut:
         """Next token. Raises the error the stream ended with."""
-        if self._over:
+        if self._read_all:
             raise StopAsyncIteration
         while not self._tokens:
             if self._error is not None:
@@ -66,5 +90,5 @@ class TokenStream:
             await self._waiter
         token = self._tokens.popleft()
         self._bytes -= len(token.piece)
-        self._over = token.finish is not None
+        self._read_all = token.finish is not None
         return token

@@ -1,79 +1,248 @@
-"""Who of one model's requests runs next: tickets wait here until a slot is theirs."""
+"""Who of one model's requests runs next, who makes room, and who goes on after a restart."""
 
 import asyncio
+from collections import Counter
 
+from opta_lmx.backends.frames import Cancel, Ready, Step
 from opta_lmx.core.clock import Clock
-from opta_lmx.core.errors import LmxError
-from opta_lmx.scheduling.line import WaitingLine
+from opta_lmx.core.errors import ErrorKind, LmxError
+from opta_lmx.engine.caching import ModelCache
+from opta_lmx.engine.course import Course, Phase, resumable
+from opta_lmx.engine.worker import WorkerHandle
+from opta_lmx.scheduling.fair_line import FairLine
+from opta_lmx.scheduling.rules import Position, Work
+
+_LOOK_S = 0.005
+"""How often, at most, steps are taken as an occasion to see whether somebody must make room."""
+_DEATHS = 2
+"""A request that was in so many workers when they died is not tried again."""
 
 
 class Turns:
-    """Joins the waiting line's decisions with the tasks that wait for them.
+    """Joins the line's decisions with the tasks that wait and the answers under way.
 
-    Slots are granted only between `resume` and `suspend`; after `close` nobody waits again.
+    A request waits here for its first slot as a task. From then on it is a `Course`: paused or
+    bereft of its worker, it takes its turn again by itself, and its reader only sees tokens come
+    later. Slots are granted between `resume` and `suspend`; after `close` nobody waits again.
+
+    Args:
+        line: decides.
+        cache: is asked before every submission, and told what becomes of it.
+        clock: time.
     """
 
-    def __init__(self, line: WaitingLine, clock: Clock) -> None:
-        self._line = line
+    def __init__(self, line: FairLine, cache: ModelCache, clock: Clock) -> None:
+        self.line = line
+        self.cache = cache
         self._clock = clock
-        self._waiting: dict[int, asyncio.Future[None]] = {}
-        self._began: dict[int, float] = {}
-        self._granting = False
+        self._worker: WorkerHandle | None = None
+        self._ready: Ready | None = None
         self._closed: LmxError | None = None
+        self._waiting: dict[int, asyncio.Future[None]] = {}
+        self._holders: set[int] = set()
+        self._courses: dict[int, Course] = {}
+        self._deaths: Counter[int] = Counter()
+        self._looked_at = clock.monotonic()
 
-    def resume(self) -> None:
-        """A worker is ready: grant its slots, first to those who already wait."""
-        self._granting = True
+    # --- workers come and go --------------------------------------------------
+
+    def resume(self, worker: WorkerHandle, ready: Ready) -> None:
+        """A worker is ready: its slots go first to those who already wait."""
+        self._worker, self._ready = worker, ready
+        self.line.set_slots(ready.slots)
+        self.line.set_preemptible(ready.pauses)
         self._grant()
 
     def suspend(self, reason: LmxError) -> None:
-        """The worker is gone: its slots with it, and whoever waits is told why."""
-        self._granting = False
-        self._line.clear_running()
-        self._began.clear()
+        """The worker is gone: who only waits goes on waiting, who was in it is tried once more.
+
+        Args:
+            reason: what those are told who cannot go on.
+        """
+        self.cache.detach()
+        self._worker = None
+        holders, self._holders = self._holders, set()
+        for ticket in holders:
+            self._bereave(ticket, reason)
+
+    def _bereave(self, ticket: int, reason: LmxError) -> None:
+        course = self._courses.get(ticket)
+        if course is None and ticket in self._waiting:
+            self.line.yielded(ticket)  # granted a moment ago, not taken yet
+        elif course is not None and not course.over and self._may_go_on(ticket, course):
+            course.stream.restart()
+            self._wait_again(ticket, course)
+        else:
+            if course is not None:
+                course.stream.fail(reason.again())
+            self._forget(ticket, finished=False)
+
+    def _may_go_on(self, ticket: int, course: Course) -> bool:
+        ability = "none" if self._ready is None else self._ready.resumes
+        return self.outlives(ticket) and course.survives(ability)
+
+    def outlives(self, ticket: int) -> bool:
+        """Count a death of the worker that this request was in; False when it is one too many."""
+        self._deaths[ticket] += 1
+        return self._deaths[ticket] < _DEATHS
+
+    def close(self, reason: LmxError) -> None:
+        """The model is out of service for good: everybody is told."""
+        self._closed = reason
+        for ticket in self._holders:
+            self._end_row(Cancel(ticket))
+        self._worker = None
         for turn in self._waiting.values():
             if not turn.done():
                 turn.set_exception(reason.again())
+        for ticket, course in list(self._courses.items()):
+            course.stream.fail(reason.again())
+            self._forget(ticket, finished=False)
+        for ticket in list(self._holders):
+            self._forget(ticket, finished=False)
 
-    def close(self, reason: LmxError) -> None:
-        """The model is out of service for good."""
-        self._closed = reason
-        self.suspend(reason)
+    # --- the first turn -------------------------------------------------------
 
-    async def wait(self, ticket: int) -> None:
-        """Return when a slot is granted. Raises what ended the wait."""
+    async def come(self, course: Course) -> None:
+        """Return when a slot is granted to an answer. Raises what ended the wait."""
+        await self.cache.wait(course.ticket, course.wish)
+        request, cached = course.request, self.cache.expected(course.wish)
+        pausable = self._ready is not None and resumable(request, self._ready.resumes)
+        await self.wait(course.ticket, Work(len(request.ids), cached, request.max_tokens, pausable))
+
+    async def wait(self, ticket: int, work: Work) -> None:
+        """Return when a slot is granted to a ticket. Raises what ended the wait."""
         if self._closed is not None:
             raise self._closed.again()
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting[ticket] = turn
-        self._line.mark_ready(ticket)
+        self.line.mark_ready(ticket, work)
+        turn = self._waiting[ticket] = asyncio.get_running_loop().create_future()
         self._grant()
         try:
             await turn
+            while ticket not in self._holders:  # it was granted by a worker that then died
+                await self._wait_on(ticket)
         except BaseException:
-            if turn.done() and not turn.cancelled() and turn.exception() is None:
-                self.released(ticket)
+            if ticket in self._holders:
+                self._forget(ticket, finished=False)
+                self._grant()
             raise
         finally:
-            self._waiting.pop(ticket, None)
-        self._began[ticket] = self._clock.monotonic()
+            del self._waiting[ticket]
 
-    def released(self, ticket: int) -> None:
-        """The slot of a ticket is free again; it goes to the next."""
-        began = self._began.pop(ticket, None)
-        took = None if began is None else self._clock.monotonic() - began
-        self._line.release(ticket, took)
-        self._grant()
+    async def _wait_on(self, ticket: int) -> None:
+        if self._closed is not None:
+            raise self._closed.again()
+        turn = self._waiting[ticket] = asyncio.get_running_loop().create_future()
+        await turn
+
+    def position(self, ticket: int) -> Position | None:
+        """How many go before a request, and how long that takes; None for one that runs."""
+        return None if ticket in self._holders else self.line.position(ticket)
+
+    def begin(self, course: Course) -> None:
+        """Submit an answer on the slot that its ticket was granted."""
+        self._courses[course.ticket] = course
+        self._send(course)
 
     def leave(self, ticket: int) -> None:
         """Give up a place in the line, or a slot that was never used."""
-        self._line.leave(ticket)
-        self.released(ticket)
+        self.cache.leave(ticket)
+        self._forget(ticket, finished=False)
+        self._grant()
+
+    def stop(self, ticket: int, keep: int | None = None) -> None:
+        """End what was begun; a slot in use returns when the worker has released it.
+
+        `keep`: tokens after the first so many are not wanted in any cache.
+        """
+        course = self._courses.get(ticket)
+        if course is not None and course.phase is Phase.WAITING:
+            self.leave(ticket)
+            return
+        if course is not None:
+            course.left = True
+        self._end_row(Cancel(ticket, keep))
+
+    # --- what the worker tells ------------------------------------------------
+
+    def stepped(self, step: Step) -> None:
+        """Charge what was produced, and see now and then whether somebody must make room."""
+        for token in step.tokens:
+            self.line.charge(token.request, 1)
+        if self.line.waiting:
+            now = self._clock.monotonic()
+            if now - self._looked_at >= _LOOK_S:
+                self._looked_at = now
+                self._grant()
+
+    def released(self, ticket: int) -> None:
+        """The slot of a ticket is free again; it goes to the next."""
+        course = self._courses.get(ticket)
+        if course is not None and course.phase is Phase.YIELDING and not course.over:
+            self._holders.discard(ticket)
+            self._wait_again(ticket, course)
+        else:
+            finished = course is None or course.stream.finished
+            if course is not None:
+                course.stream.fail(_without_reason())
+            self._forget(ticket, finished=finished)
+        self._grant()
+
+    # --- inside ---------------------------------------------------------------
 
     def _grant(self) -> None:
-        while self._granting and (ticket := self._line.grant()) is not None:
-            turn = self._waiting.get(ticket)
-            if turn is None or turn.done():
-                self._line.release(ticket)
-            else:
-                turn.set_result(None)
+        while self._worker is not None:
+            while (ticket := self.line.grant()) is not None:
+                self._give(ticket)
+            if not self._make_room():
+                return
+
+    def _give(self, ticket: int) -> None:
+        self._holders.add(ticket)
+        course, turn = self._courses.get(ticket), self._waiting.get(ticket)
+        if course is not None:
+            self._send(course)
+        elif turn is None:
+            self._forget(ticket, finished=False)
+        elif not turn.done():
+            turn.set_result(None)
+
+    def _make_room(self) -> bool:
+        """Ask rows to pause for those who must not wait; True when a slot is free already."""
+        free = False
+        while self._worker is not None and (ticket := self.line.preempt()) is not None:
+            course = self._courses.get(ticket)
+            if course is not None:
+                course.phase = Phase.YIELDING
+                self.cache.hold(ticket)
+                self._worker.cancel(Cancel(ticket, hold=True))
+            elif ticket in self._waiting:
+                self._holders.discard(ticket)
+                self.line.yielded(ticket)
+                free = True
+        return free
+
+    def _end_row(self, request: Cancel) -> None:
+        if self._worker is not None:
+            self._worker.cancel(request)
+
+    def _send(self, course: Course) -> None:
+        assert self._worker is not None
+        course.phase = Phase.RUNNING
+        self._worker.submit(self.cache.planned(*course.rest()), course.stream)
+
+    def _wait_again(self, ticket: int, course: Course) -> None:
+        course.phase = Phase.WAITING
+        self.line.yielded(ticket)
+
+    def _forget(self, ticket: int, *, finished: bool) -> None:
+        """The request is over, for the line too."""
+        self._holders.discard(ticket)
+        self._courses.pop(ticket, None)
+        del self._deaths[ticket]
+        self.line.release(ticket, finished=finished)
+        self.line.leave(ticket)
+
+
+def _without_reason() -> LmxError:
+    return LmxError(ErrorKind.INTERNAL, "The answer ended without a reason.")

@@ -8,6 +8,7 @@ import msgspec
 
 from opta_lmx.backends.frames import (
     Announce,
+    Cache,
     CacheChanged,
     Cancel,
     Embed,
@@ -31,13 +32,15 @@ from opta_lmx.core.telemetry import Telemetry
 from opta_lmx.engine.process import WorkerProcess, start_worker
 from opta_lmx.engine.stream import TokenStream
 
+WORKER_DIED = "worker_died"
+
 
 def worker_died(model: str) -> LmxError:
     """The error every request in a dead worker gets."""
     return LmxError(
         ErrorKind.INTERNAL,
         f"The worker of model '{model}' stopped unexpectedly; it is being restarted.",
-        code="worker_died",
+        code=WORKER_DIED,
     )
 
 
@@ -46,6 +49,20 @@ class WatchdogLimits(msgspec.Struct, frozen=True):
 
     floor_s: float
     factor: float
+
+
+class WorkerEvents(msgspec.Struct, frozen=True):
+    """Who is told what of a worker.
+
+    `heard` of every frame, before anybody acts on it; `stepped` of every step, after its tokens
+    have gone to their streams; `released` of a request whose slot is free again; `died`, once,
+    when the socket ends.
+    """
+
+    heard: Callable[[ToFront], None]
+    stepped: Callable[[Step], None]
+    released: Callable[[int], None]
+    died: Callable[[], None]
 
 
 class Preparation:
@@ -70,8 +87,7 @@ class WorkerHandle:
         load: what the worker is to load.
         clock: time, for the watchdog.
         telemetry: where log frames and step times go.
-        on_released: called with the request id when a slot is free again.
-        on_death: called once when the worker's socket ends.
+        events: who is told what.
     """
 
     def __init__(
@@ -79,14 +95,12 @@ class WorkerHandle:
         load: Load,
         clock: Clock,
         telemetry: Telemetry,
-        on_released: Callable[[int], None],
-        on_death: Callable[[], None],
+        events: WorkerEvents,
     ) -> None:
         self.load = load
         self._clock = clock
         self._telemetry = telemetry
-        self._on_released = on_released
-        self._on_death = on_death
+        self._events = events
         self._process: WorkerProcess | None = None
         self._ready: asyncio.Future[Ready] = asyncio.get_running_loop().create_future()
         self._streams: dict[int, TokenStream] = {}
@@ -140,7 +154,7 @@ class WorkerHandle:
             async with asyncio.timeout(limit_s):
                 prepared = await work.done
         except asyncio.CancelledError:
-            self.cancel(ticket)
+            self.cancel(Cancel(ticket))
             raise
         finally:
             self._preparing.pop(ticket, None)
@@ -149,7 +163,7 @@ class WorkerHandle:
         return prepared
 
     async def embed(self, request: Embed) -> Embedded:
-        """Hand inputs to the engine; the slot is held until `Released`.
+        """Hand inputs to the engine; the slot is held until `Released`, but for a mere count.
 
         Raises:
             LmxError: what the engine said of them, or what ended the worker.
@@ -157,18 +171,29 @@ class WorkerHandle:
         self._send(request)
         done: asyncio.Future[Embedded] = asyncio.get_running_loop().create_future()
         self._embedding[request.id] = done
-        return await done
+        try:
+            return await done
+        finally:
+            if request.count:
+                self._embedding.pop(request.id, None)
 
-    def submit(self, request: Submit) -> TokenStream:
-        """Hand a request to the engine; its slot is held until `Released`."""
+    def submit(self, request: Submit, stream: TokenStream) -> None:
+        """Hand a request to the engine; its slot is held until `Released`.
+
+        When the worker dies, its streams are left as they are: who is told of the death decides.
+        """
         self._send(request)
-        stream = self._streams[request.id] = TokenStream()
-        return stream
+        self._streams[request.id] = stream
 
-    def cancel(self, ticket: int, keep: int | None = None) -> None:
+    def cancel(self, request: Cancel) -> None:
         """Stop a request at any stage; a slot it holds comes back with `Released`."""
         if not self.dead and self._process is not None:
-            self._process.link.send(Cancel(ticket, keep))
+            self._process.link.send(request)
+
+    def cache(self, command: Cache) -> None:
+        """Say what becomes of held states; without effect on a dead worker, which holds none."""
+        if not self.dead and self._process is not None:
+            self._process.link.send(command)
 
     def tune(self, settings: Tune) -> None:
         """Change a live setting of the engine."""
@@ -205,13 +230,14 @@ class WorkerHandle:
         self._process.link.send(frame)
 
     def _receive(self, frame: ToFront) -> None:
+        self._events.heard(frame)
         match frame:
             case Step():
                 self._take_step(frame)
             case Released():
                 self._streams.pop(frame.id, None)
                 self._embedding.pop(frame.id, None)
-                self._on_released(frame.id)
+                self._events.released(frame.id)
             case Embedded():
                 self._take_vectors(frame)
             case Preparing() | Prepared():
@@ -249,11 +275,12 @@ class WorkerHandle:
         for started in step.started:
             stream = streams.get(started.request)
             if stream is not None:
-                stream.cached_tokens = started.cached
+                stream.begin(started.cached)
         for token in step.tokens:
             stream = streams.get(token.request)
             if stream is not None:
                 stream.push(token)
+        self._events.stepped(step)
 
     def _take_vectors(self, frame: Embedded) -> None:
         self._last_sign = self._clock.monotonic()
@@ -288,8 +315,6 @@ class WorkerHandle:
             self._ready.set_exception(self._load_error())
             self._ready.exception()  # a start that was cancelled has nobody left to read it
         reason = self._reason or worker_died(self.load.model)
-        for stream in self._streams.values():
-            stream.fail(reason.again())
         for done in self._embedding.values():
             if not done.done():
                 done.set_exception(reason.again())
@@ -297,7 +322,7 @@ class WorkerHandle:
             work.fail(reason)
         self._streams.clear()
         self._embedding.clear()
-        self._on_death()
+        self._events.died()
 
     def _load_error(self) -> LmxError:
         fault = self._fatal

@@ -1,9 +1,5 @@
 """How long to wait: an honest Retry-After from measured service, and restart backoff."""
 
-import math
-
-_FIRST_GUESS_S = 2.0
-_WEIGHT = 0.2
 MIN_RETRY_S = 1.0
 MAX_RETRY_S = 60.0
 _JITTER = 0.1
@@ -20,30 +16,6 @@ def retry_after(seconds: float, number: int) -> float:
     """
     spread = 1.0 + _JITTER * (number * _GOLDEN % 1.0 - 0.5)
     return round(min(MAX_RETRY_S, max(MIN_RETRY_S, seconds * spread)), 2)
-
-
-class ServiceRate:
-    """Mean time a request holds a slot, as an exponentially weighted average."""
-
-    def __init__(self) -> None:
-        self._mean_s: float | None = None
-
-    @property
-    def mean_s(self) -> float:
-        """Seconds one request holds a slot."""
-        return _FIRST_GUESS_S if self._mean_s is None else self._mean_s
-
-    def record(self, seconds: float) -> None:
-        """Add one finished request."""
-        if self._mean_s is None:
-            self._mean_s = seconds
-        else:
-            self._mean_s += _WEIGHT * (seconds - self._mean_s)
-
-    def retry_after(self, ahead: int, slots: int) -> float:
-        """Whole seconds until `ahead` requests have been served by `slots`, within 1 to 60."""
-        estimate = ahead * self.mean_s / max(1, slots)
-        return float(min(MAX_RETRY_S, max(MIN_RETRY_S, math.ceil(estimate))))
 
 
 class RestartPolicy:

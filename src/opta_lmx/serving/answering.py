@@ -7,6 +7,8 @@ from opta_lmx.codec.deltas import CallStart, Delta, FinishKind, ReasoningDelta, 
 from opta_lmx.core.errors import ErrorKind, LmxError
 from opta_lmx.core.telemetry import Telemetry
 from opta_lmx.core.types import Accepted, GenerationRequest, TokenEvent, Usage
+from opta_lmx.scheduling.rules import Position
+from opta_lmx.serving.budgeting import Account
 from opta_lmx.serving.group import RunGroup
 from opta_lmx.serving.run import Timing
 
@@ -41,20 +43,36 @@ class Answering:
         group: the runs.
         request: what they answer.
         telemetry: told of tool calls that could not be read.
+        account: what the prompt's tokens are taken from; None where they are counted elsewhere.
+
+    Attributes:
+        request: as given.
     """
 
-    def __init__(self, group: RunGroup, request: GenerationRequest, telemetry: Telemetry) -> None:
+    def __init__(
+        self,
+        group: RunGroup,
+        request: GenerationRequest,
+        telemetry: Telemetry,
+        account: Account | None = None,
+    ) -> None:
         self._group = group
-        self._request = request
+        self.request = request
         self._telemetry = telemetry
+        self._account = account
         self._readers: list[_Reader] = []
         self._dialect = ""
         self.created_s = group.created_s
 
     async def open(self) -> Accepted:
-        """Pass the second gate. Raises what `ModelRun.open` raises."""
+        """Pass the second gate. Raises what `ModelRun.open` and `Account.take` raise."""
+        request, account = self.request, self._account
+        if account is not None:
+            account.check_answer(request)
         accepted = await self._group.open()
-        request = self._request
+        if account is not None:
+            param = "messages" if request.prompt.messages else "prompt"
+            account.take(accepted.prompt_tokens, param)
         self._dialect = accepted.speech.tools
         style = AnswerStyle(
             stop=request.stop,
@@ -104,13 +122,25 @@ class Answering:
         return msgspec.structs.replace(self._group.usage, reasoning_tokens=thought)
 
     @property
+    def position(self) -> Position | None:
+        """Where the call stands in line; None while it does not wait there."""
+        return self._group.position
+
+    @property
     def timing(self) -> Timing:
         """What the first answer has taken so far."""
         return self._group.timing
 
+    @property
+    def ran(self) -> bool:
+        """True once the engine has been given any of it."""
+        return self._group.ran
+
     def close(self) -> None:
         """Free what the call holds, however it ended. Idempotent."""
         self._group.close()
+        if self._account is not None and not self.ran:
+            self._account.give_back()
 
 
 class _Reader:

@@ -1,6 +1,7 @@
 """Embedding calls: the same gate, line and slots as every model call, vectors instead of text."""
 
 import asyncio
+import functools
 from collections.abc import Callable, Sequence
 
 import msgspec
@@ -10,13 +11,15 @@ from opta_lmx.codec.limits import input_exceeded
 from opta_lmx.core.clock import Clock
 from opta_lmx.core.errors import invalid
 from opta_lmx.core.telemetry import Telemetry
-from opta_lmx.engine.runtime import ModelRuntime
+from opta_lmx.scheduling.rules import Work
 from opta_lmx.serving.patience import Patience
 from opta_lmx.serving.run import RunLimits
 from opta_lmx.serving.service import Ticket
 from opta_lmx.serving.vectors import shortened
 
 EMBEDDERS: tuple[ModelKind, ...] = ("embedding",)
+_LETTERS = 4
+"""In a token, roughly."""
 Input = str | tuple[int, ...]
 
 
@@ -27,7 +30,7 @@ class EmbeddingRequest(msgspec.Struct, frozen=True):
     ones included; with `query`, documents that it is asked of. `cut_to` asks for inputs to be
     cut at that many tokens and at the window, but for the first `uncut`; without it one too long
     is refused. `dimensions` is the width wanted. `place` names the request field of an input in
-    errors.
+    errors, `whole` that of them all.
     """
 
     model: str
@@ -37,6 +40,7 @@ class EmbeddingRequest(msgspec.Struct, frozen=True):
     query: str | None = None
     uncut: int = 0
     place: Callable[[int], str] = "input.{}".format
+    whole: str = "input"
 
 
 class Vectors(msgspec.Struct, frozen=True):
@@ -56,7 +60,6 @@ class EmbeddingRun:
     """One call; `made` it once, close it always.
 
     Args:
-        runtime: the model.
         ticket: its place in the model's line.
         request: what to make.
         limits: waiting bounds.
@@ -65,17 +68,18 @@ class EmbeddingRun:
 
     def __init__(
         self,
-        runtime: ModelRuntime,
-        ticket: int,
+        ticket: Ticket,
         request: EmbeddingRequest,
         limits: RunLimits,
         ports: tuple[Clock, Telemetry],
     ) -> None:
         clock, self._telemetry = ports
-        self._runtime = runtime
-        self._ticket = ticket
+        self._runtime = ticket.runtime
+        self._ticket = ticket.numbers[0]
+        self._budget = ticket.account
         self._request = request
-        self._patience = Patience(limits.queue_deadline_s, runtime.line, clock)
+        retry_after = functools.partial(self._runtime.retry_after, self._ticket)
+        self._patience = Patience(limits.queue_deadline_s, retry_after, clock)
         self._submitted = False
         self._over = False
 
@@ -89,14 +93,14 @@ class EmbeddingRun:
         async with self._patience.waiting():
             ready = await self._runtime.until_ready()
             check_width(self._request.dimensions, ready)
-            await self._runtime.turn(self._ticket)
+            if self._budget.counts_prompts:
+                await self._count(ready)
+            await self._runtime.turn(self._ticket, _work(self._request))
         model = self._runtime.plan.ref
         self._telemetry.observe("queue_time_seconds", self._patience.waited_s, model=model)
         self._submitted = True
         request = self._request
-        answer = await self._runtime.embed(
-            Embed(self._ticket, request.inputs, request.cut_to, request.query, request.uncut)
-        )
+        answer = await self._runtime.embed(self._frame())
         self._over = True
         self._check(answer, ready)
         self._account(sum(answer.tokens))
@@ -105,6 +109,18 @@ class EmbeddingRun:
         if width < ready.dimensions:
             vectors = await asyncio.to_thread(_all_shortened, vectors, width)
         return Vectors(model, vectors, answer.tokens)
+
+    async def _count(self, ready: Ready) -> None:
+        """Take the exact tokens of all inputs from the budgets, before anything is made of them."""
+        counted = await self._runtime.embed(self._frame(count=True))
+        self._check(counted, ready)
+        self._budget.take(sum(counted.tokens), self._request.whole)
+
+    def _frame(self, *, count: bool = False) -> Embed:
+        request = self._request
+        return Embed(
+            self._ticket, request.inputs, request.cut_to, request.query, request.uncut, count
+        )
 
     def _check(self, answer: Embedded, ready: Ready) -> None:
         if answer.at is None:
@@ -124,6 +140,8 @@ class EmbeddingRun:
         if not self._over:
             self._over = True
             self._runtime.leave(self._ticket, submitted=self._submitted)
+        if not self._submitted:
+            self._budget.give_back()
 
 
 class EmbeddingService:
@@ -141,7 +159,14 @@ class EmbeddingService:
 
     def run(self, ticket: Ticket, request: EmbeddingRequest) -> EmbeddingRun:
         """The call itself; nothing happens before `EmbeddingRun.made`. Close it in any case."""
-        return EmbeddingRun(ticket.runtime, ticket.numbers[0], request, self._limits, self._ports)
+        return EmbeddingRun(ticket, request, self._limits, self._ports)
+
+
+def _work(request: EmbeddingRequest) -> Work:
+    """What a call asks of the model; texts are not counted before the worker has them."""
+    letters = sum(len(one) for one in request.inputs if isinstance(one, str))
+    tokens = sum(len(one) for one in request.inputs if not isinstance(one, str))
+    return Work(tokens + letters // _LETTERS, most=0, pausable=False)
 
 
 def _all_shortened(vectors: Sequence[bytes], width: int) -> tuple[bytes, ...]:

@@ -1,6 +1,7 @@
 """The answers to one request: `n` runs side by side, read as one stream of tokens."""
 
 from opta_lmx.core.types import Accepted, TokenEvent, Usage
+from opta_lmx.scheduling.rules import Position
 from opta_lmx.serving.run import ModelRun, Timing
 from opta_lmx.serving.together import Together
 
@@ -59,9 +60,19 @@ class RunGroup:
         )
 
     @property
+    def position(self) -> Position | None:
+        """Where the first answer that waits stands in line; None when none does."""
+        return next((found for run in self._runs if (found := run.position)), None)
+
+    @property
     def timing(self) -> Timing:
         """What the first answer has taken so far."""
         return self._runs[0].timing
+
+    @property
+    def ran(self) -> bool:
+        """True once the engine has been given any of the runs."""
+        return any(run.ran for run in self._runs)
 
     def close(self) -> None:
         """Free every run, however it ended. Idempotent."""

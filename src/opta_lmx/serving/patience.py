@@ -2,11 +2,10 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 
 from opta_lmx.core.clock import Clock
 from opta_lmx.core.errors import ErrorKind, LmxError
-from opta_lmx.scheduling.line import WaitingLine
 
 
 class Patience:
@@ -14,13 +13,13 @@ class Patience:
 
     Args:
         deadline_s: how long it may wait.
-        line: tells a refused caller when to come back.
+        retry_after: tells when a caller whose time is up may come back (s).
         clock: time.
     """
 
-    def __init__(self, deadline_s: float, line: WaitingLine, clock: Clock) -> None:
+    def __init__(self, deadline_s: float, retry_after: Callable[[], float], clock: Clock) -> None:
         self._deadline_s = deadline_s
-        self._line = line
+        self._retry_after = retry_after
         self._clock = clock
         self._began = clock.monotonic()
 
@@ -45,5 +44,5 @@ class Patience:
                 ErrorKind.UNAVAILABLE,
                 "The request waited too long for its turn.",
                 code="queue_timeout",
-                retry_after=self._line.retry_after(),
+                retry_after=self._retry_after(),
             ) from None

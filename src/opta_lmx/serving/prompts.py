@@ -7,6 +7,7 @@ import msgspec
 from opta_lmx.core.errors import LmxError
 from opta_lmx.core.types import Accepted, Usage
 from opta_lmx.serving.answering import AnswerEvent, Answering, Ended
+from opta_lmx.serving.budgeting import Account
 from opta_lmx.serving.together import Together
 
 
@@ -18,15 +19,19 @@ class PromptBatch:
     Args:
         parts: one for each prompt, of one model; at least one.
         each: how many answers each prompt gets.
+        account: what the tokens of all prompts are taken from.
         generate: False ends every answer at once, empty, with `length`.
 
     Attributes:
         accepted: what the model made of each prompt, from `open` on.
     """
 
-    def __init__(self, parts: Sequence[Answering], each: int, *, generate: bool = True) -> None:
+    def __init__(
+        self, parts: Sequence[Answering], each: int, account: Account, *, generate: bool = True
+    ) -> None:
         self._parts = parts
         self._each = each
+        self._account = account
         self._generate = generate
         self._ended = False
         self._together = Together(parts)
@@ -34,9 +39,11 @@ class PromptBatch:
         self.created_s = parts[0].created_s
 
     async def open(self) -> Accepted:
-        """Pass the second gate with every prompt. Raises what `ModelRun.open` raises."""
+        """Pass the second gate with every prompt. Raises what `Answering.open` raises."""
+        self._account.check_answer(self._parts[0].request)
         self.accepted = tuple([await self._open(place) for place in range(len(self._parts))])
         prompt_tokens = sum(one.prompt_tokens for one in self.accepted)
+        self._account.take(prompt_tokens, "prompt")
         return msgspec.structs.replace(self.accepted[0], prompt_tokens=prompt_tokens)
 
     async def _open(self, place: int) -> Accepted:
@@ -83,3 +90,5 @@ class PromptBatch:
         self._together.close()
         for part in self._parts:
             part.close()
+        if not any(part.ran for part in self._parts):
+            self._account.give_back()

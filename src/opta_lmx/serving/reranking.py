@@ -77,6 +77,7 @@ def rerank(service: EmbeddingService, ticket: Ticket, request: RerankRequest) ->
         query=request.query if pairs else None,
         uncut=0 if pairs else 1,
         place=_place_of_pair if pairs else _place,
+        whole="documents",
     )
     return RerankRun(service.run(ticket, wanted), pairs=pairs)
 

@@ -1,6 +1,7 @@
 """One model call from prepared prompt to last token, accounted for however it ends."""
 
 import asyncio
+import functools
 from types import TracebackType
 from typing import Self
 
@@ -23,6 +24,7 @@ from opta_lmx.core.types import (
 )
 from opta_lmx.engine.runtime import ModelRuntime
 from opta_lmx.engine.stream import TokenStream
+from opta_lmx.scheduling.rules import Position
 from opta_lmx.serving.features import check_features, fingerprint
 from opta_lmx.serving.patience import Patience
 
@@ -73,12 +75,14 @@ class ModelRun:
         self._request = request
         self._limits = limits
         self._clock, self._telemetry = ports
-        self._patience = Patience(limits.queue_deadline_s, runtime.line, self._clock)
+        retry_after = functools.partial(runtime.retry_after, ticket)
+        self._patience = Patience(limits.queue_deadline_s, retry_after, self._clock)
         self._opened_at = self._patience.began_at
         self.created_s = self._clock.now_ms() // 1000
         self._ready_at = self._dispatched_at = self._last_token_at = self._opened_at
         self._first_token_at: float | None = None
         self.submission: Submit | None = None
+        self.cuts: tuple[int, ...] = ()
         self._stream: TokenStream | None = None
         self._completion_tokens = 0
         self._closed = False
@@ -98,6 +102,7 @@ class ModelRun:
         grammar = await self._grammar(ready, prepared)
         self.submission = msgspec.structs.replace(submission, grammar=grammar)
         self.prompt_tokens = len(prepared.ids)
+        self.cuts = prepared.cuts
         return Accepted(
             model=self._runtime.plan.ref,
             prompt_tokens=self.prompt_tokens,
@@ -135,6 +140,7 @@ class ModelRun:
             leader.submission, id=self._ticket, sampling=sampling
         )
         self.prompt_tokens = leader.prompt_tokens
+        self.cuts = leader.cuts
         self._index = index
 
     def _resolve(self, ready: Ready, prepared: Prepared) -> Submit:
@@ -192,11 +198,10 @@ class ModelRun:
     async def _dispatch(self) -> TokenStream:
         assert self.submission is not None
         async with self._patience.waiting():
-            await self._runtime.turn(self._ticket)
+            self._stream = await self._runtime.begin(self.submission, self.cuts)
         self._dispatched_at = self._clock.monotonic()
         waited_s = self._dispatched_at - self._opened_at
         self._telemetry.observe("queue_time_seconds", waited_s, model=self._runtime.plan.ref)
-        self._stream = self._runtime.submit(self.submission)
         return self._stream
 
     def _take(self, token: TokenOut) -> None:
@@ -211,6 +216,18 @@ class ModelRun:
             )
         if token.finish is not None:
             self.finish_reason = token.finish
+
+    @property
+    def position(self) -> Position | None:
+        """Where it stands in line; None once it runs, or waits for nothing."""
+        if self.submission is None or self._closed or self.finish_reason is not None:
+            return None
+        return self._runtime.position(self._ticket)
+
+    @property
+    def ran(self) -> bool:
+        """True once the engine has been given the request."""
+        return self._stream is not None
 
     @property
     def usage(self) -> Usage:

@@ -1,6 +1,6 @@
 """`Serving`: the door every route and agent step goes through to reach a model."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import msgspec
 
@@ -13,18 +13,24 @@ from opta_lmx.core.types import GenerationRequest
 from opta_lmx.engine.residency import Engine, server_stopping
 from opta_lmx.engine.runtime import ModelRuntime
 from opta_lmx.serving.answering import Answering
+from opta_lmx.serving.budgeting import Account, Budgeting
 from opta_lmx.serving.group import RunGroup
+from opta_lmx.serving.prompts import PromptBatch
 from opta_lmx.serving.run import ModelRun, RunLimits
 
 WRITERS: tuple[ModelKind, ...] = ("chat",)
 
 
 class Ticket(msgspec.Struct, frozen=True):
-    """Places in a model's line, taken at the first gate: one for each answer."""
+    """Places in a model's line, taken at the first gate: one for each answer.
+
+    `account` is what the request takes of its caller's budgets.
+    """
 
     runtime: ModelRuntime
     numbers: tuple[int, ...]
-    caller: Caller = Caller()
+    caller: Caller
+    account: Account
 
     def give_back(self) -> None:
         """Leave the line without having run."""
@@ -42,6 +48,7 @@ class Serving:
         self._limits = limits
         self._clock = clock
         self._telemetry = telemetry
+        self.budgeting = Budgeting(clock, telemetry)
         self.draining = False
 
     def is_loaded(self, model: str) -> bool:
@@ -81,7 +88,7 @@ class Serving:
         if runtime.error is not None:
             raise runtime.error.again()
         line = runtime.line
-        most = line.slots + line.max_waiting
+        most = line.slots + line.rules.max_waiting
         if answers > most:
             raise invalid(
                 f"This call asks for {answers} answers, more than the {most} that this model's "
@@ -90,22 +97,66 @@ class Serving:
             )
         try:
             runtime.admit_cold()
-            return Ticket(runtime, line.enter_many(answers), caller)
+            numbers = line.enter_many(answers, caller)
+            return Ticket(runtime, numbers, caller, self.budgeting.account(caller.principal))
         except LmxError as error:
             self._telemetry.count("admission_rejections_total", reason=error.code)
             raise
 
-    def run(self, ticket: Ticket, request: GenerationRequest) -> Answering:
+    def run(
+        self,
+        ticket: Ticket,
+        request: GenerationRequest,
+        *,
+        default_tokens: int | None = None,
+        measured: bool = True,
+    ) -> Answering:
         """The call itself; nothing happens before `open`. Close it in any case.
 
         The request is answered as many times as the ticket has places.
+
+        Args:
+            ticket: from `gate`.
+            request: what to answer.
+            default_tokens: how long the answer may be where the request does not say; the
+                server's own default where this does not either.
+            measured: False for what is only opened, or is measured elsewhere: it takes nothing
+                from the budgets of its caller.
         """
+        default = default_tokens or self._limits.default_max_tokens
+        limited = ticket.account.limited(request, default)
         ports = (self._clock, self._telemetry)
         runs = [
-            ModelRun(ticket.runtime, number, request, self._limits, ports)
+            ModelRun(ticket.runtime, number, limited, self._limits, ports)
             for number in ticket.numbers
         ]
-        return Answering(RunGroup(runs), request, self._telemetry)
+        account = ticket.account if measured else None
+        return Answering(RunGroup(runs), request, self._telemetry, account)
+
+    def run_prompts(
+        self,
+        ticket: Ticket,
+        requests: Sequence[GenerationRequest],
+        *,
+        default_tokens: int | None = None,
+        generate: bool = True,
+    ) -> PromptBatch:
+        """One call with several prompts, which share the ticket's places evenly.
+
+        Args:
+            ticket: from `gate`, with as many places for each of the requests.
+            requests: one for each prompt, alike but for it.
+            default_tokens: see `run`.
+            generate: see `PromptBatch`.
+        """
+        each = len(ticket.numbers) // len(requests)
+        parts: list[Answering] = []
+        for place, request in enumerate(requests):
+            numbers = ticket.numbers[place * each : (place + 1) * each]
+            part = msgspec.structs.replace(ticket, numbers=numbers)
+            run = self.run(part, request, default_tokens=default_tokens, measured=False)
+            parts.append(run)
+        return PromptBatch(parts, each, ticket.account, generate=generate)
 
     async def count(self, ticket: Ticket, request: GenerationRequest) -> int:
         """Tokens of the request's prompt, as the model's own template and tokenizer make them.

@@ -97,6 +97,20 @@ def test_an_override_replaces_what_the_template_tells(tmp_path: Path) -> None:
     assert asyncio.run(_prepared(spoken)).speech == Speech("hermes", "")
 
 
+@pytest.mark.parametrize(
+    ("own", "kept"), [({}, 1000), ({"slot_bytes": 7}, 7), ({"slot_dir": ""}, 1000)]
+)
+def test_disk_for_processed_prompts_is_for_llama_cpp_too(
+    tmp_path: Path, own: dict[str, Any], kept: int
+) -> None:
+    overrides = {"org/m": {"options": own}}
+    planner = planner_of(tmp_path, overrides=overrides, prefix_cache_disk_bytes=1000)
+    options = asyncio.run(_prepared(planner.plan("m"))).options
+    folder = own.get("slot_dir", str(tmp_path / "cache" / "slots"))
+    assert options == {"slot_dir": folder, "slot_bytes": kept}
+    assert asyncio.run(_prepared(planner_of(tmp_path).plan("m"))).options == {}
+
+
 def info(template: str | None, **more: Any) -> ModelInfo:
     return ModelInfo("gguf", "llama", 0, "F16", 0, 0, 0, 0, 0, chat_template=template, **more)
 

@@ -4,24 +4,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from opta_lmx.scheduling.retry import RestartPolicy, ServiceRate
+from opta_lmx.scheduling.retry import RestartPolicy, retry_after
 
 
-def test_retry_after_is_work_ahead_over_measured_rate() -> None:
-    rate = ServiceRate()
-    rate.record(4.0)
-    assert rate.retry_after(ahead=6, slots=2) == 12.0
-    for _ in range(60):
-        rate.record(1.0)
-    assert rate.mean_s == pytest.approx(1.0, abs=0.01)
+@given(st.floats(0, 1e9), st.integers(1, 10**6))
+def test_what_is_told_is_within_its_bounds_and_near_the_estimate(
+    seconds: float, number: int
+) -> None:
+    told = retry_after(seconds, number)
+    assert 1 <= told <= 60
+    if 2 <= seconds <= 50:
+        assert told == pytest.approx(seconds, rel=0.06)
 
 
-@given(st.lists(st.floats(0, 1e6)), st.integers(0, 10**6), st.integers(0, 100))
-def test_retry_after_stays_within_its_bounds(times: list[float], ahead: int, slots: int) -> None:
-    rate = ServiceRate()
-    for seconds in times:
-        rate.record(seconds)
-    assert 1 <= rate.retry_after(ahead, slots) <= 60
+def test_those_who_are_told_do_not_come_back_together() -> None:
+    told = [retry_after(20.0, number) for number in range(1, 21)]
+    assert len(set(told)) == 20
+    assert max(told) - min(told) > 1.5
 
 
 def policy() -> RestartPolicy:

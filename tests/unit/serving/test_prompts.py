@@ -4,19 +4,28 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, cast
 
+import msgspec
 import pytest
 
 from opta_lmx.codec.deltas import TextDelta
+from opta_lmx.core.clock import SystemClock
 from opta_lmx.core.errors import ErrorKind, LmxError
-from opta_lmx.core.types import Accepted, Speech, Usage
+from opta_lmx.core.principal import Budgets, Principal
+from opta_lmx.core.telemetry import NullTelemetry
+from opta_lmx.core.types import Accepted, GenerationRequest, Prompt, Speech, Usage
 from opta_lmx.serving.answering import AnswerEvent, Answering, Ended, Spoke
+from opta_lmx.serving.budgeting import Account, Budgeting
 from opta_lmx.serving.prompts import PromptBatch
+
+BOOKS = Budgeting(SystemClock(), NullTelemetry())
 
 
 class Part:
     """The answers to one prompt: steps are events, an error, or something to wait for."""
 
     created_s = 5
+    request = GenerationRequest("m", Prompt(text="p"), max_tokens=16)
+    ran = False
 
     def __init__(self, tokens: int, *steps: Any) -> None:
         self._steps = list(steps)
@@ -52,8 +61,11 @@ class Part:
         self.closed += 1
 
 
-def batch(parts: list[Part], each: int = 1, **options: Any) -> PromptBatch:
-    return PromptBatch(cast("list[Answering]", parts), each, **options)
+def batch(
+    parts: list[Part], each: int = 1, account: Account | None = None, **options: Any
+) -> PromptBatch:
+    account = account or BOOKS.account(Principal())
+    return PromptBatch(cast("list[Answering]", parts), each, account, **options)
 
 
 def say(text: str, index: int = 0) -> Spoke:
@@ -149,6 +161,44 @@ def test_nothing_runs_where_nothing_is_wanted() -> None:
         return [event async for events in made for event in events]
 
     assert run(work) == [Ended(place, "length") for place in range(4)]
+
+
+BOUNDED = Principal(
+    key="bounded", budgets=Budgets(prompt_tokens=7, prompt_tokens_per_minute=9, max_tokens=16)
+)
+
+
+@pytest.mark.parametrize("ran", [False, True])
+def test_all_prompts_are_taken_together_and_given_back_unless_one_ran(ran: bool) -> None:
+    owner = msgspec.structs.replace(BOUNDED, key=f"bounded-{ran}")
+
+    async def work() -> int:
+        parts = [Part(3), Part(4)]
+        made = batch(parts, account=BOOKS.account(owner))
+        await made.open()
+        parts[1].ran = ran
+        made.close()
+        made.close()
+        left = BOOKS.state(owner)
+        assert left is not None
+        return left.remaining
+
+    assert run(work) == (2 if ran else 9)
+
+
+def test_prompts_that_are_too_much_together_are_refused_with_their_sum() -> None:
+    made = batch([Part(4), Part(4)], account=BOOKS.account(BOUNDED))
+    with pytest.raises(LmxError, match="8 tokens; this key allows 7 a request") as refused:
+        run(made.open)
+    assert refused.value.param == "prompt"
+
+
+def test_an_answer_beyond_the_keys_cap_is_refused_before_any_prompt_is_made() -> None:
+    parts = [Part(1)]
+    parts[0].request = msgspec.structs.replace(Part.request, max_tokens=17)
+    with pytest.raises(LmxError, match="17 tokens; this key allows 16"):
+        run(batch(parts, account=BOOKS.account(BOUNDED)).open)
+    assert not parts[0].opened
 
 
 def test_usage_is_the_sum() -> None:

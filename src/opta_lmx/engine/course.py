@@ -1,0 +1,73 @@
+"""One answer under way, from its first slot to its end, through pauses and restarts."""
+
+from enum import Enum
+
+import msgspec
+
+from opta_lmx.backends.frames import ResumeAbility, Submit
+from opta_lmx.core.principal import Caller
+from opta_lmx.engine.caching import Wish, wish_for
+from opta_lmx.engine.stream import TokenStream
+
+
+class Phase(Enum):
+    """Where an answer is: in the worker, there but asked to pause, or waiting to go on."""
+
+    RUNNING = "running"
+    YIELDING = "yielding"
+    WAITING = "waiting"
+
+
+class Course:
+    """What was asked for, and what has come of it.
+
+    Args:
+        request: all of it, as it would be without a cache.
+        caller: whose it is.
+        cuts: offsets in its prompt at which turns start.
+
+    Attributes:
+        wish: its prompt for the cache.
+        stream: the tokens, for whoever reads them.
+        left: nobody reads any more.
+    """
+
+    __slots__ = ("_caller", "_cuts", "left", "phase", "request", "stream", "wish")
+
+    def __init__(self, request: Submit, caller: Caller, cuts: tuple[int, ...] = ()) -> None:
+        self.request = msgspec.structs.replace(request, salt=caller.principal.tenant)
+        self._caller = caller
+        self._cuts = cuts
+        self.wish = wish_for(request.ids, cuts, caller)
+        self.stream = TokenStream()
+        self.phase = Phase.RUNNING
+        self.left = False
+
+    @property
+    def ticket(self) -> int:
+        """Its place in the model's line."""
+        return self.request.id
+
+    @property
+    def over(self) -> bool:
+        """Nothing more is to come of it, or nobody waits for it."""
+        return self.left or self.stream.over
+
+    def rest(self) -> tuple[Submit, Wish]:
+        """What is to be submitted now: all of it, or what follows the tokens that have come."""
+        if not self.stream.ids:
+            return self.request, self.wish
+        generated = tuple(self.stream.ids)
+        wish = wish_for((*self.request.ids, *generated), self._cuts, self._caller)
+        return msgspec.structs.replace(self.request, generated=generated), wish
+
+    def survives(self, ability: ResumeAbility) -> bool:
+        """True when it can go on in a new worker; without any token yet it just starts over."""
+        return not self.stream.ids or resumable(self.request, ability)
+
+
+def resumable(request: Submit, ability: ResumeAbility) -> bool:
+    """True when an engine of this ability can go on with a request's answer."""
+    if ability == "unseeded":
+        return request.sampling.seed is None and request.grammar is None
+    return ability == "all"
