@@ -33,8 +33,9 @@ check: lint imports types house workflows ## Format, lint, imports, types, sizes
 fast: check ## Checks, unit tests and key integration tests (each pull request)
 	$(PYTEST) -m "not slow" tests/unit tests/integration $(ARGS)
 
-full: check ## Checks and every test, slow ones included (each night)
+full: check ## Checks, every test, slow ones included, and the performance gate (each night)
 	$(PYTEST) $(ARGS)
+	$(MAKE) perf-gate ARGS=
 
 format: env ## Rewrite the source in the project's format
 	@$(PY) -m ruff format .
@@ -61,6 +62,15 @@ test-extras: ## Each extra (or EXTRA=base|gguf|mlx|all|cuda) alone in a clean en
 
 bench: env ## Compare this server with the peers that are installed
 	$(PY) -m benchmarks.compare $(ARGS)
+
+bench-fleet: env ## Fleets of bots beside background jobs; ARGS: sessions, hog, --bots 12, ...
+	$(PY) -m benchmarks.fleet $(ARGS)
+
+soak: env ## Forty bots for ten minutes: no 5xx, no hang, flat memory, honest refusals
+	$(PY) -m benchmarks.fleet soak $(ARGS)
+
+perf-gate: env ## Speed against peers and counted work, held to benchmarks/gate/thresholds.toml
+	$(PY) -m benchmarks.gate $(ARGS)
 
 openclaw: env ## Real OpenClaw turns (npm, pinned) in four modes, with faults; see docs/openclaw.md
 	$(PY) -m scripts.openclaw $(ARGS)

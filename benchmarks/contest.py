@@ -1,6 +1,7 @@
 """Two servers, the same scenarios in turn, round after round; what their ratios are."""
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import msgspec
 
@@ -12,6 +13,7 @@ from benchmarks.raw_batch import Job, RawLoop, RawResult
 from benchmarks.stats import median, percentile
 
 Note = Callable[[str], None]
+T = TypeVar("T")
 
 
 class Scenario(msgspec.Struct, frozen=True):
@@ -63,12 +65,16 @@ class Contest:
         """Play every scenario on both sides, `rounds` times; who begins changes each time."""
         played: list[Round] = []
         for number in range(rounds):
-            result = Round()
-            for place, scenario in enumerate(scenarios):
-                note(f"round {number + 1} of {rounds}: {scenario.name}")
-                await self._both(result, scenario, number, (number + place) % 2 == 1)
-            played.append(result)
+            note(f"round {number + 1} of {rounds}")
+            played.append(await self.play_round(scenarios, number))
         return played
+
+    async def play_round(self, scenarios: list[Scenario], number: int) -> Round:
+        """Play every scenario on both sides once, as round `number`."""
+        result = Round()
+        for place, scenario in enumerate(scenarios):
+            await self._both(result, scenario, number, (number + place) % 2 == 1)
+        return result
 
     async def _both(self, result: Round, scenario: Scenario, number: int, swap: bool) -> None:
         seed = f"{self._seed}/{scenario.name}/{number}"
@@ -102,7 +108,7 @@ def run_raw(raw: RawLoop, plan: Plan, prompts: PromptMaker) -> RawResult:
     )
 
 
-def counted(rounds: list[Round]) -> list[Round]:
+def counted(rounds: list[T]) -> list[T]:
     """The rounds that count: all but the first, unless it is the only one."""
     return rounds[1:] or rounds
 

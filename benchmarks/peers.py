@@ -30,13 +30,17 @@ class StartError(Exception):
 
 
 class Command(msgspec.Struct, frozen=True):
-    """How to start a server: `{port}` in an argument is replaced by the chosen port."""
+    """How to start a server: `{port}` in an argument is replaced by the chosen port.
+
+    `key` is shown by who asks whether it is ready, where it wants one.
+    """
 
     name: str
     model: str
     arguments: list[str]
     ready_path: str
     environment: dict[str, str] = {}
+    key: str = ""
 
 
 class Peer(msgspec.Struct, frozen=True):
@@ -132,7 +136,7 @@ def _wait_ready(
     command: Command, child: subprocess.Popen[bytes], url: str, ready_s: float, log: Path
 ) -> None:
     deadline = time.monotonic() + ready_s
-    while not answers(url):
+    while not answers(url, command.key):
         if child.poll() is not None:
             raise StartError(f"{command.name} ended with {child.returncode}:\n{_tail(log)}")
         if time.monotonic() > deadline:
@@ -140,10 +144,12 @@ def _wait_ready(
         time.sleep(0.1)
 
 
-def answers(url: str) -> bool:
-    """True when a GET of `url` is answered by 200."""
+def answers(url: str, key: str = "") -> bool:
+    """True when a GET of `url`, with that bearer key if any, is answered by 200."""
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
     try:
-        with urllib.request.urlopen(url, timeout=2) as reply:
+        request = urllib.request.Request(url, headers=headers)
+        with urllib.request.urlopen(request, timeout=2) as reply:
             return bool(reply.status == 200)
     except (urllib.error.URLError, OSError):
         return False

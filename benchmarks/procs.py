@@ -128,6 +128,16 @@ def sample(root: int) -> Tree:
     )
 
 
+def resident(root: int) -> tuple[int, int]:
+    """Resident bytes now: of the root process, and of everything below it."""
+    if (PROC / "self" / "stat").exists():
+        found = [with_memory(process) for process in descendants(root, read_proc())]
+    else:
+        found = descendants(root, read_ps())
+    sizes = [process.rss for process in found]
+    return sum(sizes[:1]), sum(sizes[1:])
+
+
 def machine_busy_s() -> float | None:
     """CPU seconds all processes of this machine have used since boot; None without /proc."""
     try:

@@ -1,0 +1,1 @@
+"""The performance gate: ratios of one run and counted work, held against thresholds in a file."""
