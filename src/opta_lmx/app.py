@@ -11,14 +11,15 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 from opta_lmx.api import health
-from opta_lmx.api.guard import Guard, GuardRules
+from opta_lmx.api.admin.queues import by_lane
+from opta_lmx.api.guard import Guard
 from opta_lmx.api.http import create_http
 from opta_lmx.api.responses.surface import ResponsesSurface
-from opta_lmx.config.settings import ModelsSettings, Settings, is_loopback
+from opta_lmx.config.settings import ModelsSettings, Settings
 from opta_lmx.core.clock import Clock, SystemClock
 from opta_lmx.core.telemetry import Telemetry
 from opta_lmx.engine.downloads import Downloads
-from opta_lmx.engine.options import engine_options
+from opta_lmx.engine.options import engine_options, prefix_caches
 from opta_lmx.engine.planner import Planner
 from opta_lmx.engine.residency import Engine, Resolver
 from opta_lmx.models.puller import Puller
@@ -34,7 +35,7 @@ from opta_lmx.serving.run import RunLimits
 from opta_lmx.serving.service import Serving
 from opta_lmx.startup import HomeLock, address_text, bind, clean_rooms
 from opta_lmx.store.database import Database
-from opta_lmx.surfaces import Rooms, envelopes, routers
+from opta_lmx.surfaces import Rooms, envelopes, guard_rules, routers
 
 
 class App(msgspec.Struct, frozen=True):
@@ -80,6 +81,8 @@ def build(
     store.sweep()
     planner = Planner(store, settings.engine, home, settings.models.aliases)
     options = engine_options(settings.engine, settings.queue, home)
+    caches = prefix_caches(settings.engine, clock, telemetry)
+    options = msgspec.structs.replace(options, caches=caches)
     engine = Engine(resolver or planner, options, clock, telemetry)
     run_limits = RunLimits(settings.queue.queue_deadline_s, settings.engine.default_max_tokens)
     serving = Serving(engine, run_limits, clock, telemetry)
@@ -101,7 +104,7 @@ def build(
     watching = health.router(serving, engine, required, _metrics(registry, engine))
     told = envelopes()
     http = create_http([*routers(rooms, settings), watching], told, telemetry)
-    guard = Guard(http, _guard_rules(settings), told, clock, telemetry)
+    guard = Guard(http, guard_rules(settings), told, clock, telemetry)
     return App(
         guard, http, engine, serving, rooms.downloads, rooms.responses, database, clock, telemetry
     )
@@ -146,15 +149,6 @@ def _puller(store: ModelStore, settings: ModelsSettings) -> Puller:
     )
 
 
-def _guard_rules(settings: Settings) -> GuardRules:
-    server = settings.server
-    return GuardRules(
-        api_keys=tuple(key.get_secret_value() for key in server.api_keys),
-        allowed_hosts=frozenset({server.host, *server.allowed_hosts}),
-        check_host=is_loopback(server.host),
-    )
-
-
 def _metrics(registry: MetricsRegistry, engine: Engine) -> Callable[[], bytes]:
     """Levels are read when asked for, everything else is counted as it happens."""
 
@@ -162,14 +156,20 @@ def _metrics(registry: MetricsRegistry, engine: Engine) -> Callable[[], bytes]:
         registry.clear_gauges()
         for status in engine.status():
             levels = {
-                "requests_running": status.running,
-                "requests_waiting": status.waiting,
                 "model_loaded": status.state == "ready",
                 "engine_steps": status.steps,
                 "engine_step_age_seconds": status.step_age_s,
+                "prefix_cache_bytes": status.cache.memory_bytes,
+                "prefix_cache_disk_bytes": status.cache.disk_bytes,
             }
             for name, level in levels.items():
                 registry.set_gauge(name, float(level), model=status.id)
+        for model, depths in engine.queues().items():
+            for lane, depth in by_lane(depths).items():
+                where = {"model": model, "lane": lane}
+                registry.set_gauge("requests_running", depth.running, **where)
+                registry.set_gauge("requests_waiting", depth.waiting, **where)
+                registry.set_gauge("queue_age_seconds", depth.oldest_s, **where)
         return registry.render()
 
     return render

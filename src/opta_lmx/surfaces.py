@@ -3,7 +3,9 @@
 import msgspec
 from fastapi import APIRouter
 
+from opta_lmx.api.admin.keys import AdminKeys
 from opta_lmx.api.admin.models import AdminModels
+from opta_lmx.api.admin.queues import AdminQueues
 from opta_lmx.api.anthropic import errors as anthropic_errors
 from opta_lmx.api.anthropic.messages import MessagesRoute
 from opta_lmx.api.calls import Calls
@@ -11,6 +13,7 @@ from opta_lmx.api.cohere import errors as cohere_errors
 from opta_lmx.api.cohere.rerank import RerankRoutes
 from opta_lmx.api.errors import Envelopes
 from opta_lmx.api.exchange import CallLimits
+from opta_lmx.api.guard import GuardRules
 from opta_lmx.api.lmstudio import errors as lmstudio_errors
 from opta_lmx.api.lmstudio.routes import LmStudioRoutes
 from opta_lmx.api.ollama import errors as ollama_errors
@@ -27,8 +30,15 @@ from opta_lmx.api.responses.surface import ResponsesSurface
 from opta_lmx.api.vector_calls import VectorCalls
 from opta_lmx.api.ws.frames import ChatDialect
 from opta_lmx.api.ws.stream import ChatStream
-from opta_lmx.config.settings import ServerSettings, Settings
+from opta_lmx.config.settings import (
+    KeySettings,
+    ServerSettings,
+    Settings,
+    is_loopback,
+    plain_name,
+)
 from opta_lmx.core.clock import Clock
+from opta_lmx.core.principal import Budgets, Lane, Principal
 from opta_lmx.core.telemetry import Telemetry
 from opta_lmx.engine.downloads import Downloads
 from opta_lmx.engine.residency import Engine
@@ -67,6 +77,34 @@ def envelopes() -> Envelopes:
     )
 
 
+def guard_rules(settings: Settings) -> GuardRules:
+    """Who is let in, and who each of them is."""
+    server = settings.server
+    secrets = [key.get_secret_value() for key in settings.all_keys()]
+    return GuardRules(
+        keys=tuple(zip(secrets, _owners(settings), strict=True)),
+        allowed_hosts=frozenset({server.host, *server.allowed_hosts}),
+        check_host=is_loopback(server.host),
+    )
+
+
+def _owners(settings: Settings) -> list[Principal]:
+    """The owners of all keys, in the order of `Settings.all_keys`."""
+    plain = [Principal(key=plain_name(place)) for place in range(len(settings.server.api_keys))]
+    return [*plain, *(_principal(one) for one in settings.access.keys)]
+
+
+def _principal(key: KeySettings) -> Principal:
+    return Principal(
+        tenant=key.tenant,
+        key=key.name,
+        lane=Lane[key.lane.upper()],
+        weight=key.weight,
+        max_running=key.max_running,
+        budgets=Budgets(key.prompt_tokens, key.prompt_tokens_per_minute, key.max_tokens),
+    )
+
+
 def routers(rooms: Rooms, settings: Settings) -> list[APIRouter]:
     """Every route but health and metrics."""
     lenient = settings.protocol.unknown_fields == "warn"
@@ -75,6 +113,8 @@ def routers(rooms: Rooms, settings: Settings) -> list[APIRouter]:
         *_openai(calls, rooms, settings),
         *_others(calls, rooms),
         *rooms.responses.routers(calls, envelopes()),
+        AdminQueues(rooms.engine).router(),
+        AdminKeys(_owners(settings), rooms.serving.budgeting).router(),
         AdminModels(rooms.engine, rooms.downloads, rooms.serving, rooms.clock).router(),
     ]
 

@@ -12,6 +12,7 @@ from opta_lmx.api.anthropic.signatures import hidden_thinking
 from tests.support.clients import strict_anthropic
 from tests.support.rawhttp import RawExchange
 from tests.support.server import LiveServer, sim_server
+from tests.support.waiting import wait_until
 
 SCRIPTS: dict[str, dict[str, Any]] = {
     "m": {"reply": "one two three"},
@@ -177,12 +178,15 @@ def test_a_full_line_is_a_rate_limit(client: anthropic.Anthropic, server: LiveSe
     body = {"model": "slow", "messages": ASKED, "max_tokens": 2000, "stream": True}
     running = RawExchange(server.url, "/v1/messages", body)
     running.read_until(b"word")
+    waiting = RawExchange(server.url, "/v1/messages", body)
+    wait_until(lambda: server.status("slow")["waiting"] == 1)
     for ask in (client.messages.create, client.messages.count_tokens):
         limit: Any = {"max_tokens": 5} if ask == client.messages.create else {}
         with pytest.raises(anthropic.RateLimitError) as full:
             ask(model="slow", messages=ASKED, **limit)
         assert full.value.type == "rate_limit_error"
         assert int(full.value.response.headers["retry-after"]) >= 1
+    waiting.hang_up()
     running.hang_up()
 
 

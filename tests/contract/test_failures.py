@@ -40,7 +40,8 @@ WAYS = pytest.mark.parametrize(
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
-    with sim_server(tmp_path_factory.mktemp("home"), SCRIPTS, slots=1, max_waiting=0) as live:
+    home, engine = tmp_path_factory.mktemp("home"), {"restart_backoff_s": 0.05}
+    with sim_server(home, SCRIPTS, slots=1, max_waiting=0, engine=engine) as live:
         yield live
 
 
@@ -90,7 +91,7 @@ def crashing(
 
 
 def hold(url: str, surface: Surface, over: threading.Event) -> None:
-    """Keep the only slot of a model busy until `over`; routes of one kind share its models."""
+    """Keep a slot, or a place, of a model until `over`; routes of one kind share its models."""
     way = next(one for one in SURFACES if one.kind == surface.kind)
     body = way.request("held", "hi", stream=True)
     while not over.is_set():
@@ -105,14 +106,17 @@ def test_a_full_line_is_a_429_before_anything_is_sent(
     http: httpx.Client, server: LiveServer, surface: Surface, stream: bool
 ) -> None:
     model, over = f"{surface.kind}-held", threading.Event()
-    holder = threading.Thread(target=hold, args=(server.url, surface, over))
-    holder.start()
+    # One runs, and one has the place that everybody has.
+    holders = [threading.Thread(target=hold, args=(server.url, surface, over)) for _ in range(2)]
     try:
-        wait_until(lambda: server.status(model).get("running") == 1)
+        for holder, what in zip(holders, ("running", "waiting"), strict=True):
+            holder.start()
+            wait_until(lambda what=what: server.status(model).get(what) == 1)
         reply = ask(http, server, surface, "held", stream=stream)
     finally:
         over.set()
-        holder.join(20)
+        for holder in holders:
+            holder.join(20)
     assert reply.status_code == 429
     assert_waitable(surface, reply)
     wait_until(lambda: server.status(model)["running"] == 0)

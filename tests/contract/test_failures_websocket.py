@@ -14,7 +14,8 @@ from tests.support.websocket import Frame, WsClient
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
-    with sim_server(tmp_path_factory.mktemp("home"), CHAT_SCRIPTS, slots=1, max_waiting=0) as live:
+    home, engine = tmp_path_factory.mktemp("home"), {"restart_backoff_s": 0.05}
+    with sim_server(home, CHAT_SCRIPTS, slots=1, max_waiting=0, engine=engine) as live:
         yield live
 
 
@@ -49,6 +50,8 @@ def test_a_full_line(server: LiveServer, client: WsClient) -> None:
     with WsClient(server.url) as holder:
         holder.ask("h", "held")
         holder.until("h", "chat.token")
+        holder.ask("w", "held")
+        wait_until(lambda: server.status("held")["waiting"] == 1)
         last = failure(client, "held")
     assert last["error"]["type"] == "rate_limit_error"
     assert_waitable(last)

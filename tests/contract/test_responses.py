@@ -428,6 +428,8 @@ def test_an_overloaded_model_refuses_before_anything_is_stored(tmp_path: Path) -
         held = stack.enter_context(http.stream("POST", "/v1/responses", json=body))
         lines = held.iter_lines()  # Held: a generator that is dropped closes its connection.
         next(lines)
+        waiting = stack.enter_context(http.stream("POST", "/v1/responses", json=body))
+        assert waiting.status_code == 200
         reply = http.post("/v1/responses", json=body)
         assert reply.status_code == 429
         assert reply.json()["error"]["retry_after"] == int(reply.headers["retry-after"])

@@ -79,9 +79,13 @@ def start_server(home: Path, *arguments: str, **environment: str) -> ServerProce
 
 
 @contextlib.contextmanager
-def running_server(home: Path, *arguments: str, **environment: str) -> Generator[ServerProcess]:
-    """A ready server that is ended with the block, by force if it must be."""
+def running_server(
+    home: Path, *arguments: str, key: str | None = None, **environment: str
+) -> Generator[ServerProcess]:
+    """A ready server that is ended with the block, by force if it must be; it is asked by `key`."""
     server = start_server(home, *arguments, **environment)
+    if key is not None:
+        server.http.headers["Authorization"] = f"Bearer {key}"
     try:
         server.wait_ready()
         yield server

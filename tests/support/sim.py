@@ -5,11 +5,13 @@ from typing import Any
 
 from opta_lmx.backends.frames import Load
 from opta_lmx.core.types import SamplingParams
+from opta_lmx.engine.caching import StateHome
 from opta_lmx.engine.residency import EngineOptions
 from opta_lmx.engine.runtime import Plan, RuntimeLimits
 from opta_lmx.engine.worker import WatchdogLimits
 from opta_lmx.models.matching import Known, resolve
 from opta_lmx.scheduling.retry import RestartPolicy
+from opta_lmx.scheduling.rules import LineRules
 
 
 class SimResolver:
@@ -56,6 +58,7 @@ class SimResolver:
             kind=self.scripts[ref].get("kind", "chat"),
             context=wanted,
             weights_bytes=self.scripts[ref].get("weights_bytes", 0),
+            states=StateHome(self._log_dir.parent / "cache" / "prefix", Path(__file__)),
         )
 
 
@@ -67,6 +70,7 @@ def engine_options(
     stall_floor_s: float = 30.0,
     load_on_demand: bool = True,
     load_wait_s: float = 120.0,
+    reserve: int = 0,
 ) -> EngineOptions:
     """Options with short restart pauses."""
     return EngineOptions(
@@ -77,7 +81,7 @@ def engine_options(
             watchdog=WatchdogLimits(stall_floor_s, 10.0),
             load_wait_s=load_wait_s,
         ),
-        max_waiting=lambda _: max_waiting,
+        line_rules=lambda _: LineRules(max_waiting=max_waiting, reserve=reserve),
         restart_policy=lambda: RestartPolicy(
             backoff_s=0.01, backoff_max_s=0.05, max_restarts=max_restarts, window_s=600.0
         ),

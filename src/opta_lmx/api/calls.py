@@ -4,26 +4,21 @@ from collections.abc import Callable, Collection, Mapping
 from typing import TypeVar
 
 import msgspec
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 
 from opta_lmx.api.body import BodyParser, read_body
+from opta_lmx.api.callers import caller_of, session_in
 from opta_lmx.api.exchange import CallLimits, Exchange, Rendering
 from opta_lmx.api.fields import BodyReader, Read
 from opta_lmx.api.json_body import Head, read_head
 from opta_lmx.backends.frames import ModelKind
 from opta_lmx.core.clock import Clock
+from opta_lmx.core.principal import Caller
 from opta_lmx.core.types import GenerationRequest
+from opta_lmx.serving.answering import Answering
 from opta_lmx.serving.service import WRITERS, Serving, Ticket
 
 IGNORED_HEADER = "x-opta-ignored-fields"
-SESSION_HEADERS = (
-    "x-session-affinity",
-    "session_id",
-    "x-openclaw-session-key",
-    "x-client-request-id",
-)
-"""Where clients name the session a call belongs to, in the order they are believed."""
-MAX_SESSION = 256
 
 _Call = TypeVar("_Call")
 
@@ -65,10 +60,12 @@ class Calls:
         kinds: Collection[ModelKind] = WRITERS,
     ) -> tuple[Ticket, Read[_Call]]:
         """Read the body of an HTTP request and admit it; see `admit_body`."""
-        return await self.admit_body(await self.body(request), reader, read_head, kinds)
+        body = await self.body(request)
+        return await self.admit_body(request, body, reader, read_head, kinds)
 
     async def admit_body(
         self,
+        connection: HTTPConnection,
         body: bytes,
         reader: BodyReader[_Call],
         read_head: Callable[[bytes], Head] = read_head,
@@ -80,6 +77,7 @@ class Calls:
         ticket must be run or given back.
 
         Args:
+            connection: the request, or the WebSocket it came over: who asks.
             body: of the request.
             reader: parses it.
             read_head: finds the model and how many places the call needs, where that is not `n`.
@@ -89,25 +87,26 @@ class Calls:
             LmxError: the body is wrong, or the gate refuses.
         """
         head = await self._parser.parse(read_head, body)
+        caller = caller_of(connection, head)
         if not self.serving.is_loaded(head.model):
             read = await self._parser.parse(reader, body)
-            return self._gate(head, kinds), read
-        ticket = self._gate(head, kinds)
+            return self._gate(head, kinds, caller), read
+        ticket = self._gate(head, kinds, caller)
         try:
             return ticket, await self._parser.parse(reader, body)
         except BaseException:  # whatever it is, the place in the line must not be lost
             ticket.give_back()
             raise
 
-    def _gate(self, head: Head, kinds: Collection[ModelKind]) -> Ticket:
-        return self.serving.gate(head.model, head.answers, kinds, head.counted_by)
+    def _gate(self, head: Head, kinds: Collection[ModelKind], caller: Caller) -> Ticket:
+        return self.serving.gate(head.model, head.answers, kinds, head.counted_by, caller)
 
     def exchange(
         self,
         request: Request,
         ticket: Ticket,
         wanted: GenerationRequest,
-        rendering: Callable[[int], Rendering],
+        rendering: Callable[[Answering], Rendering],
     ) -> Exchange:
         """The call's answer; its `response` is what the route returns.
 
@@ -115,22 +114,18 @@ class Calls:
             request: whose headers may name the session.
             ticket: from `admit`.
             wanted: the call.
-            rendering: makes the rendering, from the time of creation (s since the epoch, UTC).
+            rendering: makes the rendering of a call.
         """
         answering = self.serving.run(ticket, with_session(wanted, request.headers))
-        made = rendering(answering.created_s)
-        return Exchange(answering, made, self.limits, self.clock)
+        return Exchange(answering, rendering(answering), self.limits, self.clock)
 
 
 def with_session(wanted: GenerationRequest, headers: Mapping[str, str]) -> GenerationRequest:
     """The request with a session from its headers, where its body names none."""
     if wanted.cache_key:
         return wanted
-    found = (headers.get(name, "") for name in SESSION_HEADERS)
-    session = next((value for value in found if value), None)
-    if session is None:
-        return wanted
-    return msgspec.structs.replace(wanted, cache_key=session[:MAX_SESSION])
+    session = session_in(headers)
+    return wanted if session is None else msgspec.structs.replace(wanted, cache_key=session)
 
 
 def ignored_header(read: Read[_Call]) -> dict[str, str]:

@@ -11,10 +11,12 @@ import structlog
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from opta_lmx.api.callers import PRINCIPAL
 from opta_lmx.api.errors import Envelopes
 from opta_lmx.core.clock import Clock
 from opta_lmx.core.errors import ErrorKind, LmxError
 from opta_lmx.core.ids import random_id
+from opta_lmx.core.principal import Principal
 from opta_lmx.core.telemetry import Telemetry
 
 _LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -28,14 +30,14 @@ _NO_TRACE = "0" * 32
 
 
 class GuardRules(msgspec.Struct, frozen=True):
-    """Keys that open the door (none: it is open), and names the server answers to.
+    """Keys that open the door, each with its owner (none: it is open), and the server's names.
 
     `allowed_hosts` are names besides the usual loopback ones, compared without regard to case
     and to a dot at the end. `check_host` is on while the server listens on loopback only, where
     a web page could otherwise reach it through a name of its own that resolves here.
     """
 
-    api_keys: tuple[str, ...] = ()
+    keys: tuple[tuple[str, Principal], ...] = ()
     allowed_hosts: frozenset[str] = frozenset()
     check_host: bool = True
 
@@ -89,8 +91,9 @@ class Guard:
     def _check(self, scope: Scope, headers: Headers) -> None:
         if self._rules.check_host:
             self._check_names(headers)
-        if self._rules.api_keys and scope["path"] not in _OPEN_PATHS:
-            _check_key(headers, self._rules.api_keys)
+        if self._rules.keys and scope["path"] not in _OPEN_PATHS:
+            owner = scope[PRINCIPAL] = _owner_of(headers, self._rules.keys)
+            structlog.contextvars.bind_contextvars(key=owner.key)
 
     def _check_names(self, headers: Headers) -> None:
         host = headers.get("host", "localhost")
@@ -127,16 +130,19 @@ def _plain_name(host: str) -> str:
         return name
 
 
-def _check_key(headers: Headers, keys: Sequence[str]) -> None:
+def _owner_of(headers: Headers, keys: Sequence[tuple[str, Principal]]) -> Principal:
+    """Whose key is shown. Raises UNAUTHENTICATED."""
     scheme, _, bearer = headers.get("authorization", "").partition(" ")
     shown = bearer.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
-    matches = [hmac.compare_digest(shown.encode(), key.encode()) for key in keys]
+    # All are compared, so that the time taken does not tell which one nearly fits.
+    matches = [hmac.compare_digest(shown.encode(), key.encode()) for key, _ in keys]
     if not any(matches):
         raise LmxError(
             ErrorKind.UNAUTHENTICATED,
             "A valid API key is required: Authorization: Bearer KEY.",
             code="invalid_api_key",
         )
+    return keys[matches.index(True)][1]
 
 
 def _trace(headers: Headers) -> dict[str, str]:

@@ -22,17 +22,30 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 class Head(msgspec.Struct, frozen=True):
     """What the first gate needs to know: the model, and how many answers are wanted.
 
-    `counted_by` names the field that asks for so many.
+    `counted_by` names the field that asks for so many. `user` and `session` are whom the request
+    says it is from and of, "" where it does not; neither is checked yet.
     """
 
     model: str
     answers: int
     counted_by: str = "n"
+    user: str = ""
+    session: str = ""
+
+
+_NOTHING = msgspec.Raw(b"null")
+_MAX_SHORT_BYTES = 4096
+"""Of a field that is looked at before it is checked; a longer one says nothing yet."""
 
 
 class _Head(msgspec.Struct):
     model: Any = None
     n: Any = None
+    # Left as they stand: any of them may be anything, and of any size.
+    user: msgspec.Raw = _NOTHING
+    safety_identifier: msgspec.Raw = _NOTHING
+    metadata: msgspec.Raw = _NOTHING
+    prompt_cache_key: msgspec.Raw = _NOTHING
 
 
 _head_decoder = msgspec.json.Decoder(_Head)
@@ -40,7 +53,7 @@ _any_decoder = msgspec.json.Decoder(Any)
 
 
 def read_head(body: bytes) -> Head:
-    """Read the model's name and `n`, skipping everything else.
+    """Read the model's name, `n`, and who asks; skip everything else.
 
     Raises:
         LmxError: INVALID_REQUEST; the body is no JSON object, or names no model.
@@ -49,7 +62,32 @@ def read_head(body: bytes) -> Head:
     if not isinstance(head.model, str) or not head.model:
         raise invalid("The parameter 'model' must be a non-empty string.", param="model")
     sound = type(head.n) is int and head.n > 0
-    return Head(head.model, head.n if sound else 1)
+    user = (_text(head.user) or _text(head.safety_identifier)) or _user_in(head.metadata)
+    session = _text(head.prompt_cache_key)
+    return Head(head.model, head.n if sound else 1, user=user, session=session)
+
+
+def _text(raw: msgspec.Raw) -> str:
+    value = _short(raw)
+    return value if isinstance(value, str) else ""
+
+
+def _user_in(metadata: msgspec.Raw) -> str:
+    """Anthropic's place for the user."""
+    value = _short(metadata)
+    if not isinstance(value, dict):
+        return ""
+    user = cast("dict[str, Any]", value).get("user_id")
+    return user if isinstance(user, str) else ""
+
+
+def _short(raw: msgspec.Raw) -> object:
+    """The value; None for one that is too long to be looked at, or unsound."""
+    if len(bytes(raw)) > _MAX_SHORT_BYTES:
+        return None
+    with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return msgspec.json.decode(raw)
+    return None
 
 
 def decode_object(body: bytes) -> dict[str, Any]:

@@ -1,9 +1,10 @@
-"""Tokens and their counts in OpenAI's chat shape, which other surfaces share."""
+"""Tokens, their counts and the wait for them, in the shapes that surfaces share."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from opta_lmx.core.types import TokenEvent, Usage
+from opta_lmx.scheduling.rules import Position
 
 Json = dict[str, Any]
 
@@ -42,3 +43,8 @@ def usage_json(usage: Usage) -> Json:
         "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
         "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
     }
+
+
+def queue_json(position: Position) -> Json:
+    """Where a call stands in line: how many go before it, and about how long that takes (s)."""
+    return {"position": position.ahead, "estimate_s": round(position.estimate_s, 1)}

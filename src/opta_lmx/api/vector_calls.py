@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol, TypeVar
 
+import msgspec
 from starlette.responses import Response
 
 from opta_lmx.api.calls import Calls, ignored_header
@@ -26,7 +27,7 @@ class _Run(Protocol[_Made_co]):
 
 def one_place(body: bytes) -> Head:
     """What the first gate needs to know, of a call that needs one place. Raises LmxError."""
-    return Head(read_head(body).model, 1)
+    return msgspec.structs.replace(read_head(body), answers=1)
 
 
 class VectorCalls:

@@ -112,8 +112,8 @@ def state_folder(session: Session, config: Path | None) -> Iterator[Check]:
     scarce = free < _SCARCE_BYTES
     yield Check("disk", "warning" if scarce else "ok", f"{size(free)} free for models")
     file = config or session.home / "config.toml"
-    server, models = session.settings.server, session.settings.models
-    if file.exists() and (server.api_keys or models.hub_token):
+    settings = session.settings
+    if file.exists() and (settings.all_keys() or settings.models.hub_token):
         mode = stat.S_IMODE(file.stat().st_mode)
         if mode & 0o077 and _from_file(session):
             text = f"{file} holds secrets and others may read it: chmod 600"
@@ -122,7 +122,7 @@ def state_folder(session: Session, config: Path | None) -> Iterator[Check]:
 
 def _from_file(session: Session) -> bool:
     origins = session.loaded.origins
-    keys = ("server.api_keys", "models.hub_token")
+    keys = ("server.api_keys", "access.keys", "models.hub_token")
     return any(origins[key].startswith("file ") for key in keys)
 
 

@@ -63,7 +63,7 @@ def open_session(config: Path | None = None, **flags: object) -> Session:
 
 def key_for(session: Session, url: str | None) -> str | None:
     """The configured key, which is only ever sent to the configured address."""
-    keys = session.settings.server.api_keys
+    keys = session.settings.all_keys()
     if not keys or (url is not None and url.rstrip("/") != session.server_url):
         return None
     return keys[0].get_secret_value()

@@ -3,7 +3,9 @@
 from opta_lmx.config.explain import Row, explain
 from opta_lmx.config.load import Loaded, lmx_home, load_settings
 from opta_lmx.config.settings import (
+    AccessSettings,
     EngineSettings,
+    KeySettings,
     LoggingSettings,
     ModelOverride,
     ModelsSettings,
@@ -13,7 +15,9 @@ from opta_lmx.config.settings import (
 )
 
 __all__ = [
+    "AccessSettings",
     "EngineSettings",
+    "KeySettings",
     "Loaded",
     "LoggingSettings",
     "ModelOverride",

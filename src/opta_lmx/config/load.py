@@ -16,6 +16,7 @@ from opta_lmx.core.errors import LmxError, invalid
 
 DEFAULT_ORIGIN = "default"
 FILE_NAME = "config.toml"
+_KEYS = "access.keys"
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,8 @@ def _refusal(details: list[ErrorDetails], values: Mapping[str, _Value]) -> LmxEr
         host = values.get("server.host")
         origin = host.origin if host else DEFAULT_ORIGIN
         return invalid(f"{first['msg']} ({origin})", param="server.host", code="keys_required")
+    if first["type"] == "key_taken":
+        return _broken(f"{_KEYS}: {first['msg']}, from {values[_KEYS].origin}", _KEYS)
     path = [str(part) for part in first["loc"]]
     entry = values.get(".".join(path[:2]))
     param = ".".join(path)

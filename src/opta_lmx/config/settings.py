@@ -34,6 +34,7 @@ def _usable_key(key: SecretStr) -> SecretStr:
 
 
 Secret = Annotated[SecretStr, AfterValidator(_usable_key)]
+Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Name = Annotated[str, Field(min_length=1, max_length=512)]
 Seconds = Annotated[float, Field(gt=0, le=_MAX_DAY_S)]
 FilePath = Annotated[Path, Field(strict=False)]
@@ -73,7 +74,7 @@ class ServerSettings(Section):
     port: int = Field(default=1234, ge=0, le=65_535, description="TCP port; 0 takes any free one.")
     api_keys: list[Secret] = Field(
         default=[],
-        description="Bearer keys that callers must show; empty asks for none.",
+        description="Bearer keys that callers must show, without names or limits of their own.",
     )
     allowed_hosts: list[Annotated[str, Field(min_length=1)]] = Field(
         default=[],
@@ -107,16 +108,45 @@ class ServerSettings(Section):
         description="How long headers wait for the prompt's exact checks before they are sent.",
     )
 
-    @model_validator(mode="after")
-    def _guarded(self) -> Self:
-        """Nothing listens beyond loopback without keys."""
-        if not self.api_keys and not is_loopback(self.host):
-            raise PydanticCustomError(
-                "keys_required",
-                "Listening on {host} reaches beyond this machine and needs server.api_keys",
-                {"host": self.host},
-            )
-        return self
+
+class KeySettings(Section):
+    """One key with a name: whose it is, and what its owner may use."""
+
+    name: Label
+    key: Secret
+    tenant: Label = "default"
+    lane: Literal["interactive", "agent", "background"] = "interactive"
+    weight: float = Field(default=1.0, ge=0.01, le=100)
+    max_running: int | None = Field(default=None, ge=1)
+    prompt_tokens: int | None = Field(default=None, ge=1)
+    prompt_tokens_per_minute: int | None = Field(default=None, ge=1)
+    max_tokens: int | None = Field(default=None, ge=1)
+
+
+def _distinct(keys: list[KeySettings]) -> list[KeySettings]:
+    """Refuse a name or a secret that stands for two keys; a secret is not told."""
+    for what, shown in (
+        ("name", [key.name for key in keys]),
+        ("key", [key.key.get_secret_value() for key in keys]),
+    ):
+        for place, one in enumerate(shown):
+            if one in shown[:place]:
+                raise PydanticCustomError(
+                    "same_key",
+                    "Entries {first} and {second} have the same {what}",
+                    {"first": shown.index(one), "second": place, "what": what},
+                )
+    return keys
+
+
+class AccessSettings(Section):
+    """Who may ask, and how much of the server each of them may use."""
+
+    keys: Annotated[list[KeySettings], AfterValidator(_distinct)] = Field(
+        default=[],
+        description="Keys with names: name, key, tenant, lane, weight, max_running, "
+        "prompt_tokens, prompt_tokens_per_minute, max_tokens; besides those of server.api_keys.",
+    )
 
 
 class ModelsSettings(Section):
@@ -209,6 +239,16 @@ class EngineSettings(Section):
         ge=1,
         le=60_000,
         description="Longest pause a prefill may cause a running stream.",
+    )
+    prefix_cache_bytes: int | None = Field(
+        default=None,
+        ge=0,
+        description="Memory for processed prompts of one model; 0: none; unset: half its caches'.",
+    )
+    prefix_cache_disk_bytes: int = Field(
+        default=0,
+        ge=0,
+        description="Disk for processed prompts of one model, kept over restarts; 0: none.",
     )
     default_max_tokens: int | None = Field(
         default=None,
@@ -310,6 +350,7 @@ class Settings(Section):
     """All sections; every field has a default."""
 
     server: ServerSettings = ServerSettings()
+    access: AccessSettings = AccessSettings()
     models: ModelsSettings = ModelsSettings()
     engine: EngineSettings = EngineSettings()
     queue: QueueSettings = QueueSettings()
@@ -317,6 +358,37 @@ class Settings(Section):
     responses: ResponsesSettings = ResponsesSettings()
     websocket: WebsocketSettings = WebsocketSettings()
     logging: LoggingSettings = LoggingSettings()
+
+    @model_validator(mode="after")
+    def _guarded(self) -> Self:
+        """Nothing listens beyond loopback without keys; no key is there twice."""
+        if not self.all_keys() and not is_loopback(self.server.host):
+            raise PydanticCustomError(
+                "keys_required",
+                "Listening on {host} reaches beyond this machine and needs server.api_keys "
+                "or access.keys",
+                {"host": self.server.host},
+            )
+        names = {plain_name(place) for place in range(len(self.server.api_keys))}
+        secrets = {key.get_secret_value() for key in self.server.api_keys}
+        for place, one in enumerate(self.access.keys):
+            if one.name in names or one.key.get_secret_value() in secrets:
+                what = "name" if one.name in names else "key"
+                raise PydanticCustomError(
+                    "key_taken",
+                    "Entry {place} has the {what} of a key in server.api_keys",
+                    {"place": place, "what": what},
+                )
+        return self
+
+    def all_keys(self) -> list[SecretStr]:
+        """The secrets of all keys, those without names first."""
+        return [*self.server.api_keys, *(one.key for one in self.access.keys)]
+
+
+def plain_name(place: int) -> str:
+    """The name of the key at a place in `server.api_keys`."""
+    return f"key-{place + 1}"
 
 
 def fields() -> dict[str, FieldInfo]:

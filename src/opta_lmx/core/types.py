@@ -121,9 +121,10 @@ class GenerationRequest(msgspec.Struct, frozen=True):
     """One model call, whatever dialect it came in.
 
     `n` answers are generated side by side. `max_tokens` None means "as far as the context
-    allows". `top_logprobs` None means no logprobs; 0 means the chosen token's only.
-    `logit_bias` holds (token id, what is added to its logit, -100 to 100). `cache_key` groups
-    requests of one session. `echo`: the prompt's own text is wanted back.
+    allows"; `limit_field` is what the dialect calls it. `top_logprobs` None means no logprobs; 0
+    means the chosen token's only. `logit_bias` holds (token id, what is added to its logit, -100
+    to 100). `cache_key` groups requests of one session. `echo`: the prompt's own text is wanted
+    back.
     """
 
     model: str
@@ -140,6 +141,7 @@ class GenerationRequest(msgspec.Struct, frozen=True):
     tool_choice: ToolChoice = ToolChoice()
     parallel_tool_calls: bool = True
     echo: bool = False
+    limit_field: str = "max_tokens"
 
 
 class TopLogprob(msgspec.Struct, frozen=True, array_like=True):

@@ -37,11 +37,28 @@ METRICS: dict[str, Metric] = {
     ),
     "prompt_tokens_total": Metric("counter", "Prompt tokens processed.", ("model",)),
     "generation_tokens_total": Metric("counter", "Tokens generated and delivered.", ("model",)),
+    "prefix_cache_queries_total": Metric(
+        "counter", "Prompt tokens looked up in the prefix cache.", ("model",)
+    ),
+    "prefix_cache_hits_total": Metric(
+        "counter", "Prompt tokens found in the prefix cache.", ("model",)
+    ),
+    "prefix_cache_evictions_total": Metric(
+        "counter", "Cached states dropped from memory for want of room.", ("model",)
+    ),
+    "prefix_cache_corrections_total": Metric(
+        "counter", "Requests that found less in the prefix cache than expected.", ("model",)
+    ),
+    "prefix_cache_bytes": Metric("gauge", "Cached states in memory.", ("model",)),
+    "prefix_cache_disk_bytes": Metric("gauge", "Cached states in files.", ("model",)),
     "model_load_seconds": Metric("histogram", "Time to load a model.", ("model",)),
     "engine_restarts_total": Metric("counter", "Workers restarted after a crash.", ("model",)),
     "tool_parse_failures_total": Metric("counter", "Tool calls given back as text.", ("dialect",)),
-    "requests_running": Metric("gauge", "Requests that hold a slot.", ("model",)),
-    "requests_waiting": Metric("gauge", "Requests waiting for a slot.", ("model",)),
+    "requests_running": Metric("gauge", "Requests that hold a slot.", ("model", "lane")),
+    "requests_waiting": Metric("gauge", "Requests waiting for a slot.", ("model", "lane")),
+    "queue_age_seconds": Metric(
+        "gauge", "How long the oldest of the waiting requests has waited.", ("model", "lane")
+    ),
     "model_loaded": Metric("gauge", "1 while the model serves, else 0.", ("model",)),
     "engine_steps": Metric("gauge", "Decode steps of the current worker.", ("model",)),
     "engine_step_age_seconds": Metric("gauge", "Since the engine's last sign of life.", ("model",)),

@@ -56,7 +56,7 @@ STREAM: tuple[Row, ...] = (
     NO_OBFUSCATION,
 )
 
-USER = supported("user", "u", "The end user, for accounting.")
+USER = supported("user", "u", "Names the client within its key, where no header does.")
 CACHE: tuple[Row, ...] = (
     supported("prompt_cache_key", "s:0", "Groups the requests of one session."),
     accepted("prompt_cache_retention", "24h", "Prefixes are kept as long as there is room."),

@@ -2,7 +2,8 @@
 
 EXTRAS: dict[str, str] = {
     "reasoning_content": "Chat: the model's thinking, where OpenAI's types have no place for it.",
-    "x_opta": "`/v1/models`: kind, state, window, backend and abilities of a model.",
+    "x_opta": "`/v1/models`: kind, state, window, backend and abilities of a model. Chat, in the "
+    "empty chunks of a stream that waits: `queue`, how many go before and about how long.",
     "retry_after": "429 and 503 (529): `Retry-After` again, for clients that see no headers.",
 }
 RESPONSES_EXTRAS: dict[str, str] = {

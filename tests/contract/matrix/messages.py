@@ -301,7 +301,12 @@ MESSAGES = Surface(
         supported("stop_sequences", ["x", "y"], "Up to 64 strings, also across token borders."),
         supported("stream", False, "Server-sent events."),
         supported("metadata", {}, "Who asks."),
-        nested("metadata.user_id", "supported", "For accounting.", metadata={"user_id": "u"}),
+        nested(
+            "metadata.user_id",
+            "supported",
+            "Names the client within its key, where no header does.",
+            metadata={"user_id": "u"},
+        ),
         accepted("service_tier", "standard_only", "There is one tier."),
         *TOOLS,
         *OUTPUT,

@@ -3,6 +3,31 @@
 HEADERS: tuple[tuple[str, str, str], ...] = (
     ("Authorization, x-api-key", "all", "`Bearer KEY`, or the key itself; where keys are set."),
     (
+        "X-Client-ID, x-openclaw-agent-id",
+        "inference",
+        (
+            "Which client of its key asks, the first that is there; then the body's `user` (its "
+            "`safety_identifier`, or `metadata.user_id`), then the address. Clients of a key share "
+            "its part of the server evenly; a name gains nothing against other keys."
+        ),
+    ),
+    (
+        "X-Serving-Lane",
+        "inference",
+        (
+            "`interactive`, `agent` (or `throughput`), `background`: lowers the lane that the key "
+            "may use, never raises it. Any other word: 400 `invalid_header`."
+        ),
+    ),
+    (
+        "X-Priority",
+        "inference",
+        (
+            "The same where there is no X-Serving-Lane: `high` or `interactive`; `normal` for "
+            "agents; `low`, `batch` or `background`. Any other word: 400 `invalid_header`."
+        ),
+    ),
+    (
         "x-session-affinity, session_id, x-openclaw-session-key, x-client-request-id",
         "inference",
         (
@@ -37,10 +62,34 @@ FRAMES: tuple[tuple[str, str, str], ...] = (
     ("chat.token", "server", "`content`; `logprobs` where asked for."),
     ("chat.reasoning", "server", "`content`: more of the thinking."),
     ("chat.tool_call", "server", "`tool_call`: index, id, name and arguments, whole."),
-    ("chat.keepalive", "server", "The request still waits or runs; at least every ten seconds."),
+    (
+        "chat.keepalive",
+        "server",
+        (
+            "The request still runs or waits; at least every ten seconds. `queue` tells how many "
+            "go before it (`position`) and about how long that takes (`estimate_s`)."
+        ),
+    ),
     ("chat.done", "server", "`finish_reason` (`cancelled` too), `usage`, `system_fingerprint`."),
     ("chat.error", "server", "The error of HTTP, with `retry_after`; the socket stays open."),
     ("pong", "server", "Answers a `ping`."),
+)
+
+BUDGETS: tuple[tuple[str, str, str], ...] = (
+    ("`prompt_tokens`", "400 `prompt_budget_exceeded`", "The exact tokens of a request's prompts."),
+    (
+        "`prompt_tokens_per_minute`",
+        "429 `token_rate_exceeded`, `Retry-After`",
+        (
+            "The same over any 60 seconds. What is refused, or never runs, takes nothing; a prompt "
+            "longer than a whole minute allows is a 400 `prompt_budget_exceeded`."
+        ),
+    ),
+    (
+        "`max_tokens`",
+        "400 `answer_budget_exceeded`",
+        "Of one answer. A request that leaves the length open is cut there with `length`.",
+    ),
 )
 
 PROMISES = """`seed` decides every draw. Equal seeded requests to servers with equal

@@ -30,7 +30,7 @@ what holds them (`tests/contract/test_sdk_fields.py` walks the clients' own type
 def document() -> str:
     """The whole page."""
     lines = [line for surface in SURFACES for line in _fields(surface)]
-    for part in (_socket, _headers, _failures, _promises, _extras, _families, _rest):
+    for part in (_socket, _headers, _failures, _budgets, _promises, _extras, _families, _rest):
         lines += part()
     return "\n".join([_HEAD, *lines])
 
@@ -101,6 +101,16 @@ def _failure(surface: Failing) -> tuple[str, ...]:
         "typed error" if surface.stream_error else "not streamed",
         f"400 “…{surface.overflow}…”" if surface.overflow else "none: see its fields",
     )
+
+
+def _budgets() -> Iterator[str]:
+    yield from _title(
+        "Budgets",
+        "What a key of `access.keys` may use, exact to one token and refused before headers on "
+        "every surface; both numbers stand in the message. Counting tokens costs nothing. Proved "
+        "by `tests/contract/test_budgets.py` and, with real tokenizers, `test_budgets_models.py`.",
+    )
+    yield from _table(("bound", "beyond it", "what is counted"), notes.BUDGETS)
 
 
 def _promises() -> Iterator[str]:

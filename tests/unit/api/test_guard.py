@@ -9,10 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.types import Message, Receive, Scope, Send
 
+from opta_lmx.api.callers import PRINCIPAL
 from opta_lmx.api.errors import Envelopes
 from opta_lmx.api.guard import Guard, GuardRules
 from opta_lmx.api.openai.errors import render
 from opta_lmx.core.clock import SystemClock
+from opta_lmx.core.principal import Principal
 from opta_lmx.core.telemetry import NullTelemetry
 
 
@@ -45,10 +47,15 @@ class Inner:
 class Door:
     """A guard, what is behind it, and what it counted."""
 
-    def __init__(self, *allowed: str, inner: Inner | None = None) -> None:
+    def __init__(
+        self,
+        *allowed: str,
+        inner: Inner | None = None,
+        keys: tuple[tuple[str, Principal], ...] = (),
+    ) -> None:
         self.inner = inner or Inner()
         self.telemetry = Counting()
-        rules = GuardRules(allowed_hosts=frozenset(allowed))
+        rules = GuardRules(keys=keys, allowed_hosts=frozenset(allowed))
         self._guard = Guard(self.inner, rules, Envelopes(render), SystemClock(), self.telemetry)
 
     def ask(self, kind: str = "http", **headers: str) -> list[Message]:
@@ -119,6 +126,57 @@ def test_a_websocket_under_a_foreign_name_never_passes() -> None:
     sent = door.ask("websocket", host="evil.example")
     assert [message["type"] for message in sent] == ["websocket.close"]
     assert door.inner.scopes == []
+
+
+KEYS = tuple((f"secret-{name}", Principal(key=name, weight=2.0)) for name in ("a", "b", "c"))
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+@pytest.mark.parametrize("kind", ["http", "websocket"])
+def test_a_key_makes_known_whose_it_is(place: int, kind: str) -> None:
+    secret, owner = KEYS[place]
+    door = Door(keys=KEYS)
+    door.ask(kind, authorization=f"Bearer {secret}")
+    door.ask(kind, **{"x-api-key": secret})
+    assert [scope[PRINCIPAL] for scope in door.inner.scopes] == [owner, owner]
+
+
+def test_every_key_is_compared_whichever_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[bytes] = []
+
+    def counting(shown: bytes, key: bytes) -> bool:
+        compared.append(key)
+        return shown == key
+
+    monkeypatch.setattr("opta_lmx.api.guard.hmac.compare_digest", counting)
+    Door(keys=KEYS).ask(authorization="Bearer secret-a")
+    assert compared == [b"secret-a", b"secret-b", b"secret-c"]
+
+
+@pytest.mark.parametrize("shown", ["", "secret-", "secret-d", "a", "secret-a,secret-b", "\xe9"])
+def test_what_is_no_key_names_nobody(shown: str) -> None:
+    door = Door(keys=KEYS)
+    assert door.status(authorization=f"Bearer {shown}") == 401
+    assert door.inner.scopes == []
+
+
+def test_without_keys_nobody_is_named() -> None:
+    door = Door()
+    door.ask(authorization="Bearer secret-a")
+    assert PRINCIPAL not in door.inner.scopes[0]
+
+
+def test_the_log_names_the_key_and_never_shows_it() -> None:
+    bound: list[dict[str, Any]] = []
+
+    class Looking(Inner):
+        async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+            bound.append(dict(structlog.contextvars.get_contextvars()))
+            await super().__call__(scope, receive, send)
+
+    Door(inner=Looking(), keys=KEYS).ask(authorization="Bearer secret-b")
+    assert bound[0]["key"] == "b"
+    assert "secret" not in str(bound)
 
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"

@@ -11,6 +11,7 @@ from opta_lmx.api.errors import Envelopes
 from opta_lmx.api.guard import Guard, GuardRules
 from opta_lmx.api.openai.errors import render
 from opta_lmx.core.clock import SystemClock
+from opta_lmx.core.principal import Principal
 from opta_lmx.core.telemetry import NullTelemetry
 
 ACCEPT: Message = {"type": "websocket.accept"}
@@ -46,7 +47,7 @@ class Door:
         self.reached = False
         self._plays = plays
         self._known = known
-        rules = GuardRules(api_keys=("abc",))
+        rules = GuardRules(keys=(("abc", Principal()),))
         self._guard = Guard(self._app, rules, Envelopes(render), SystemClock(), self.telemetry)
 
     async def _app(self, scope: Scope, receive: Receive, send: Send) -> None:

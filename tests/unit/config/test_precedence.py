@@ -14,6 +14,12 @@ from opta_lmx.config.env import variable
 VALUES: dict[str, list[Any]] = {
     "server.port": [1, 2, 3, 4],
     "server.api_keys": [["a"], ["b"], ["c"], ["d", "e"]],
+    "access.keys": [
+        [{"name": "a", "key": "ka"}],
+        [{"name": "b", "key": "kb", "tenant": "t", "lane": "background", "weight": 0.5}],
+        [{"name": "c", "key": "kc", "max_running": 2, "prompt_tokens_per_minute": 7}],
+        [],
+    ],
     "models.hub_endpoint": ["http://a", "http://b", "http://c", "https://d"],
     "engine.load_on_demand": [True, False, True, False],
     "engine.stall_factor": [1.5, 2.0, 3.25, 1000.0],
@@ -50,6 +56,9 @@ def plain(loaded: Settings, key: str) -> object:
     value = getattr(getattr(loaded, section), name)
     if key == "server.api_keys":
         return [item.get_secret_value() for item in value]
+    if key == "access.keys":
+        told = [item.model_dump(exclude_defaults=True) for item in value]
+        return [{**one, "key": one["key"].get_secret_value()} for one in told]
     return value
 
 

@@ -38,6 +38,29 @@ def refusal(home: Path, text: str = "", env: dict[str, str] | None = None, **fla
         ("[server]\nkeepalive_s = 16", "server.keepalive_s", "15"),
         ("[server]\nkeepalive_s = nan", "server.keepalive_s", "finite"),
         ('[server]\napi_keys = [""]', "server.api_keys.0", "visible ASCII"),
+        ('[[access.keys]]\nname = "a"', "access.keys.0.key", "required"),
+        ('[[access.keys]]\nname = "a b"\nkey = "k"', "access.keys.0.name", "pattern"),
+        ('[[access.keys]]\nname = "a"\nkey = "k y"', "access.keys.0.key", "visible ASCII"),
+        ('[[access.keys]]\nname = "a"\nkey = "k"\nlane = "fast"', "access.keys.0.lane", "agent"),
+        ('[[access.keys]]\nname = "a"\nkey = "k"\nweight = 0', "access.keys.0.weight", "0.01"),
+        ('[[access.keys]]\nname = "a"\nkey = "k"\ntokens = 1', "access.keys.0.tokens", "Unknown"),
+        (
+            '[[access.keys]]\nname = "a"\nkey = "k"\nprompt_tokens = 0',
+            "access.keys.0.prompt_tokens",
+            "greater than or equal to 1",
+        ),
+        ('access.keys = [{name = "a", key = "k"}, {name = "a", key = "l"}]', "access.keys", "name"),
+        ('access.keys = [{name = "a", key = "k"}, {name = "b", key = "k"}]', "access.keys", "key"),
+        (
+            'server.api_keys = ["k"]\naccess.keys = [{name = "a", key = "k"}]',
+            "access.keys",
+            "Entry 0 has the key of a key in server.api_keys",
+        ),
+        (
+            'server.api_keys = ["k"]\naccess.keys = [{name = "key-1", key = "l"}]',
+            "access.keys",
+            "Entry 0 has the name of a key in server.api_keys",
+        ),
         ("[queue]\nmax_waiting = -1", "queue.max_waiting", "greater than or equal to 0"),
         ("[queue.per_model]\nm = -1", "queue.per_model.m", "greater than or equal to 0"),
         ("[engine]\nload_timeout_s = inf", "engine.load_timeout_s", "finite"),
@@ -63,6 +86,19 @@ def test_a_wrong_file_is_refused(tmp_path: Path, text: str, param: str, words: s
         ("LMX_SERVER__PORT", "many", "server.port", "LMX_SERVER__PORT"),
         ("LMX_SERVER__PORT", "1\nhost = '::'", "server.port", "LMX_SERVER__PORT"),
         ("LMX_SERVER__API_KEYS", "secret-word", "server.api_keys", "LMX_SERVER__API_KEYS"),
+        ("LMX_ACCESS__KEYS", "secret-word", "access.keys", "LMX_ACCESS__KEYS"),
+        (
+            "LMX_ACCESS__KEYS",
+            '[{name = "a", key = "secret-word", lane = "x"}]',
+            "access.keys.0.lane",
+            "LMX_ACCESS__KEYS",
+        ),
+        (
+            "LMX_ACCESS__KEYS",
+            '[{name = "a", key = "secret-word"}, {name = "b", key = "secret-word"}]',
+            "access.keys",
+            "LMX_ACCESS__KEYS",
+        ),
     ],
 )
 def test_a_wrong_variable_is_refused(
@@ -92,6 +128,8 @@ def test_nothing_listens_beyond_loopback_without_keys(tmp_path: Path, host: str)
     assert "LMX_SERVER__HOST" in error.message
     keys = {"LMX_SERVER__HOST": host, "LMX_SERVER__API_KEYS": '["sk-1"]'}
     assert load_settings(home=tmp_path, file=None, env=keys, flags={}).settings.server.host == host
+    named = {"LMX_SERVER__HOST": host, "LMX_ACCESS__KEYS": '[{name = "a", key = "sk-1"}]'}
+    assert load_settings(home=tmp_path, file=None, env=named, flags={}).settings.server.host == host
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.9.1", "::1", "localhost", "LocalHost"])

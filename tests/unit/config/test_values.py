@@ -45,6 +45,7 @@ def test_explain_has_a_described_row_for_every_setting(tmp_path: Path) -> None:
 def test_explain_never_shows_a_secret(tmp_path: Path) -> None:
     env = {
         "LMX_SERVER__API_KEYS": '["sk-hidden-1", "sk-hidden-2"]',
+        "LMX_ACCESS__KEYS": '[{name = "bot", key = "sk-hidden-3", prompt_tokens = 9}]',
         "LMX_MODELS__HUB_TOKEN": "hf_hidden",
         "LMX_ENGINE__OVERRIDES": "{m = {slots = 2}}",
     }
@@ -52,6 +53,10 @@ def test_explain_never_shows_a_secret(tmp_path: Path) -> None:
     rows = {row.key: row for row in explain(loaded)}
     assert "hidden" not in str(rows) + repr(loaded)
     assert rows["server.api_keys"].value == "[********, ********]"
+    assert rows["access.keys"].value == (
+        "[{name = bot, key = ********, tenant = default, lane = interactive, weight = 1.0, "
+        "prompt_tokens = 9}]"
+    )
     assert rows["models.hub_token"].origin == "environment LMX_MODELS__HUB_TOKEN"
     assert rows["engine.overrides"].value == "{m = {slots = 2, options = {}}}"
 

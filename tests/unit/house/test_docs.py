@@ -62,11 +62,15 @@ def test_the_fields_said_to_work_exist() -> None:
 
 
 def test_the_configuration_is_accepted() -> None:
-    (text,) = blocks("toml")
-    home = Path(ROOT)
     file = Path.home() / "readme.toml"
-    file.write_text(text)
-    assert load_settings(home=home, file=file, env={}, flags={}).settings.server.port == 1234
+    first, keys = blocks("toml")
+    file.write_text(first)
+    settings = load_settings(home=ROOT, file=file, env={}, flags={}).settings
+    assert settings.server.port == 1234
+    file.write_text(keys)
+    (key,) = load_settings(home=ROOT, file=file, env={}, flags={}).settings.access.keys
+    # Every field but the one that the text tells of.
+    assert type(key).model_fields.keys() - key.model_fields_set == {"tenant"}
 
 
 def test_the_settings_are_as_said() -> None:

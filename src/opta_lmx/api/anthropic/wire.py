@@ -112,7 +112,7 @@ class Metadata(WireModel):
     """Who asks."""
 
     user_id: Annotated[str, StringConstraints(max_length=512)] | None = Field(
-        None, description="The end user, for accounting."
+        None, description="Names the client within its key, where no header does."
     )
 
 

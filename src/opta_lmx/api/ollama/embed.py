@@ -63,6 +63,7 @@ def parse_embeddings(fields: dict[str, Any]) -> EmbedCall:
         inputs=(wanted.prompt,),
         cut_to=_cut(wanted.options),
         place=lambda _: "prompt",
+        whole="prompt",
     )
     return EmbedCall(wanted.model, request)
 

@@ -48,7 +48,8 @@ def model_of(name: str) -> str:
 
 def head(body: bytes) -> Head:
     """What the first gate needs to know. Raises LmxError."""
-    return Head(model_of(read_head(body).model), 1)
+    found = read_head(body)
+    return msgspec.structs.replace(found, model=model_of(found.model), answers=1)
 
 
 def parse_chat(fields: dict[str, Any]) -> Call:
@@ -103,6 +104,7 @@ def _request(wanted: wire.Generation, options: wire.Options, prompt: Prompt) -> 
         prompt=prompt,
         sampling=_sampling(options),
         max_tokens=predict if predict > 0 else None,
+        limit_field="options.num_predict",
         stop=tuple(options.stop or ()),
         top_logprobs=(wanted.top_logprobs or 0) if wanted.logprobs else None,
         output=_output(wanted.format),

@@ -80,7 +80,7 @@ class GenerationRoutes:
         if len(body) <= _PEEK_BYTES and _asks_nothing(body):
             read = await self._calls.parse(reader, body)
             return await self._only_load(read.call, shape, ignored_header(read))
-        ticket, read = await self._calls.admit_body(body, reader, head)
+        ticket, read = await self._calls.admit_body(request, body, reader, head)
         call = read.call
         if call.request is None:
             ticket.give_back()

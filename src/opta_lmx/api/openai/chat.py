@@ -45,12 +45,13 @@ class ChatRoute:
             request,
             ticket,
             call.request,
-            lambda created: ChatRendering(
+            lambda answering: ChatRendering(
                 random_id("chatcmpl-"),
-                created,
+                answering.created_s,
                 call.request.model,
                 call.request.n,
                 include_usage=call.include_usage,
+                position=lambda: answering.position,
             ),
         )
         return exchange.response(stream=call.stream, headers=ignored_header(read))

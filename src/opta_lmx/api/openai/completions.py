@@ -7,13 +7,11 @@ from opta_lmx.api.calls import Calls, ignored_header, with_session
 from opta_lmx.api.documents import inference_docs
 from opta_lmx.api.exchange import Exchange
 from opta_lmx.api.fields import BodyReader
-from opta_lmx.api.openai.completions_parse import CompletionCall, CompletionParser
+from opta_lmx.api.openai.completions_parse import DEFAULT_MAX_TOKENS, CompletionParser
 from opta_lmx.api.openai.completions_render import CompletionRendering
 from opta_lmx.api.openai.completions_wire import CompletionRequest
 from opta_lmx.api.openai.generation import DEFAULT_MAX_CHOICES
 from opta_lmx.core.ids import random_id
-from opta_lmx.serving.prompts import PromptBatch
-from opta_lmx.serving.service import Ticket
 
 
 class CompletionsRoute:
@@ -45,21 +43,12 @@ class CompletionsRoute:
         """Create a text completion."""
         ticket, read = await self._calls.admit(request, self._read, self._parser.head)
         call = read.call
-        batch = self._batch(request, ticket, call)
+        wanted = [with_session(one, request.headers) for one in call.requests]
+        batch = self._calls.serving.run_prompts(
+            ticket, wanted, default_tokens=DEFAULT_MAX_TOKENS, generate=call.generate
+        )
         rendering = CompletionRendering(
             random_id("cmpl-"), batch.created_s, call, lambda: batch.accepted
         )
         exchange = Exchange(batch, rendering, self._calls.limits, self._calls.clock)
         return exchange.response(stream=call.stream, headers=ignored_header(read))
-
-    def _batch(self, request: Request, ticket: Ticket, call: CompletionCall) -> PromptBatch:
-        """One group of answers for each prompt, on the places of one ticket."""
-        places, each = ticket.numbers, call.each
-        parts = [
-            self._calls.serving.run(
-                Ticket(ticket.runtime, places[i * each : (i + 1) * each]),
-                with_session(wanted, request.headers),
-            )
-            for i, wanted in enumerate(call.requests)
-        ]
-        return PromptBatch(parts, each, generate=call.generate)

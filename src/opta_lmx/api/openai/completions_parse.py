@@ -49,11 +49,12 @@ class CompletionParser:
         Raises:
             LmxError: INVALID_REQUEST; the body is no JSON object, or names no model.
         """
-        model = read_head(body).model
+        head = read_head(body)
         rest = decode(body, _head_decoder)
         prompts, n, each = _prompts_in(rest.prompt), _count(rest.n), _count(rest.best_of)
         counted_by = "prompt" if prompts > max(n, each) else "n" if n >= each else "best_of"
-        return Head(model, min(prompts * max(n, each), self._max_choices), counted_by)
+        answers = min(prompts * max(n, each), self._max_choices)
+        return msgspec.structs.replace(head, answers=answers, counted_by=counted_by)
 
     def __call__(self, fields: dict[str, Any]) -> CompletionCall:
         """Read a decoded body.
@@ -170,7 +171,7 @@ def _request(wire: CompletionRequest, each: int) -> GenerationRequest:
         model=wire.model,
         prompt=Prompt(),
         sampling=sampling(wire),
-        max_tokens=wire.max_tokens or DEFAULT_MAX_TOKENS,
+        max_tokens=wire.max_tokens or None,
         stop=tuple(wire.stop or ()),
         top_logprobs=logprobs,
         user=wire.user or None,

@@ -46,7 +46,7 @@ class EmbeddingsRequest(WireModel):
         None, description="The model's own width, or less where it was made to be cut."
     )
     user: Annotated[str, StringConstraints(max_length=512)] | None = Field(
-        None, description="The end user, for accounting."
+        None, description="Names the client within its key, where no header does."
     )
 
 

@@ -62,7 +62,7 @@ class GenerationFields(WireModel):
         None, description="A string or up to four; the answer ends before the first met."
     )
     user: Annotated[str, StringConstraints(max_length=512)] | None = Field(
-        None, description="The end user, for accounting."
+        None, description="Names the client within its key, where no header does."
     )
 
 

@@ -1,6 +1,6 @@
 """Chat answers as bytes: server-sent chunks with a frame encoded once, or one JSON object."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -9,13 +9,15 @@ from opta_lmx.api.exchange import Choice, Outcome
 from opta_lmx.api.openai.errors import stream_body
 from opta_lmx.api.sse import encode
 from opta_lmx.api.streaming import EVENT_STREAM
-from opta_lmx.api.tokens import Json, token_logprobs, usage_json
+from opta_lmx.api.tokens import Json, queue_json, token_logprobs, usage_json
 from opta_lmx.codec.deltas import CallArguments, CallStart, ReasoningDelta, TextDelta
 from opta_lmx.core.errors import LmxError
 from opta_lmx.core.types import Accepted, TokenEvent, ToolCall, Usage
+from opta_lmx.scheduling.rules import Position
 from opta_lmx.serving.answering import AnswerEvent, Ended
 
 DONE = b"data: [DONE]\n\n"
+_CHUNK_END = b"}\n\n"
 
 _ENCODER = msgspec.json.Encoder()
 
@@ -70,6 +72,7 @@ class ChatRendering:
         model: the name the caller used.
         answers: how many there will be.
         include_usage: send token counts in a last chunk without choices.
+        position: tells where the call stands in line, while it waits.
     """
 
     media_type = EVENT_STREAM
@@ -82,6 +85,7 @@ class ChatRendering:
         answers: int = 1,
         *,
         include_usage: bool = False,
+        position: Callable[[], Position | None] = lambda: None,
     ) -> None:
         self._base: dict[str, Any] = {
             "id": id,
@@ -91,6 +95,7 @@ class ChatRendering:
         }
         self._answers = answers
         self._include_usage = include_usage
+        self._position = position
         self._introduced = False
         self._set_frame()
 
@@ -109,8 +114,15 @@ class ChatRendering:
         )
 
     def noop(self) -> bytes:
-        """A chunk that says nothing, to reset a client's watchdog (comments do not)."""
-        return self._chunk(0, b'"content":""')
+        """A chunk that says nothing, to reset a client's watchdog (comments do not).
+
+        Where the call still waits, a key of ours tells how long.
+        """
+        chunk, position = self._chunk(0, b'"content":""'), self._position()
+        if position is None:
+            return chunk
+        ours = b',"x_opta":' + encode({"queue": queue_json(position)})
+        return chunk.removesuffix(_CHUNK_END) + ours + _CHUNK_END
 
     def opened(self, accepted: Accepted) -> bytes:
         """The first chunk, if it was not sent yet; from here on chunks carry the fingerprint."""

@@ -68,6 +68,7 @@ def parse_create(fields: Json) -> Draft:
             presence_penalty=body.presence_penalty,
         ),
         max_tokens=body.max_output_tokens,
+        limit_field="max_output_tokens",
         top_logprobs=_top_logprobs(body),
         user=body.user or body.safety_identifier or None,
     )

@@ -216,7 +216,13 @@ class ResponsesRoute:
         ticket, read = await self._calls.admit(request, reader)
         wanted = await complete(read.call, ticket, request.headers, self._store)
         asked = summarising(wanted.request) if compacting else wanted.request
-        return self._calls.serving.run(ticket, asked), wanted, ignored_header(read)
+        # How long a summary may be is not its caller's wish: that gives way to the key's cap.
+        asked, longest = msgspec.structs.replace(asked, max_tokens=None), asked.max_tokens
+        # What is only counted runs nowhere, and takes nothing from anybody's budget.
+        answering = self._calls.serving.run(
+            ticket, asked, default_tokens=longest, measured=compacting
+        )
+        return answering, wanted, ignored_header(read)
 
     def _tidy(self) -> None:
         """Now and then, beside other work: remove what expired, mend what was interrupted."""

@@ -155,7 +155,7 @@ class _Connection:
         self._remember(making)
 
     async def _begin(self, body: bytes) -> Making:
-        ticket, read = await self._calls.admit_body(body, self._route.read)
+        ticket, read = await self._calls.admit_body(self._websocket, body, self._route.read)
         headers, store = self._websocket.headers, self._route.store
         wanted = await complete(read.call, ticket, headers, store, self._remembered)
         return Making(wanted, ticket, self._ports)

@@ -194,7 +194,7 @@ class CreateResponse(Conversing):
         None, description="Labels of the client's own; they change nothing."
     )
     user: Annotated[str, StringConstraints(max_length=512)] | None = Field(
-        None, description="The end user, for accounting."
+        None, description="Names the client within its key, where no header does."
     )
     safety_identifier: Annotated[str, StringConstraints(max_length=128)] | None = Field(
         None, description="Stands in for `user` where that is absent."

@@ -9,9 +9,10 @@ from pydantic import StringConstraints
 from opta_lmx.api.errors import RenderError
 from opta_lmx.api.fields import BodyReader, WireModel, validated
 from opta_lmx.api.json_body import decode, decode_object
-from opta_lmx.api.tokens import token_logprobs, usage_json
+from opta_lmx.api.tokens import queue_json, token_logprobs, usage_json
 from opta_lmx.core.errors import LmxError, invalid, unsupported
 from opta_lmx.core.types import GenerationRequest, TokenEvent, ToolCall, Usage
+from opta_lmx.scheduling.rules import Position
 
 MAX_REQUEST_ID = 128
 MAX_CONTROL_BYTES = 4096
@@ -175,9 +176,10 @@ class Frames:
         counts = usage_json(usage)
         return self._frame("chat.done", {"finish_reason": finish_reason, "usage": counts, **extra})
 
-    def keepalive(self) -> bytes:
-        """The request still waits or runs."""
-        return self._frame("chat.keepalive", {})
+    def keepalive(self, position: Position | None) -> bytes:
+        """The request still runs, or waits in line at a position."""
+        fields = {} if position is None else {"queue": queue_json(position)}
+        return self._frame("chat.keepalive", fields)
 
     def failed(self, error: LmxError) -> tuple[int, bytes]:
         """The request is over with an error; its status over HTTP, and the frame."""

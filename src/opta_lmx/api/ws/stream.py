@@ -167,7 +167,7 @@ class _Socket:
                 code="too_many_requests_on_socket",
                 retry_after=_BUSY_RETRY_S,
             )
-        ticket, read = await route.calls.admit_body(body, route.read)
+        ticket, read = await route.calls.admit_body(self._websocket, body, route.read)
         wanted = with_session(read.call.request, self._websocket.headers)
         answering = route.calls.serving.run(ticket, wanted)
         frames = Frames(request_id, route.dialect)

@@ -86,7 +86,7 @@ class Turn:
 
     async def keep_alive(self) -> None:
         """Say that the turn still waits or runs."""
-        await self._say(self._frames.keepalive())
+        await self._say(self._frames.keepalive(self._answering.position))
 
     async def _answer(self) -> None:
         accepted = await self._answering.open()

@@ -64,7 +64,7 @@ def test_a_wrong_prompt_is_named_by_its_place(prompt: Any, param: str) -> None:
 def test_openais_defaults() -> None:
     call = parse()
     (request,) = call.requests
-    assert request.max_tokens == 16
+    assert request.max_tokens is None
     assert (call.n, call.each, call.stream, call.echo, call.generate) == (1, 1, False, False, True)
     assert (call.logprobs, request.top_logprobs) == (None, None)
     assert not request.prompt.messages

@@ -22,6 +22,7 @@ from opta_lmx.codec.deltas import (
 )
 from opta_lmx.core.errors import ErrorKind, LmxError
 from opta_lmx.core.types import Accepted, Speech, TokenEvent, TopLogprob, Usage
+from opta_lmx.scheduling.rules import Position
 from opta_lmx.serving.answering import Ended, Spoke
 
 CALL: list[Delta] = [CallStart(0, "abc123", "look"), CallArguments(0, '{"at": "sky"}')]
@@ -149,6 +150,15 @@ def test_the_noop_says_nothing(chunks: ChatRendering) -> None:
     assert not choice.delta.content
     assert choice.delta.role is None
     assert choice.finish_reason is None
+
+
+def test_the_noop_tells_a_call_that_waits_where_it_stands() -> None:
+    places = iter([Position(3, 4.26), None])
+    waiting = ChatRendering("c", 1, "m", position=lambda: next(places))
+    told = waiting.noop()
+    assert chunk(told).choices[0].delta.content == ""
+    assert payload(told)["x_opta"] == {"queue": {"position": 3, "estimate_s": 4.3}}
+    assert "x_opta" not in payload(waiting.noop())
 
 
 def test_usage_comes_without_choices_and_only_if_asked_for(chunks: ChatRendering) -> None:

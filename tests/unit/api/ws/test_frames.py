@@ -13,6 +13,7 @@ from opta_lmx.api.openai.parse import ChatParser
 from opta_lmx.api.ws.frames import ChatDialect, Frames, Head, chat_reader, read_head
 from opta_lmx.core.errors import ErrorKind, LmxError
 from opta_lmx.core.types import TokenEvent, ToolCall, Usage
+from opta_lmx.scheduling.rules import Position
 
 DIALECT = ChatDialect(ChatParser(), render)
 MESSAGES = [{"role": "user", "content": "hi"}]
@@ -32,7 +33,8 @@ def test_every_frame_is_one_json_object_with_its_id(request_id: str, text: str) 
         frames.reasoning(text),
         frames.tool_call(2, ToolCall("id1", text, "{}")),
         frames.done("stop", Usage(3, 4, 1, 2), {"content": text}),
-        frames.keepalive(),
+        frames.keepalive(None),
+        frames.keepalive(Position(2, 1.0)),
         frames.failed(LmxError(ErrorKind.RATE_LIMITED, text, retry_after=2))[1],
     ]
     for frame in made:

@@ -1,0 +1,95 @@
+"""Who is behind a request: the owner of its key, the client within, its lane and its session."""
+
+from collections.abc import Mapping
+
+from starlette.requests import HTTPConnection
+
+from opta_lmx.api.json_body import Head
+from opta_lmx.core.errors import LmxError, invalid
+from opta_lmx.core.principal import Caller, Lane, Principal
+
+PRINCIPAL = "opta_lmx.principal"
+"""Where the guard leaves the owner of the key in a connection's scope."""
+CLIENT_HEADERS = ("x-client-id", "x-openclaw-agent-id")
+"""Where a caller names itself, in the order it is believed; then the body's user, the address."""
+SESSION_HEADERS = (
+    "x-session-affinity",
+    "session_id",
+    "x-openclaw-session-key",
+    "x-client-request-id",
+)
+"""Where clients name the session a call belongs to, in the order they are believed."""
+MAX_CLIENT = 128
+MAX_SESSION = 256
+
+LANES = {
+    "interactive": Lane.INTERACTIVE,
+    "agent": Lane.AGENT,
+    "throughput": Lane.AGENT,
+    "background": Lane.BACKGROUND,
+}
+PRIORITIES = {
+    "high": Lane.INTERACTIVE,
+    "interactive": Lane.INTERACTIVE,
+    "normal": Lane.AGENT,
+    "low": Lane.BACKGROUND,
+    "batch": Lane.BACKGROUND,
+    "background": Lane.BACKGROUND,
+}
+LANE_HEADERS = (("x-serving-lane", LANES), ("x-priority", PRIORITIES))
+"""Where a caller asks for a lane, and its words; the first header there is counts."""
+
+
+def caller_of(connection: HTTPConnection, head: Head) -> Caller:
+    """The caller of a request.
+
+    Args:
+        connection: the request, or the WebSocket it came over.
+        head: what the body says at first sight.
+
+    Raises:
+        LmxError: INVALID_REQUEST `invalid_header` naming a header that asks for no known lane.
+    """
+    principal: Principal = connection.scope.get(PRINCIPAL) or Principal()
+    headers = connection.headers
+    # A header lowers the lane its key may use, and never raises it.
+    lane = max(principal.lane, *(asked_lanes(headers)[:1] or [principal.lane]))
+    session = head.session[:MAX_SESSION] or session_in(headers)
+    return Caller(principal, _client(connection, head), lane, session)
+
+
+def asked_lanes(headers: Mapping[str, str]) -> list[Lane]:
+    """The lanes that headers ask for, the one that counts first. Raises as `caller_of`."""
+    return [_lane(name, headers[name], words) for name, words in LANE_HEADERS if name in headers]
+
+
+def session_in(headers: Mapping[str, str]) -> str | None:
+    """The session that headers name; None where they name none."""
+    found = (headers.get(name, "") for name in SESSION_HEADERS)
+    return next((value[:MAX_SESSION] for value in found if value), None)
+
+
+def _client(connection: HTTPConnection, head: Head) -> str:
+    address = "" if connection.client is None else connection.client.host
+    named = (connection.headers.get(name, "") for name in CLIENT_HEADERS)
+    told = (_cleaned(name) for name in (*named, head.user, address))
+    return next((name for name in told if name), "")
+
+
+def _cleaned(name: str) -> str:
+    """A name without what cannot be printed, and not too long."""
+    return "".join(char for char in name if char.isprintable()).strip()[:MAX_CLIENT]
+
+
+def _lane(name: str, word: str, words: Mapping[str, Lane]) -> Lane:
+    lane = words.get(word.strip().lower())
+    if lane is None:
+        raise _unknown(name, words)
+    return lane
+
+
+def _unknown(name: str, words: Mapping[str, Lane]) -> LmxError:
+    known = ", ".join(f"'{word}'" for word in words)
+    return invalid(
+        f"The header '{name}' must be one of {known}.", param=name, code="invalid_header"
+    )
