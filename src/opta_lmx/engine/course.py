@@ -62,8 +62,12 @@ class Course:
         return msgspec.structs.replace(self.request, generated=generated), wish
 
     def survives(self, ability: ResumeAbility) -> bool:
-        """True when it can go on in a new worker; without any token yet it just starts over."""
-        return not self.stream.ids or resumable(self.request, ability)
+        """True when it can go on in a new worker; without any token yet it just starts over.
+
+        A token the engine could not name (-1) cannot be given back to it.
+        """
+        ids = self.stream.ids
+        return not ids or (min(ids) >= 0 and resumable(self.request, ability))
 
 
 def resumable(request: Submit, ability: ResumeAbility) -> bool:

@@ -360,8 +360,18 @@ class ModelRuntime:
         return course.stream
 
     async def embed(self, request: Embed) -> Embedded:
-        """Make vectors or scores on the slot granted to `request.id`. Raises what prevents it."""
-        return await self._living().embed(request)
+        """Make vectors or scores on the slot granted to `request.id`. Raises what prevents it.
+
+        A mere count needs no slot, and is begun anew, once, when the worker dies meanwhile.
+        """
+        while True:
+            try:
+                return await self._living().embed(request)
+            except LmxError as error:
+                again = request.count and error.code == WORKER_DIED
+                if not again or not self._turns.outlives(request.id):
+                    raise
+            await self.until_ready()
 
     def leave(self, ticket: int, *, keep: int | None = None, submitted: bool) -> None:
         """The client's side of a request is over before its last token was produced.

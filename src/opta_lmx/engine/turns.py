@@ -12,7 +12,7 @@ from opta_lmx.engine.worker import WorkerHandle
 from opta_lmx.scheduling.fair_line import FairLine
 from opta_lmx.scheduling.rules import Position, Work
 
-_LOOK_S = 0.005
+_LOOK_S = 0.02
 """How often, at most, steps are taken as an occasion to see whether somebody must make room."""
 _DEATHS = 2
 """A request that was in so many workers when they died is not tried again."""

@@ -173,6 +173,10 @@ class WorkerHandle:
         self._embedding[request.id] = done
         try:
             return await done
+        except asyncio.CancelledError:
+            if request.count:
+                self.cancel(Cancel(request.id))
+            raise
         finally:
             if request.count:
                 self._embedding.pop(request.id, None)

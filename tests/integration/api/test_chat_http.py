@@ -13,6 +13,7 @@ import pytest
 
 from tests.support.rawhttp import RawExchange
 from tests.support.server import LiveServer, sim_server
+from tests.support.waiting import wait_until
 
 LONG = "word " * 5000
 
@@ -28,6 +29,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
         "sleepy": {"load_ms": 1500},
         "broken": {"fail_load": "bad weights"},
         "mortal": {"reply": LONG, "step_ms": 5},
+        "stillborn": {"prefill_ms_per_token": 400},
     }
     sections = {
         "server": {"keepalive_s": 1, "prepare_before_headers_s": 0.3, "body_limit_bytes": 65536},
@@ -160,17 +162,20 @@ def test_a_death_in_mid_stream_is_a_typed_event_not_text(server: LiveServer) -> 
     until(server, "mortal", "state", "ready")
 
 
-def test_a_death_before_the_first_byte_is_a_500_in_the_envelope(server: LiveServer) -> None:
+def test_two_deaths_before_the_first_byte_are_a_500_in_the_envelope(server: LiveServer) -> None:
     replies: list[httpx.Response] = []
-    thread = threading.Thread(target=lambda: replies.append(ask(server, "mortal")))
-    until(server, "mortal", "state", "ready")
+    thread = threading.Thread(target=lambda: replies.append(ask(server, "stillborn")))
     thread.start()
-    until(server, "mortal", "running", 1)
-    os.kill(server.status("mortal")["pid"], signal.SIGKILL)
-    thread.join(2)
+    for _ in range(2):
+        until(server, "stillborn", "state", "ready")
+        until(server, "stillborn", "running", 1)
+        killed = server.status("stillborn")["pid"]
+        os.kill(killed, signal.SIGKILL)
+        wait_until(lambda pid=killed: server.status("stillborn").get("pid") != pid)
+    thread.join(10)
     assert replies[0].status_code == 500
     assert replies[0].json()["error"]["code"] == "worker_died"
-    until(server, "mortal", "state", "ready")
+    until(server, "stillborn", "state", "ready")
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,8 @@ class GgufEngine:
     def cancel(self, request: Cancel) -> None:
         """Stop a request; `Released` follows when llama.cpp calls its slot idle.
 
-        What a held one leaves in its slot is put aside when another needs the slot.
+        What a held one leaves in its slot is put aside when another needs the slot. One with a
+        token that llama.cpp did not name cannot go on later: it is not held.
         """
         if compiling := self._compiling.pop(request.id, None):
             self._compiler.forget(request.id)
@@ -100,6 +101,8 @@ class GgufEngine:
             self._followers.pop(request.id, None)
             self._release(waiting)
         elif row := self._rows.find(request.id):
+            if request.hold and not row.resumable:
+                return  # it could not go on, so it runs to its end
             row.cancel(request.keep, paused=request.hold)
             self._streams.cancel(request.id)
 

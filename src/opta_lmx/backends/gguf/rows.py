@@ -39,6 +39,11 @@ class Row:
         self.decoding = out.finish is None
 
     @property
+    def resumable(self) -> bool:
+        """True when every token of its answer is known, so that it can be given back."""
+        return min(self.answer, default=0) >= 0
+
+    @property
     def cells(self) -> int:
         """Cache cells it takes, at most."""
         return self._total + len(self.answer)
