@@ -153,6 +153,8 @@ class _Preparation:
 
     def __init__(self) -> None:
         self._nodes = self._multiples = 0
+        self._common = 1
+        self._combines = False
 
     def take(self, schema: object, path: str, depth: int = 0) -> Schema:
         """Return the prepared form of the schema at `path`."""
@@ -178,16 +180,22 @@ class _Preparation:
         return node
 
     def _limit_multiples(self, node: dict[str, Any], path: str) -> None:
-        """Bound what each `multipleOf` costs: as many states as it has remainders."""
+        """Bound what `multipleOf` costs: as many states as there are remainders.
+
+        Schemas that must hold together have those of the least common multiple.
+        """
+        self._combines = self._combines or "allOf" in node or "$ref" in node
         step = node.get("multipleOf")
         if isinstance(step, int) or (isinstance(step, float) and math.isfinite(step)):
             digits = Decimal(str(step)).as_tuple()
             scale = max(0, int(digits.exponent))
-            self._multiples += int("".join(map(str, digits.digits))) * 10**scale
-        if self._multiples > MOST_MULTIPLES:
+            whole = int("".join(map(str, digits.digits))) * 10**scale
+            self._multiples += whole
+            self._common = math.lcm(self._common, whole or 1)
+        if max(self._multiples, self._common if self._combines else 0) > MOST_MULTIPLES:
             raise unsupported(
                 f"All 'multipleOf' together may come to {MOST_MULTIPLES}, decimal points aside.",
-                f"{path}.multipleOf",
+                f"{path}.multipleOf" if step is not None else path,
             )
 
     def _children(self, node: dict[str, Any], path: str, depth: int) -> None:

@@ -21,6 +21,11 @@ def refused(schema: Any) -> LmxError:
     return caught.value
 
 
+def judged(schema: Any) -> None:
+    request = GenerationRequest(model="m", prompt=Prompt(), output=JsonOutput(schema))
+    check(request, output=OUTPUT, tools="tools")
+
+
 @pytest.mark.parametrize(
     ("schema", "place"),
     [
@@ -224,6 +229,15 @@ def test_steps_too_long_to_be_counted_are_refused(steps: tuple[float, ...]) -> N
     error = refused({"type": "object", "properties": members})
     assert error.code == "unsupported_parameter"
     assert error.param == f"{OUTPUT}.properties.m{len(steps) - 1}.multipleOf"
+
+
+def test_steps_that_must_hold_together_are_counted_as_one() -> None:
+    steps = [{"type": "integer", "multipleOf": step} for step in (251, 241)]
+    assert refused({"allOf": steps}).code == "unsupported_parameter"
+    own = {"properties": {"b": steps[0], "a": {"$ref": "#/properties/b", "multipleOf": 241}}}
+    assert refused({"type": "object", **own}).code == "unsupported_parameter"
+    judged({"type": "object", "properties": {"b": steps[0], "a": steps[1]}})
+    judged({"allOf": [{"type": "integer", "multipleOf": step} for step in (100, 7, 0.01)]})
 
 
 def test_hostile_schemas_take_little_time() -> None:
