@@ -186,9 +186,9 @@ class _Preparation:
         """
         self._combines = self._combines or "allOf" in node or "$ref" in node
         step = node.get("multipleOf")
-        if isinstance(step, int) or (isinstance(step, float) and math.isfinite(step)):
-            digits = Decimal(str(step)).as_tuple()
-            scale = max(0, int(digits.exponent))
+        digits = Decimal(str(step)).as_tuple() if type(step) in (int, float) else None
+        if digits is not None and isinstance(digits.exponent, int):  # a finite number
+            scale = max(0, digits.exponent)
             whole = int("".join(map(str, digits.digits))) * 10**scale
             self._multiples += whole
             self._common = math.lcm(self._common, whole or 1)
