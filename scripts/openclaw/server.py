@@ -75,9 +75,9 @@ class Server:
         """Wait until a model serves and has nobody in it."""
         self._until(name, limit_s, state="ready", running=0, waiting=0)
 
-    def busy(self, name: str, limit_s: float = 60.0) -> None:
-        """Wait until somebody has a model's only slot."""
-        self._until(name, limit_s, running=1)
+    def busy(self, name: str, waiting: int, limit_s: float = 60.0) -> None:
+        """Wait until somebody has a model's only slot, and so many wait for it."""
+        self._until(name, limit_s, running=1, waiting=waiting)
 
     def _until(self, name: str, limit_s: float, **wanted: Any) -> None:
         deadline = time.monotonic() + limit_s

@@ -129,20 +129,26 @@ def _fault(stage: Stage, mode: Mode, case: Case) -> Generator[Watcher]:
 
 @contextmanager
 def _held(server: Server, mode: Mode, case: Case) -> Generator[Watcher]:
-    """Keep the model's only slot taken until the first call has been refused."""
+    """Keep the model's only slot, and the place behind it, taken until a call has been refused.
+
+    The place, because a caller who has nothing waiting is never refused.
+    """
     server.load(case.model)
-    holder = Holder(server.url, case.model)
-    holder.start()
+    holders = [Holder(server.url, case.model) for _ in range(2)]
     try:
-        server.busy(case.model)
+        for waiting, holder in enumerate(holders):
+            holder.start()
+            server.busy(case.model, waiting)
 
         def watch(exchange: Exchange) -> None:
             if exchange.path == mode.dialect.path and exchange.status == 429:
-                holder.release()
+                for holder in holders:
+                    holder.release()
 
         yield watch
     finally:
-        holder.join()
+        for holder in holders:
+            holder.join()
 
 
 class _Killer:
