@@ -26,26 +26,11 @@ from opta_lmx.engine.worker import WorkerHandle, worker_died
 from opta_lmx.scheduling.fair_line import FairLine
 from opta_lmx.scheduling.rules import LaneRule, LineRules, Pausing
 from tests.support.asynchronous import in_loop
+from tests.support.clocks import HandClock
 
 LANES = (LaneRule(8.0, patience_s=0.0), LaneRule(4.0, patience_s=0.0), LaneRule(1.0))
 PAUSING = Pausing(slice_tokens=1, progress_tokens=1, calm_s=0.0)
 RULES = LineRules(max_waiting=50, lanes=LANES, quantum=0.0, pausing=PAUSING)
-
-
-class Time:
-    """A clock that only a test moves."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-    def now_ms(self) -> int:
-        return int(self.now * 1000)
-
-    async def sleep(self, seconds: float) -> None:
-        self.now += seconds
 
 
 class Worker:
@@ -80,7 +65,7 @@ class Rig:
     """Turns over a worker that does as it is told."""
 
     def __init__(self, slots: int, *, pauses: bool = True) -> None:
-        self.clock = Time()
+        self.clock = HandClock()
         self.ready = Ready(100, slots, resumes="all", pauses=pauses)
         self.turns = Turns(FairLine(RULES, self.clock), NoCache(), self.clock)
         self.worker: Worker | None = None

@@ -14,22 +14,7 @@ from opta_lmx.scheduling.loading import (
     LoadTimes,
     LoadWork,
 )
-
-
-class HandClock:
-    """Time that moves when told to."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-    def now_ms(self) -> int:
-        return int(self.now * 1000)
-
-    async def sleep(self, seconds: float) -> None:
-        self.now += seconds
+from tests.support.clocks import HandClock
 
 
 def test_an_unknown_model_is_judged_by_its_size() -> None:
@@ -88,7 +73,7 @@ def refusal(cold: ColdStart, wait_s: float) -> LmxError | None:
 
 
 def test_a_request_waits_while_the_rest_fits_and_is_told_when_to_come_back_otherwise() -> None:
-    clock = HandClock()
+    clock = HandClock(100.0)
     cold = ColdStart(clock)
     cold.expect(50.0)
     assert refusal(cold, 50.0) is None
@@ -104,7 +89,7 @@ def test_a_request_waits_while_the_rest_fits_and_is_told_when_to_come_back_other
 
 
 def test_an_overrun_is_not_always_just_about_to_end() -> None:
-    clock = HandClock()
+    clock = HandClock(100.0)
     cold = ColdStart(clock)
     cold.expect(10.0)
     clock.now += 80
@@ -115,7 +100,7 @@ def test_an_overrun_is_not_always_just_about_to_end() -> None:
 
 @given(expected=st.floats(0, 1e6), elapsed=st.floats(0, 1e6), wait=st.floats(0, 1e5))
 def test_retry_after_stays_within_its_bounds(expected: float, elapsed: float, wait: float) -> None:
-    clock = HandClock()
+    clock = HandClock(100.0)
     cold = ColdStart(clock)
     cold.expect(expected)
     clock.now += elapsed
