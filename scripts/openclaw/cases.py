@@ -66,11 +66,12 @@ class Outcome:
 
 
 def call_of(exchange: Exchange, dialect: Dialect) -> Call:
-    """Read one recorded call."""
+    """Read one recorded call; a client may go as soon as it has read the answer's last event."""
+    ended = exchange.complete or exchange.left
     return Call(
         status=exchange.status,
         visible=bool(dialect.visible.search(exchange.reply)),
-        finished=exchange.complete and bool(dialect.finished.search(exchange.reply)),
+        finished=ended and bool(dialect.finished.search(exchange.reply)),
         retry_after=exchange.reply_headers.get("retry-after"),
         begun=exchange.begun,
         ended=exchange.begun if exchange.ended is None else exchange.ended,

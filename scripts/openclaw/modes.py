@@ -42,7 +42,7 @@ class Mode:
 CHAT = Dialect(
     "/v1/chat/completions",
     re.compile(rb'"content": ?"[^"]'),
-    re.compile(rb'"finish_reason": ?"'),
+    re.compile(rb'"finish_reason": ?"(?s:.*)\ndata: \[DONE\]'),
 )
 RESPONSES = Dialect(
     "/v1/responses",

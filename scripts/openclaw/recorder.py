@@ -22,7 +22,7 @@ class Exchange:
     """One request and its reply so far.
 
     `reply` is the decoded body, its first 4 MiB; `complete` says that it ended as its framing
-    promised; times are seconds of the monotonic clock.
+    promised, `left` that the client went before that; times are seconds of the monotonic clock.
     """
 
     method: str = ""
@@ -35,6 +35,7 @@ class Exchange:
     reply: bytearray = field(default_factory=bytearray)
     ended: float | None = None
     complete: bool = False
+    left: bool = False
 
 
 Watcher = Callable[[Exchange], None]
@@ -121,6 +122,7 @@ class Recorder:
         gone = asyncio.create_task(reader.read(1))
         try:
             await asyncio.wait({pump, gone}, return_when=asyncio.FIRST_COMPLETED)
+            exchange.left = not pump.done()
         finally:
             for task in (pump, gone):
                 task.cancel()

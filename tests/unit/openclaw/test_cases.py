@@ -81,7 +81,11 @@ def test_whatever_differs_is_named(case, outcome, said) -> None:
 @pytest.mark.parametrize(
     ("dialect", "word", "end"),
     [
-        (CHAT, b'{"delta":{"content":"a"},"finish_reason":null}', b'{"finish_reason":"stop"}'),
+        (
+            CHAT,
+            b'{"delta":{"content":"a"},"finish_reason":null}',
+            b'{"finish_reason":"stop"}\n\ndata: [DONE]',
+        ),
         (
             RESPONSES,
             b'{"type":"response.output_text.delta","delta":"a"}',
@@ -101,6 +105,8 @@ def test_streams_are_read_as_far_as_they_came(dialect: Dialect, word: bytes, end
     assert call_of(exchange, dialect).finished
     exchange.complete = False
     assert not call_of(exchange, dialect).finished
+    exchange.left = True
+    assert call_of(exchange, dialect).finished
 
 
 def test_only_a_good_end_has_an_answer() -> None:

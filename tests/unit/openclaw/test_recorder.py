@@ -106,7 +106,7 @@ def test_a_cut_reply_is_cut_for_the_client_too() -> None:
             reply.read()
         (exchange,) = recorder.exchanges
         client.close()
-    assert (bytes(exchange.reply), exchange.complete) == (b"one", False)
+    assert (bytes(exchange.reply), exchange.complete, exchange.left) == (b"one", False, False)
 
 
 def test_a_client_that_leaves_is_seen_by_the_server() -> None:
@@ -124,6 +124,7 @@ def test_a_client_that_leaves_is_seen_by_the_server() -> None:
         client.getresponse().close()
         client.close()
         assert gone.wait(10)
+        assert recorder.exchanges[0].left
 
 
 def test_a_server_that_is_not_there_is_a_closed_connection() -> None:
