@@ -19,13 +19,14 @@ from opta_lmx.config.settings import ModelsSettings, Settings
 from opta_lmx.core.clock import Clock, SystemClock
 from opta_lmx.core.telemetry import Telemetry
 from opta_lmx.engine.downloads import Downloads
-from opta_lmx.engine.options import engine_options, prefix_caches
+from opta_lmx.engine.options import engine_options, memory_policy, prefix_caches
 from opta_lmx.engine.planner import Planner
 from opta_lmx.engine.residency import Engine, Resolver
 from opta_lmx.models.puller import Puller
 from opta_lmx.models.store import ModelStore
 from opta_lmx.observability.metrics import MetricsRegistry
 from opta_lmx.observability.telemetry import OperatorTelemetry, make_logger
+from opta_lmx.scheduling.governor import GovernorLimits
 from opta_lmx.server import Server
 from opta_lmx.serving.catalogue import Catalogue
 from opta_lmx.serving.embedding import EmbeddingService
@@ -79,10 +80,17 @@ def build(
     telemetry = OperatorTelemetry(registry, make_logger(log.level, log.format))
     store = ModelStore(settings.models.root(home))
     store.sweep()
-    planner = Planner(store, settings.engine, home, settings.models.aliases)
+    planner = Planner(store, settings.engine, home, settings.models.aliases, settings.memory)
     options = engine_options(settings.engine, settings.queue, home)
     caches = prefix_caches(settings.engine, clock, telemetry)
-    options = msgspec.structs.replace(options, caches=caches)
+    memory = memory_policy(settings.memory, required)
+    options = msgspec.structs.replace(
+        options,
+        caches=caches,
+        memory=memory,
+        adaptive=settings.scheduling.adaptive,
+        governor=GovernorLimits(settings.scheduling.background_share),
+    )
     engine = Engine(resolver or planner, options, clock, telemetry)
     run_limits = RunLimits(settings.queue.queue_deadline_s, settings.engine.default_max_tokens)
     serving = Serving(engine, run_limits, clock, telemetry)
@@ -159,11 +167,19 @@ def _metrics(registry: MetricsRegistry, engine: Engine) -> Callable[[], bytes]:
                 "model_loaded": status.state == "ready",
                 "engine_steps": status.steps,
                 "engine_step_age_seconds": status.step_age_s,
+                "concurrency_limit": status.limit,
+                "kv_cache_bytes": status.kv.available,
+                "kv_cache_reserved_bytes": status.kv.reserved,
+                "kv_cache_usage_perc": status.kv.used / max(1, status.kv.available),
                 "prefix_cache_bytes": status.cache.memory_bytes,
                 "prefix_cache_disk_bytes": status.cache.disk_bytes,
             }
             for name, level in levels.items():
                 registry.set_gauge(name, float(level), model=status.id)
+        memory = engine.memory()
+        registry.set_gauge("memory_free_bytes", memory.free_bytes)
+        for line in memory.models:
+            registry.set_gauge("model_memory_bytes", line.bytes, model=line.model)
         for model, depths in engine.queues().items():
             for lane, depth in by_lane(depths).items():
                 where = {"model": model, "lane": lane}

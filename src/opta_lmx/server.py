@@ -138,6 +138,7 @@ class Server:
         for name in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(name, self._on_signal)
         serving = asyncio.create_task(self._uvicorn.serve([self._listener]))
+        self._app.engine.look_after()
         loading = asyncio.create_task(self._load_models())
         stopping = asyncio.create_task(self._stop.wait())
         await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)

@@ -101,7 +101,9 @@ def _principal(key: KeySettings) -> Principal:
         lane=Lane[key.lane.upper()],
         weight=key.weight,
         max_running=key.max_running,
-        budgets=Budgets(key.prompt_tokens, key.prompt_tokens_per_minute, key.max_tokens),
+        budgets=Budgets(
+            key.prompt_tokens, key.prompt_tokens_per_minute, key.max_tokens, key.kv_bytes
+        ),
     )
 
 

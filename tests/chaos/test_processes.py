@@ -17,6 +17,8 @@ from tests.support.process import ServerProcess, running_server, start_server, w
 from tests.support.rawhttp import RawExchange
 from tests.support.tiny import tiny_gguf, tiny_llama
 
+pytestmark = pytest.mark.alone
+
 CHAT = "/v1/chat/completions"
 ENV = {"LMX_ENGINE__THREADS": "1", "LMX_ENGINE__RESTART_BACKOFF_S": "0.1"}
 
@@ -103,9 +105,9 @@ def _joined(askers: list[Asker]) -> None:
 def test_a_killed_worker_costs_nobody_a_word(home: Path, model: str) -> None:
     other = {"tiny-mlx": "tiny-gguf", "tiny-gguf": "tiny-mlx"}[model]
     with running_server(home, "--model", model, "--model", other, **ENV) as server:
-        whole = [Asker(server.url, model, 600) for _ in range(3)]
+        whole = [Asker(server.url, model, 300) for _ in range(3)]
         _joined(whole)
-        victims = [Asker(server.url, model, 600) for _ in range(3)]
+        victims = [Asker(server.url, model, 300) for _ in range(3)]
         others = [Asker(server.url, other, 60)]
         _wait_tokens(victims)
         _kill(server, model)

@@ -3,6 +3,7 @@
 They end with this folder, so that none of them takes time from the tests after it.
 """
 
+import fcntl
 from collections.abc import Iterator
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from opta_lmx.models.store import ModelStore
 from tests.support.encoders import tiny_encoder, tiny_encoder_gguf
 from tests.support.process import ServerProcess, running_server
-from tests.support.starters import starter_settings
+from tests.support.starters import cache_root, starter_settings
 from tests.support.tiny import tiny_gguf, tiny_llama
 
 
@@ -35,5 +36,7 @@ def starter_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerP
     """The small real model as `starter` (llama.cpp) and `starter:mlx`; it can talk and call."""
     home = tmp_path_factory.mktemp("starter-home")
     with running_server(home, "--model", "starter", **starter_settings()) as running:
-        running.load("starter", "mlx")
+        with (cache_root() / ".starter-mlx.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # whoever comes second finds it converted
+            running.load("starter", "mlx")
         yield running

@@ -11,7 +11,7 @@ from tests.contract.shapes import Shape, chat_shapes
 from tests.support.process import ServerProcess
 
 MODEL = "starter"
-SHAPES = chat_shapes(MODEL, max_tokens=12, system_chars=1500)
+SHAPES = chat_shapes(MODEL, max_tokens=12, system_chars=500)
 
 
 def _chunks(reply: httpx.Response) -> list[ChatCompletionChunk]:

@@ -40,15 +40,24 @@ class Claw:
         dialect: of its requests.
         name: its own.
         system: characters of the text that all bots share; tools come on top.
+        named: where the dialect puts the name into the system text, it stands there.
     """
 
     def __init__(
-        self, http: httpx.Client, model: str, dialect: Dialect, name: str, system: int = 6000
+        self,
+        http: httpx.Client,
+        model: str,
+        dialect: Dialect,
+        name: str,
+        system: int = 6000,
+        *,
+        named: bool = True,
     ) -> None:
         self._http = http
         self._model = model
         self._dialect = dialect
         self._name = name
+        self._named = named and dialect != "completions"
         self._system = words("system", system)
         self._tools = [
             (f"tool_{n}", words(f"tool {n}", int(system * _TOOLS / 3))) for n in range(3)
@@ -63,7 +72,7 @@ class Claw:
         """
         place = f"{self._name}/{len(self._history)}"
         said = words(place, length)
-        if not self._history and self._dialect == "completions":
+        if not self._history and not self._named:
             said = f"{self._line()}\n{said}"
         self._history.append(("user", said))
         carrier = f"{_CARRIER}\n{words(f'carrier {place}', 250)}"
@@ -75,7 +84,7 @@ class Claw:
         return f"Runtime: session={words(self._name, 30)}"
 
     def _named_system(self) -> str:
-        if self._dialect == "completions":
+        if not self._named:
             return self._system
         after = int(len(self._system) * _AFTER_NAME)
         stable, rest = self._system[:-after], self._system[-after:]

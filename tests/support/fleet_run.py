@@ -1,6 +1,7 @@
 """Plays many seeds and says what held: `python -m tests.support.fleet_run FIRST LAST`.
 
-A third argument `fcfs` plays first come, first served instead, for comparison.
+A third argument `fcfs` plays first come, first served instead, for comparison; `cramped` plays
+machines without memory for the caches of all slots.
 """
 
 import statistics
@@ -11,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing import get_context
 
-from tests.support.fleet_scenarios import random_scenario
+from tests.support.fleet_scenarios import cramped_scenario, random_scenario
 from tests.support.fleet_sim import FirstComeLine, fair, play
 
 _CHUNK = 50
@@ -81,8 +82,9 @@ class Findings:
 def survey(seeds: Iterable[int], policy: str = "fair") -> Findings:
     """Play seeds one after the other."""
     found = Findings()
+    make = cramped_scenario if policy == "cramped" else random_scenario
     for seed in seeds:
-        watch = play(random_scenario(seed), FirstComeLine if policy == "fcfs" else fair)
+        watch = play(make(seed), FirstComeLine if policy == "fcfs" else fair)
         faults = watch.faults()
         gaps = [gap.widest for gap in (*watch.client_gaps.values(), *watch.key_gaps.values())]
         one = Findings(

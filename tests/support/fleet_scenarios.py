@@ -1,12 +1,13 @@
 """Random fleets for the simulated line: who asks for what, when, of which machine."""
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import msgspec
 
-from opta_lmx.core.principal import Caller, Lane, Principal
+from opta_lmx.core.kv_cost import KvCost
+from opta_lmx.core.principal import Budgets, Caller, Lane, Principal
 from opta_lmx.scheduling.rules import LaneRule, LineRules, Work
 
 
@@ -27,7 +28,8 @@ class Scenario:
     """A machine, its rules and everything that is asked of it.
 
     `prefill` and `decode` are tokens per second of one row; `step` is tokens per event;
-    `limits` are (time, slots) at which the adaptive limit changes.
+    `limits` are (time, slots) at which the adaptive limit changes. `kv` is what caches take,
+    where memory for them is short, and `kv_bytes` what there is.
     """
 
     seed: int
@@ -38,6 +40,8 @@ class Scenario:
     step: int
     asked: tuple[Asked, ...]
     limits: tuple[tuple[float, int], ...] = ()
+    kv: KvCost | None = None
+    kv_bytes: int = 0
 
     @cached_property
     def prompt_cost(self) -> float:
@@ -105,6 +109,40 @@ def random_scenario(seed: int) -> Scenario:
         asked=tuple(asked),
         limits=tuple(limits),
     )
+
+
+def cramped_scenario(seed: int) -> Scenario:
+    """The fleet of a seed on a machine whose memory does not do for all slots."""
+    scenario, rng = random_scenario(seed), random.Random(-1 - seed)
+    window = rng.choice((0, 0, 64))
+    cost = KvCost(
+        ((100, 0), (300, window)) if window else ((100, 0),),
+        fixed=rng.choice((0, 500)),
+        slack=rng.choice((0, 15)),
+        whole=rng.random() < 0.2,
+    )
+    asked = tuple(_bounded(one, rng) for one in scenario.asked)
+    longest = max(cost.at(one.work.prompt + (one.work.most or 0)) for one in asked)
+    budget = int(longest * rng.uniform(1, max(1.5, 0.8 * scenario.slots)))
+    keys = sorted({one.caller.principal.key for one in asked})
+    caps = {key: int(longest * rng.uniform(1, 2)) for key in keys if rng.random() < 0.2}
+    return replace(
+        scenario, asked=tuple(_capped(one, caps) for one in asked), kv=cost, kv_bytes=budget
+    )
+
+
+def _bounded(one: Asked, rng: random.Random) -> Asked:
+    """Every answer has a bound: the model's window, at the least; some are much longer."""
+    answer = one.answer * rng.choice((1, 1, 1, 6))
+    most = answer * rng.choice((1, 2)) + rng.choice((0, 40))
+    return replace(one, answer=answer, work=msgspec.structs.replace(one.work, most=most))
+
+
+def _capped(one: Asked, caps: dict[str, int]) -> Asked:
+    who = one.caller.principal
+    budgets = Budgets(kv_bytes=caps.get(who.key))
+    who = msgspec.structs.replace(who, budgets=budgets)
+    return replace(one, caller=msgspec.structs.replace(one.caller, principal=who))
 
 
 def _rules(rng: random.Random, slots: int) -> LineRules:

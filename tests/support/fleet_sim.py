@@ -91,7 +91,9 @@ Policy = Callable[[Scenario, SimClock], Line]
 
 def fair(scenario: Scenario, clock: SimClock) -> FairLine:
     """The line under test."""
-    return FairLine(scenario.rules, clock)
+    line = FairLine(scenario.rules, clock)
+    line.set_room(scenario.kv, scenario.kv_bytes)
+    return line
 
 
 @dataclass
@@ -139,6 +141,7 @@ class Machine:
             event()
             self._dispatch()
             self.watch.look(when)
+            self._weigh()
         self.watch.left_over = len(self.rows)
         return self.watch
 
@@ -196,6 +199,22 @@ class Machine:
             assert not row.asked_to_yield
             row.asked_to_yield = True
             self.watch.pauses += 1
+            if self.scenario.kv is not None and not row.prefilled:
+                self._yield(number, row)
+                self._dispatch()
+
+    def _yield(self, number: int, row: Row) -> None:
+        row.running = row.asked_to_yield = False
+        self.line.yielded(number)
+        self.watch.yielded(number, row.asked.caller)
+
+    def _weigh(self) -> None:
+        """Look at what the caches of all rows take."""
+        cost = self.scenario.kv
+        if cost is None:
+            return
+        rows = [(row.asked.work.prompt + row.done, row) for row in self.rows.values()]
+        self.watch.caches([(tokens, row.asked.caller) for tokens, row in rows if row.running])
 
     def _prefill_s(self, row: Row) -> float:
         work = row.asked.work
@@ -226,9 +245,7 @@ class Machine:
             self.line.release(number)
             self.watch.stopped(number, row.asked.caller)
         elif row.asked_to_yield:
-            row.running = row.asked_to_yield = False
-            self.line.yielded(number)
-            self.watch.yielded(number, row.asked.caller)
+            self._yield(number, row)
         else:
             more = min(self.scenario.step, row.asked.answer - row.done)
             wait = more / self.scenario.decode

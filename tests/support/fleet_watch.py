@@ -80,6 +80,11 @@ class Watch:
         self._held: dict[object, int] = defaultdict(int)
         """Slots held, by lane, by key and by client of a key."""
         self._several = len({name[1] for name in self.seats}) > 1
+        self.most_bytes = 0
+        """What caches took at most, of what there is (parts of a key's cap count too)."""
+        self.overfull: list[str] = []
+        self.empty_s = 0.0
+        """Seconds in which nothing ran though somebody waited."""
 
     def _pairs(self) -> tuple[dict[tuple[Client, Client], Gap], dict[tuple, Gap]]:
         clients = combinations(self.seats, 2)
@@ -150,6 +155,23 @@ class Watch:
                     self.errors.append(abs(refusal.told - truth) / truth)
         seat.refusals = [one for one in seat.refusals if one.own]
 
+    def caches(self, rows: list[tuple[int, Caller]]) -> None:
+        """The tokens that each running row holds, and whose it is."""
+        cost, limit = self.scenario.kv, self.scenario.kv_bytes
+        assert cost is not None
+        sizes = [cost.at(tokens) for tokens, _ in rows]
+        taken = sum(sizes)
+        self.most_bytes = max(self.most_bytes, taken)
+        if len(rows) > 1 and taken > limit - cost.peak:
+            self.overfull.append(f"{taken} bytes of {limit}")
+        owned: dict[str, list[int]] = defaultdict(list)
+        for size, (_, caller) in zip(sizes, rows, strict=True):
+            owned[caller.principal.key].append(size)
+        for _, caller in rows:
+            key, cap = caller.principal.key, caller.principal.budgets.kv_bytes
+            if cap is not None and len(owned[key]) > 1 and sum(owned[key]) > cap:
+                self.overfull.append(f"{key}: {sum(owned[key])} bytes of {cap}")
+
     # --- what is so -----------------------------------------------------------
 
     _now = 0.0
@@ -163,6 +185,7 @@ class Watch:
         self.busy_s += span * running
         if free:
             ready = sum(len(seat.ready) for seat in self.seats.values())
+            self.empty_s += span if ready and not running else 0.0
             able = sum(len(seat.ready) for seat in self.seats.values() if self._able(seat))
             self.lost_s += span * min(free, able)
             self.kept_s += span * min(free, ready - able)
@@ -253,7 +276,17 @@ class Watch:
         dearest = self.scenario.prompt_cost + 2 * self.scenario.answer_tokens
         before = cost + len(seat.ready) * dearest + 3 * self.bound()
         slots = min((limit for _, limit in self.scenario.limits), default=self.scenario.slots)
+        slots = min(slots, self._least_rows(seat))
         return before / (slots * min(share, 1 / slots) * 2 * self.scenario.decode)
+
+    def _least_rows(self, seat: Seat) -> int:
+        """Rows that certainly have room together, and together with others of their key."""
+        cost, asked = self.scenario.kv, self.scenario.asked
+        if cost is None:
+            return self.scenario.slots
+        longest = max(cost.at(one.work.prompt + (one.work.most or 0)) for one in asked)
+        cap = seat.caller.principal.budgets.kv_bytes or self.scenario.kv_bytes
+        return max(1, min(cap, self.scenario.kv_bytes) // longest)
 
     def lane_bound(self) -> float:
         """Seconds that a lane may go without a grant: its ageing, and slots coming free."""
@@ -261,6 +294,20 @@ class Watch:
 
     def faults(self) -> list[str]:
         """What did not hold; empty for a good line."""
+        return self._faults() if self.scenario.kv is None else self._cramped_faults()
+
+    def _cramped_faults(self) -> list[str]:
+        """Where memory is short: that is kept to, nobody starves, the machine never idles."""
+        late = [(wait, most) for _, wait, most in self.waits if wait > most]
+        found = [f"waited {wait:.1f} s, allowed {most:.1f}" for wait, most in late[:3]]
+        found += self.overfull[:3]
+        if self.empty_s > 1e-6:
+            found.append(f"idle for {self.empty_s:.1f} s")
+        if self.left_over:
+            found.append(f"{self.left_over} requests never ended")
+        return found
+
+    def _faults(self) -> list[str]:
         found: list[str] = []
         for what, gaps in (("clients", self.client_gaps), ("keys", self.key_gaps)):
             widest = max((gap.widest for gap in gaps.values()), default=0.0)

@@ -159,3 +159,24 @@ class Child:
         """Monotonic time at which the frame of this kind and id arrived."""
         pairs = zip(self.frames, self.times, strict=True)
         return next(at for frame, at in pairs if isinstance(frame, kind) and frame.id == number)
+
+
+NEAR = 0.2
+"""In log probability: the choice between tokens this close depends on the batch."""
+
+
+def assert_the_models_own(child: Child, ids: tuple[int, ...], answer: list[int]) -> None:
+    """Each token is the best after those before it, or as good as that."""
+    at = 0
+    while at < len(answer):
+        number = child.submit(
+            ids, len(answer), top_logprobs=8, generated=tuple(answer[:at]), salt=str(at)
+        )
+        child.wait(number)
+        for out in child.tokens(number):
+            assert out.top is not None
+            near = [top.id for top in out.top if top.logprob >= out.top[0].logprob - NEAR]
+            assert answer[at] in near
+            at += 1
+            if out.id != answer[at - 1]:
+                break

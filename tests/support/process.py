@@ -25,7 +25,7 @@ class ServerProcess:
         self.url = ""
         self.http = httpx.Client(timeout=60)
 
-    def wait_listening(self, timeout_s: float = 30) -> None:
+    def wait_listening(self, timeout_s: float = 60) -> None:
         """Wait for the line that names the address."""
         deadline = time.monotonic() + timeout_s
         while not self.url:

@@ -10,6 +10,7 @@ from opta_lmx.engine.residency import EngineOptions
 from opta_lmx.engine.runtime import Plan, RuntimeLimits
 from opta_lmx.engine.worker import WatchdogLimits
 from opta_lmx.models.matching import Known, resolve
+from opta_lmx.scheduling.ledger import MemoryNeed
 from opta_lmx.scheduling.retry import RestartPolicy
 from opta_lmx.scheduling.rules import LineRules
 
@@ -36,8 +37,12 @@ class SimResolver:
             self.loads.append(ref)
             script = dict(self.scripts[ref])
             context, kind = wanted or script.get("context", 4096), script.get("kind", "chat")
-            for ours in ("context", "kind", "max_context", "weights_bytes"):
+            for ours in ("context", "kind", "max_context", "weights_bytes", "ttl_s"):
                 script.pop(ours, None)
+            needs = script.pop("needs_bytes", 0)
+            takes = script.pop("takes_bytes", needs)
+            if kind == "chat":
+                script["weights_bytes"] = takes
             return Load(
                 model=ref,
                 backend="sim",
@@ -58,6 +63,8 @@ class SimResolver:
             kind=self.scripts[ref].get("kind", "chat"),
             context=wanted,
             weights_bytes=self.scripts[ref].get("weights_bytes", 0),
+            need=MemoryNeed(self.scripts[ref].get("needs_bytes", 0)),
+            ttl_s=self.scripts[ref].get("ttl_s"),
             states=StateHome(self._log_dir.parent / "cache" / "prefix", Path(__file__)),
         )
 

@@ -1,7 +1,7 @@
 """From an HTTP request to an admitted model call: the way every inference route goes."""
 
 from collections.abc import Callable, Collection, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 from starlette.requests import HTTPConnection, Request
@@ -15,6 +15,7 @@ from opta_lmx.backends.frames import ModelKind
 from opta_lmx.core.clock import Clock
 from opta_lmx.core.principal import Caller
 from opta_lmx.core.types import GenerationRequest
+from opta_lmx.engine.memory import keep
 from opta_lmx.serving.answering import Answering
 from opta_lmx.serving.service import WRITERS, Serving, Ticket
 
@@ -90,10 +91,11 @@ class Calls:
         caller = caller_of(connection, head)
         if not self.serving.is_loaded(head.model):
             read = await self._parser.parse(reader, body)
-            return self._gate(head, kinds, caller), read
+            return _kept(self._gate(head, kinds, caller), head, read), read
         ticket = self._gate(head, kinds, caller)
         try:
-            return ticket, await self._parser.parse(reader, body)
+            read = await self._parser.parse(reader, body)
+            return _kept(ticket, head, read), read
         except BaseException:  # whatever it is, the place in the line must not be lost
             ticket.give_back()
             raise
@@ -134,3 +136,10 @@ def ignored_header(read: Read[_Call]) -> dict[str, str]:
         return {}
     names = ", ".join(read.ignored).encode("ascii", "replace").decode()
     return {IGNORED_HEADER: "".join(char if char.isprintable() else "?" for char in names)}
+
+
+def _kept(ticket: Ticket, head: Head, read: Read[Any]) -> Ticket:
+    """Note how long the model is to stay, where the request may say so."""
+    if "ttl" not in read.ignored:
+        keep(ticket.runtime, head.keep_s)
+    return ticket

@@ -23,7 +23,8 @@ class Head(msgspec.Struct, frozen=True):
     """What the first gate needs to know: the model, and how many answers are wanted.
 
     `counted_by` names the field that asks for so many. `user` and `session` are whom the request
-    says it is from and of, "" where it does not; neither is checked yet.
+    says it is from and of, "" where it does not; neither is checked yet. `keep_s` is how long
+    its model may be idle from then on, where it says so under `ttl`.
     """
 
     model: str
@@ -31,6 +32,7 @@ class Head(msgspec.Struct, frozen=True):
     counted_by: str = "n"
     user: str = ""
     session: str = ""
+    keep_s: float | None = None
 
 
 _NOTHING = msgspec.Raw(b"null")
@@ -46,6 +48,7 @@ class _Head(msgspec.Struct):
     safety_identifier: msgspec.Raw = _NOTHING
     metadata: msgspec.Raw = _NOTHING
     prompt_cache_key: msgspec.Raw = _NOTHING
+    ttl: msgspec.Raw = _NOTHING
 
 
 _head_decoder = msgspec.json.Decoder(_Head)
@@ -64,7 +67,9 @@ def read_head(body: bytes) -> Head:
     sound = type(head.n) is int and head.n > 0
     user = (_text(head.user) or _text(head.safety_identifier)) or _user_in(head.metadata)
     session = _text(head.prompt_cache_key)
-    return Head(head.model, head.n if sound else 1, user=user, session=session)
+    ttl = _short(head.ttl)
+    keep_s = float(ttl) if type(ttl) is int and ttl >= 0 else None
+    return Head(head.model, head.n if sound else 1, user=user, session=session, keep_s=keep_s)
 
 
 def _text(raw: msgspec.Raw) -> str:

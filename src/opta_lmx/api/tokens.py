@@ -41,7 +41,20 @@ def usage_json(usage: Usage) -> Json:
         "completion_tokens": usage.completion_tokens,
         "total_tokens": usage.prompt_tokens + usage.completion_tokens,
         "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
-        "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
+        "completion_tokens_details": {
+            "reasoning_tokens": usage.reasoning_tokens,
+            **_predictions(usage),
+        },
+    }
+
+
+def _predictions(usage: Usage) -> Json:
+    """What a draft model guessed, where one did: the rejected are in no other count."""
+    if not usage.drafted_tokens:
+        return {}
+    return {
+        "accepted_prediction_tokens": usage.accepted_tokens,
+        "rejected_prediction_tokens": usage.drafted_tokens - usage.accepted_tokens,
     }
 
 

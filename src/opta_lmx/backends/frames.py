@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from opta_lmx.core.kv_cost import KvCost
 from opta_lmx.core.types import FinishReason, Prompt, SamplingParams, Speech, TopLogprob
 from opta_lmx.models.description import ModelKind
 
@@ -30,6 +31,8 @@ class Load(msgspec.Struct, tag=True, frozen=True):
     `context` is the tokens one request may use (0: as the model says); `slots` the rows that
     run at once; `threads` 0 means the engine's default; `speech`, where given, replaces what
     the template tells of the model's ways; `options` are the adapter's own, checked by it.
+    `draft` is the file of a smaller model of the same vocabulary that guesses `draft_tokens`
+    tokens ahead, for the model to check at once (empty: none).
     """
 
     model: str
@@ -43,6 +46,8 @@ class Load(msgspec.Struct, tag=True, frozen=True):
     speech: Speech | None = None
     runtime_dir: str = ""
     options: dict[str, Any] = {}
+    draft: str = ""
+    draft_tokens: int = 0
 
 
 class Prepare(msgspec.Struct, tag=True, frozen=True):
@@ -174,7 +179,8 @@ class Ready(msgspec.Struct, tag=True, frozen=True):
     `caches`: what can be held and reused: nothing, states of exactly the length they were kept
     at (`whole`), or any shorter prefix of them too (`trimmable`). `resumes`: which requests can
     go on after `Submit.generated`: those without a seed of the caller's and a grammar
-    (`unseeded`), or `all`. `pauses`: a row that is held (`Cancel.hold`) can go on later.
+    (`unseeded`), or `all`. `pauses`: a row that is held (`Cancel.hold`) can go on later. `kv`:
+    what a row takes of `kv_bytes`; None where the slots alone bound what runs.
     """
 
     context: int
@@ -193,6 +199,7 @@ class Ready(msgspec.Struct, tag=True, frozen=True):
     caches: CacheAbility = "none"
     resumes: ResumeAbility = "none"
     pauses: bool = False
+    kv: KvCost | None = None
 
 
 class Preparing(msgspec.Struct, tag=True, frozen=True):
@@ -237,6 +244,14 @@ class TokenOut(msgspec.Struct, frozen=True, array_like=True):
     top: tuple[TopLogprob, ...] | None = None
 
 
+class Drafted(msgspec.Struct, frozen=True, array_like=True):
+    """So many more tokens of a request were guessed ahead; the model accepted `accepted`."""
+
+    request: int
+    tokens: int
+    accepted: int
+
+
 class Started(msgspec.Struct, frozen=True, array_like=True):
     """A request's prompt begins to be processed; `cached` tokens of it need no work."""
 
@@ -257,6 +272,7 @@ class Step(msgspec.Struct, tag=True, frozen=True):
     prefill: tuple[tuple[int, int, int], ...] = ()
     rows: int = 0
     kv_bytes: int = 0
+    drafts: tuple[Drafted, ...] = ()
 
 
 class Embedded(msgspec.Struct, tag=True, frozen=True):
@@ -307,8 +323,8 @@ class Released(msgspec.Struct, tag=True, frozen=True):
 class Fault(msgspec.Struct, tag=True, frozen=True):
     """Something failed: one request (`id`), or the worker as a whole (`id` None, then exit).
 
-    `code` is machine-readable: `load_failed`, `missing_extra`, `step_failed`, `bad_request`,
-    `encode_failed`.
+    `code` is machine-readable: `load_failed`, `missing_extra`, `draft_refused`, `step_failed`,
+    `bad_request`, `encode_failed`.
     """
 
     message: str

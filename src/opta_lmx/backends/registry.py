@@ -8,7 +8,7 @@ from typing import cast
 
 from opta_lmx.backends.embedding.encoder import OpenEncoder
 from opta_lmx.backends.embedding.engine import VectorEngine
-from opta_lmx.backends.frames import ModelKind
+from opta_lmx.backends.frames import Load, ModelKind
 from opta_lmx.backends.protocol import Engine, LoadError
 from opta_lmx.core.errors import ErrorKind, LmxError
 
@@ -22,6 +22,7 @@ _ENCODERS = {
     "gguf": "opta_lmx.backends.gguf.embedding.encoder",
     "sim": "opta_lmx.backends.sim.embedding",
 }
+_DRAFTS = ("gguf",)
 _NEEDS = {"mlx": ("mlx", "mlx_lm"), "gguf": ("xllamacpp",), "sim": ()}
 
 
@@ -41,6 +42,17 @@ def require(backend: str) -> None:
             code="missing_extra",
             param="model",
         )
+
+
+def drafts(backend: str, kind: ModelKind = "chat") -> bool:
+    """Whether a backend can run a draft model beside a model of this kind."""
+    return backend in _DRAFTS and kind == "chat"
+
+
+def check_draft(spec: Load) -> None:
+    """Raise LoadError (`draft_refused`) where a draft model is asked of a backend without any."""
+    if spec.draft and not drafts(spec.backend, spec.kind):
+        raise LoadError(f"the {spec.backend} backend has no draft models", "draft_refused")
 
 
 def has_accelerator() -> bool:

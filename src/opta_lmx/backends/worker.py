@@ -45,7 +45,7 @@ from opta_lmx.backends.protocol import (
     TextError,
     Texts,
 )
-from opta_lmx.backends.registry import create_engine
+from opta_lmx.backends.registry import check_draft, create_engine
 from opta_lmx.core.types import Prompt
 
 _RECEIVE_BYTES = 1 << 18
@@ -138,6 +138,7 @@ class Worker:
             _leave(_LOAD_FAILED_EXIT)
         try:
             engine = create_engine(first.backend, first.kind)
+            check_draft(first)
             ready, texts = engine.load(first, self._out.emit)
         except LoadError as error:
             self._fail(str(error), error.code, _LOAD_FAILED_EXIT)

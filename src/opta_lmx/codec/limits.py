@@ -25,6 +25,7 @@ def context_exceeded(
     *,
     exact: bool = True,
     param: str = "messages",
+    why: str = "",
 ) -> ContextLengthError:
     """Build the error for a request that cannot fit in the model's window.
 
@@ -37,6 +38,7 @@ def context_exceeded(
         completion_tokens: tokens the caller asked to reserve for the answer.
         exact: False when `prompt_tokens` is only a lower bound.
         param: the request field that holds the prompt.
+        why: what bounds the window, where that is not the model.
     """
     total = prompt_tokens + completion_tokens
     message = (
@@ -44,6 +46,7 @@ def context_exceeded(
         f"However, you requested {'' if exact else 'at least '}{total} tokens "
         f"({prompt_tokens} in the {param}, {completion_tokens} in the completion). "
         f"Please reduce the length of the {param} or completion."
+        f"{why and ' '}{why}"
     )
     return ContextLengthError(message, limit, prompt_tokens, exact=exact, param=param)
 

@@ -121,6 +121,7 @@ class KeySettings(Section):
     prompt_tokens: int | None = Field(default=None, ge=1)
     prompt_tokens_per_minute: int | None = Field(default=None, ge=1)
     max_tokens: int | None = Field(default=None, ge=1)
+    kv_bytes: int | None = Field(default=None, ge=1)
 
 
 def _distinct(keys: list[KeySettings]) -> list[KeySettings]:
@@ -145,7 +146,8 @@ class AccessSettings(Section):
     keys: Annotated[list[KeySettings], AfterValidator(_distinct)] = Field(
         default=[],
         description="Keys with names: name, key, tenant, lane, weight, max_running, "
-        "prompt_tokens, prompt_tokens_per_minute, max_tokens; besides those of server.api_keys.",
+        "prompt_tokens, prompt_tokens_per_minute, max_tokens, kv_bytes; besides those of "
+        "server.api_keys.",
     )
 
 
@@ -185,7 +187,17 @@ class ModelOverride(Section):
     template: FilePath | None = None
     tool_dialect: Name | None = None
     reasoning: str | None = Field(default=None, max_length=64)
+    ttl_s: float | None = Field(default=None, ge=0, le=3650 * _MAX_DAY_S)
+    draft: Name | None = None
+    draft_tokens: int | None = Field(default=None, ge=1, le=64)
     options: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _drafts_with_a_model(self) -> Self:
+        """How far ahead is guessed says nothing without who guesses."""
+        if self.draft_tokens is not None and self.draft is None:
+            raise PydanticCustomError("draft_missing", "draft_tokens needs a draft model (draft)")
+        return self
 
 
 class EngineSettings(Section):
@@ -240,6 +252,12 @@ class EngineSettings(Section):
         le=60_000,
         description="Longest pause a prefill may cause a running stream.",
     )
+    kv_bytes: int | None = Field(
+        default=None,
+        ge=1,
+        description="Memory for the caches of one model's running requests; unset: what the "
+        "memory section gives it.",
+    )
     prefix_cache_bytes: int | None = Field(
         default=None,
         ge=0,
@@ -257,8 +275,9 @@ class EngineSettings(Section):
     )
     overrides: dict[str, ModelOverride] = Field(
         default={},
-        description="Per model: backend, context, slots, threads, template, options; "
-        "tool_dialect and reasoning replace what its template tells.",
+        description="Per model: backend, context, slots, threads, template, ttl_s, options; "
+        "draft names a model that guesses draft_tokens ahead; tool_dialect and reasoning replace "
+        "what its template tells.",
     )
 
     def for_model(self, name: str) -> ModelOverride:
@@ -272,8 +291,49 @@ class EngineSettings(Section):
             template=own.template,
             tool_dialect=own.tool_dialect,
             reasoning=own.reasoning,
+            ttl_s=own.ttl_s,
+            draft=own.draft,
+            draft_tokens=own.draft_tokens,
             options=own.options,
         )
+
+
+class MemorySettings(Section):
+    """What models may take of the machine's memory, and which of them stay."""
+
+    budget_bytes: int | None = Field(
+        default=None, ge=1, description="For all models together; unset: three quarters of it all."
+    )
+    cache_share: float = Field(
+        default=0.25,
+        gt=0,
+        le=1,
+        description="What an MLX model's caches may take of the budget left by its weights.",
+    )
+    ttl_s: float | None = Field(
+        default=None,
+        ge=0,
+        le=3650 * _MAX_DAY_S,
+        description="Unload a model that was idle for so long; unset: when its room is needed.",
+    )
+    pinned: list[Name] = Field(default=[], description="Models that are never unloaded for others.")
+    warm: list[Name] = Field(
+        default=[], description="Models kept loaded, unasked, while there is free room for them."
+    )
+    prefetch: bool = Field(
+        default=True, description="Load a model ahead of its next use when that comes regularly."
+    )
+    mlx_cache_bytes: int | None = Field(
+        default=None,
+        ge=0,
+        description="Freed buffers an MLX worker keeps; unset: a sixteenth of the budget, at most "
+        "1 GiB.",
+    )
+    mlx_wired_bytes: int | None = Field(
+        default=None,
+        ge=0,
+        description="Memory an MLX worker wires on Metal; 0: none; unset: weights and caches.",
+    )
 
 
 class QueueSettings(Section):
@@ -299,6 +359,22 @@ class QueueSettings(Section):
     def bound(self, model: str) -> int:
         """How many requests may wait for `model`."""
         return self.per_model.get(model, self.max_waiting)
+
+
+class SchedulingSettings(Section):
+    """How requests share the machine while they run."""
+
+    adaptive: bool = Field(
+        default=True,
+        description="Run fewer requests at once while a model's steps are slower than usual.",
+    )
+    background_share: float = Field(
+        default=0.2,
+        gt=0,
+        lt=1,
+        description="Device time for background work while interactive requests run beside it "
+        "on another model.",
+    )
 
 
 class ProtocolSettings(Section):
@@ -353,7 +429,9 @@ class Settings(Section):
     access: AccessSettings = AccessSettings()
     models: ModelsSettings = ModelsSettings()
     engine: EngineSettings = EngineSettings()
+    memory: MemorySettings = MemorySettings()
     queue: QueueSettings = QueueSettings()
+    scheduling: SchedulingSettings = SchedulingSettings()
     protocol: ProtocolSettings = ProtocolSettings()
     responses: ResponsesSettings = ResponsesSettings()
     websocket: WebsocketSettings = WebsocketSettings()

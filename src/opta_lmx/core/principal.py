@@ -14,15 +14,17 @@ class Lane(IntEnum):
 
 
 class Budgets(msgspec.Struct, frozen=True):
-    """What one key may use, in tokens; None bounds nothing.
+    """What one key may use; None bounds nothing.
 
-    `prompt_tokens` bounds one request's prompt, `prompt_tokens_per_minute` all prompts that were
-    admitted in any 60 s, `max_tokens` one answer.
+    In tokens, `prompt_tokens` bounds one request's prompt, `prompt_tokens_per_minute` all prompts
+    that were admitted in any 60 s, `max_tokens` one answer. `kv_bytes` bounds the caches that its
+    requests hold while they run, on one model.
     """
 
     prompt_tokens: int | None = None
     prompt_tokens_per_minute: int | None = None
     max_tokens: int | None = None
+    kv_bytes: int | None = None
 
 
 class Principal(msgspec.Struct, frozen=True):

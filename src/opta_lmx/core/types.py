@@ -171,12 +171,16 @@ class Usage(msgspec.Struct, frozen=True):
     """Exact token counts; `cached_tokens` is the part of the prompt that was not recomputed.
 
     `reasoning_tokens` is the part of the completion that is thinking, marks included.
+    `drafted_tokens` were guessed by a draft model, `accepted_tokens` of them are in the
+    completion.
     """
 
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int = 0
     reasoning_tokens: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
 
 
 class Speech(msgspec.Struct, frozen=True):

@@ -1,16 +1,18 @@
 """What the engine room takes from the settings."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from opta_lmx.config.settings import EngineSettings, QueueSettings
+from opta_lmx.config.settings import EngineSettings, MemorySettings, QueueSettings
 from opta_lmx.core.clock import Clock
 from opta_lmx.core.telemetry import Telemetry
 from opta_lmx.engine import load_times
 from opta_lmx.engine.caching import CacheLimits, ModelCache, PrefixCache
 from opta_lmx.engine.load_times import LoadBook
+from opta_lmx.engine.memory import MemoryPolicy
 from opta_lmx.engine.residency import EngineOptions
 from opta_lmx.engine.runtime import Plan, RuntimeLimits
+from opta_lmx.engine.sizing import budget_bytes
 from opta_lmx.engine.worker import WatchdogLimits
 from opta_lmx.models.names import split_ref
 from opta_lmx.scheduling.retry import RestartPolicy
@@ -23,6 +25,17 @@ def prefix_caches(
     """What makes the prefix cache of each model that is loaded."""
     limits = CacheLimits(engine.prefix_cache_bytes, engine.prefix_cache_disk_bytes)
     return lambda plan: PrefixCache(plan.ref, limits, plan.states, clock, telemetry)
+
+
+def memory_policy(memory: MemorySettings, required: Sequence[str] = ()) -> MemoryPolicy:
+    """What models may take; those that are `required` at all times are pinned too."""
+    return MemoryPolicy(
+        budget_bytes=budget_bytes(memory),
+        ttl_s=memory.ttl_s,
+        pinned=(*memory.pinned, *required),
+        warm=tuple(memory.warm),
+        prefetch=memory.prefetch,
+    )
 
 
 def engine_options(engine: EngineSettings, queue: QueueSettings, home: Path) -> EngineOptions:
@@ -45,7 +58,11 @@ def engine_options(engine: EngineSettings, queue: QueueSettings, home: Path) -> 
     def line_rules(plan: Plan) -> LineRules:
         # Vectors are made in a moment: a slot kept free for somebody else would only stand empty.
         reserve = 1 if plan.kind == "chat" else 0
-        return LineRules(max_waiting=queue.bound(split_ref(plan.ref)[0]), reserve=reserve)
+        return LineRules(
+            max_waiting=queue.bound(split_ref(plan.ref)[0]),
+            reserve=reserve,
+            always_reserve=plan.backend == "gguf",  # llama.cpp ends a row some batches late
+        )
 
     return EngineOptions(
         limits=RuntimeLimits(

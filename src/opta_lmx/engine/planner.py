@@ -13,11 +13,13 @@ import msgspec
 from opta_lmx.backends import registry
 from opta_lmx.backends.frames import Load
 from opta_lmx.backends.mlx.environment import worker_environment
-from opta_lmx.config.settings import EngineSettings, ModelOverride
+from opta_lmx.config.settings import EngineSettings, MemorySettings, ModelOverride
 from opta_lmx.core.errors import ErrorKind, LmxError, invalid
 from opta_lmx.engine.caching import StateHome
 from opta_lmx.engine.conversion import convert
+from opta_lmx.engine.drafting import drafted
 from opta_lmx.engine.runtime import Plan
+from opta_lmx.engine.sizing import Sizing
 from opta_lmx.engine.speaking import Abilities, abilities_of, check_overrides, speech_of
 from opta_lmx.models.index import ModelIndex
 from opta_lmx.models.matching import Known, Reference, resolve
@@ -38,6 +40,7 @@ class Planner:
         settings: the engine section.
         home: state folder; runtime sockets and worker logs live below it.
         aliases: other names for models.
+        memory: the memory section.
 
     Raises:
         LmxError: INVALID_REQUEST `invalid_config`; an override that nothing can follow.
@@ -49,12 +52,14 @@ class Planner:
         settings: EngineSettings,
         home: Path,
         aliases: Mapping[str, str] | None = None,
+        memory: MemorySettings | None = None,
     ) -> None:
         check_overrides(settings)
         self.store = store
         self._settings = settings
         self._home = home
         self._aliases = dict(aliases or {})
+        self._sizing = Sizing(memory or MemorySettings())
         self._index = ModelIndex(store)
         self._resolved: tuple[int, dict[str, _Found | LmxError]] = (-1, {})
 
@@ -129,8 +134,8 @@ class Planner:
         """How to run `ref`, with a window of `context` tokens if given (at most its own).
 
         Raises:
-            LmxError: MODEL_NOT_FOUND; INVALID_REQUEST `missing_extra`, `backend_mismatch`;
-                CONFLICT `model_broken`.
+            LmxError: MODEL_NOT_FOUND; INVALID_REQUEST `missing_extra`, `backend_mismatch`,
+                `draft_refused`; CONFLICT `model_broken`.
         """
         wanted = self.reference(ref)
         entry = self.store.get(wanted.name)
@@ -138,10 +143,15 @@ class Planner:
         backend = self.backend_of(entry, wanted.backend)
         registry.require(backend)
         load = self._load(entry, backend, override)
+        load, info = drafted(entry, load, override, self._entry_of)
         window = self._window(entry, context)
         if window:
             load = msgspec.structs.replace(load, context=window)
         converts = backend == "mlx" and entry.format == "gguf" and not entry.converted
+        layout = msgspec.json.encode(load.options, order="sorted").decode()
+        held = self._settings.prefix_cache_bytes or 0 if backend == "mlx" else 0
+        sized = self._sizing.of(info, load, held)
+        load = msgspec.structs.replace(load, options={**sized.options, **load.options})
 
         async def prepare() -> Load:
             if backend == "mlx" and entry.format == "gguf":
@@ -166,14 +176,16 @@ class Planner:
             log_file=self._home / "logs" / f"worker-{entry.path.stem}-{file_name}.log",
             kind=entry.kind,
             context=window,
-            weights_bytes=entry.info.weights_bytes,
+            weights_bytes=info.weights_bytes,
             convert_bytes=entry.info.weights_bytes if converts else 0,
-            states=StateHome(
-                self._home / "cache" / "prefix",
-                Path(load.path),
-                msgspec.json.encode(load.options, order="sorted").decode(),
-            ),
+            states=StateHome(self._home / "cache" / "prefix", Path(load.path), layout),
+            need=sized.need,
+            ttl_s=override.ttl_s,
         )
+
+    def _entry_of(self, ref: str) -> tuple[Reference, ModelEntry]:
+        wanted = self.reference(ref)
+        return wanted, self.store.get(wanted.name)
 
     def _window(self, entry: ModelEntry, context: int | None) -> int:
         """The window asked for, within the model's; 0 where none was asked for."""
@@ -196,15 +208,18 @@ class Planner:
             template=template,
             speech=speech_of(override, template or entry.info.chat_template),
             runtime_dir=str(runtime_dir(self._home)),
-            options={**self._kept_slots(entry, backend), **override.options},
+            options={**self._own_options(entry, backend), **override.options},
         )
 
-    def _kept_slots(self, entry: ModelEntry, backend: BackendName) -> dict[str, Any]:
-        """Options of llama.cpp, which keeps processed prompts over a restart by itself."""
-        most = self._settings.prefix_cache_disk_bytes
-        if backend != "gguf" or entry.kind != "chat" or not most:
+    def _own_options(self, entry: ModelEntry, backend: BackendName) -> dict[str, Any]:
+        """Options that follow from our settings; llama.cpp keeps prompts over restarts itself."""
+        if entry.kind != "chat":
             return {}
-        return {"slot_dir": str(self._home / "cache" / "slots"), "slot_bytes": most}
+        most, caches = self._settings.prefix_cache_disk_bytes, self._settings.kv_bytes
+        options: dict[str, Any] = {} if caches is None else {"kv_bytes": caches}
+        if backend == "gguf" and most:
+            options |= {"slot_dir": str(self._home / "cache" / "slots"), "slot_bytes": most}
+        return options
 
     def backend_of(self, entry: ModelEntry, asked: str | None) -> BackendName:
         """The backend for a model: the one asked for, or its default.

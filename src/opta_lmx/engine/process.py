@@ -11,6 +11,7 @@ from typing import BinaryIO
 
 from opta_lmx.backends.frames import ToFront
 from opta_lmx.engine.link import WorkerLink
+from opta_lmx.engine.settle import settle
 
 _KILL_WAIT_S = 5.0
 
@@ -70,9 +71,11 @@ async def start_worker(
         on_lost: called once when its socket ends.
     """
     ours, theirs = socket.socketpair()
+    link = WorkerLink(on_frame, on_lost)
     loop = asyncio.get_running_loop()
-    _, link = await loop.create_connection(lambda: WorkerLink(on_frame, on_lost), sock=ours)
     try:
+        # Settled, since nobody would close the socket of a connection that is made by half.
+        await settle(loop.create_connection(lambda: link, sock=ours))
         process = await _spawn(theirs, environment, log_file)
     except BaseException:
         link.close()

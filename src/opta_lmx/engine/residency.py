@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import contextvars
 import functools
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 from typing import Protocol
 
 import msgspec
@@ -14,12 +14,17 @@ from opta_lmx.core.clock import Clock
 from opta_lmx.core.errors import ErrorKind, LmxError, invalid
 from opta_lmx.core.telemetry import Telemetry
 from opta_lmx.engine.caching import CacheLevels, ModelCache, NoCache
+from opta_lmx.engine.device import Device
+from opta_lmx.engine.keeping import Hands, Keeper
 from opta_lmx.engine.load_times import LoadBook
+from opta_lmx.engine.memory import Memory, MemoryPolicy, MemoryStatus
 from opta_lmx.engine.process import resident_bytes
 from opta_lmx.engine.runtime import ModelRuntime, ModelState, Plan, RuntimeLimits
 from opta_lmx.engine.settle import settle
 from opta_lmx.engine.turns import Turns
 from opta_lmx.scheduling.fair_line import FairLine
+from opta_lmx.scheduling.governor import GovernorLimits
+from opta_lmx.scheduling.kv import KvLevels
 from opta_lmx.scheduling.retry import RestartPolicy
 from opta_lmx.scheduling.rules import Depth, LineRules
 
@@ -50,7 +55,8 @@ class EngineOptions(msgspec.Struct, frozen=True):
     """What the engine room needs of the configuration.
 
     `line_rules` and `caches` say for each model how its line is kept and what looks after its
-    prefix cache.
+    prefix cache; `memory` what all of them may take. `adaptive`: fewer requests run while steps
+    are slow, where the slots are ours. `governor` is for models that share the device.
     """
 
     limits: RuntimeLimits
@@ -59,10 +65,17 @@ class EngineOptions(msgspec.Struct, frozen=True):
     load_on_demand: bool = True
     loads: LoadBook = msgspec.field(default_factory=LoadBook)
     caches: Callable[[Plan], ModelCache] = _no_cache
+    memory: MemoryPolicy = MemoryPolicy()
+    adaptive: bool = True
+    governor: GovernorLimits = GovernorLimits()
 
 
 class ModelStatus(msgspec.Struct, frozen=True):
-    """One loaded model for operators; `load_s` is what its last load took, in seconds."""
+    """One loaded model for operators; `load_s` is what its last load took, in seconds.
+
+    `limit`: how many of its `slots` may be in use now; `expires_s`: when it is unloaded if
+    nobody asks for it (None: not by itself); `kv`: the caches of its running requests.
+    """
 
     id: str
     backend: str
@@ -79,6 +92,9 @@ class ModelStatus(msgspec.Struct, frozen=True):
     error: str | None
     load_s: float
     cache: CacheLevels = CacheLevels()
+    limit: int = 0
+    kv: KvLevels = KvLevels()
+    expires_s: float | None = None
 
 
 class Engine:
@@ -92,17 +108,24 @@ class Engine:
         self._ports = (clock, telemetry, options.loads)
         self._runtimes: dict[str, ModelRuntime] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._device = Device(clock, options.governor)
+        self._memory = Memory(options.memory, self._runtimes, resolver.canonical, self._ports)
+        self._keeper: asyncio.Task[None] | None = None
 
     def runtime(self, ref: str, kinds: Collection[ModelKind] = ("chat",)) -> ModelRuntime:
-        """The model's runtime, loading it if allowed.
+        """The model's runtime for a request, loading it if allowed.
+
+        Idle models are unloaded for it where memory is short.
 
         Raises:
             LmxError: MODEL_NOT_FOUND; INVALID_REQUEST for a model that is not of these kinds,
-                which is then not loaded.
+                which is then not loaded; INSUFFICIENT_RESOURCES `model_too_large`; UNAVAILABLE
+                `memory_busy` while models that are used leave no room for it.
         """
         runtime = self.find(ref)
         if runtime is not None:
             check_kind(runtime.plan, kinds)
+            self._memory.arrived(runtime.plan.ref)
             return runtime
         if not self._options.load_on_demand:
             self.resolver.canonical(ref)
@@ -114,7 +137,8 @@ class Engine:
             )
         plan = self.resolver.plan(ref)
         check_kind(plan, kinds)
-        return self._start(plan)
+        self._memory.arrived(plan.ref)
+        return self._admit(plan, "request")
 
     def find(self, ref: str) -> ModelRuntime | None:
         """The runtime of a loaded model, by its id or any reference to it; never loads."""
@@ -133,9 +157,10 @@ class Engine:
                 anew unless it has requests; more than the model's own is never given.
 
         Raises:
-            LmxError: MODEL_NOT_FOUND; CONFLICT `model_busy`; what kept it from loading.
+            LmxError: MODEL_NOT_FOUND; CONFLICT `model_busy`; INSUFFICIENT_RESOURCES
+                `model_too_large`; UNAVAILABLE `memory_busy`; what kept it from loading.
         """
-        runtime = self.find(ref) or self._start(self.resolver.plan(ref, context))
+        runtime = self.find(ref) or self._admit(self.resolver.plan(ref, context), "operator")
         runtime, ready = await self._serving(runtime)
         if context is None or ready.context >= context:
             return runtime
@@ -166,11 +191,38 @@ class Engine:
                 code="model_not_loaded",
                 param="model",
             )
+        self._memory.dismiss(runtime.plan.ref)
         await self._forget(runtime, _unloaded(runtime.plan.ref))
+
+    def look_after(self) -> None:
+        """Begin to unload and to load ahead of requests, if that has not begun.
+
+        The first load begins it too.
+        """
+        if self._keeper is None or self._keeper.done():
+            clock, telemetry, _ = self._ports
+            hands = Hands(self.resolver.plan, self._start, self._evict)
+            keeper = Keeper(self._memory, hands, clock, telemetry)
+            self._keeper = asyncio.create_task(
+                keeper.run(), name="memory keeper", context=contextvars.Context()
+            )
+            self._keeper.add_done_callback(self._kept)
+
+    def _kept(self, task: asyncio.Task[None]) -> None:
+        """An unforeseen failure of our own: say so; the next load begins anew."""
+        if not task.cancelled() and (cause := task.exception()) is not None:
+            self._ports[1].log("error", "memory keeper failed", exc_info=cause)
+
+    def memory(self) -> MemoryStatus:
+        """What the models take, of what there is."""
+        return self._memory.status()
 
     def status(self) -> list[ModelStatus]:
         """Every loaded model, oldest first. Callable from any thread: it looks at a copy."""
-        return [_status(runtime) for runtime in list(self._runtimes.values())]
+        return [
+            _status(runtime, self._memory.expires_s(runtime))
+            for runtime in list(self._runtimes.values())
+        ]
 
     def queues(self) -> dict[str, tuple[Depth, ...]]:
         """What each client has waiting and running, by model."""
@@ -178,8 +230,12 @@ class Engine:
 
     async def close(self) -> None:
         """End every worker; what still runs is told that the server stops."""
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.wait([self._keeper])
         for runtime in list(self._runtimes.values()):
             await self._forget(runtime, server_stopping())
+        self._device.close()
 
     def _replace(self, runtime: ModelRuntime, plan: Plan, loaded_context: int) -> ModelRuntime:
         """Load an idle model anew; requests that come meanwhile wait for the new one."""
@@ -191,6 +247,7 @@ class Engine:
                 code="model_busy",
                 param="context_length",
             )
+        self._make_room(self._memory.readmit(plan))
         leaving = self._retire(runtime, _unloaded(plan.ref))
 
         async def prepare() -> Load:
@@ -198,11 +255,32 @@ class Engine:
                 await settle(asyncio.wait([leaving]))
             return await plan.prepare()
 
-        return self._start(msgspec.structs.replace(plan, prepare=prepare))
+        return self._start(msgspec.structs.replace(plan, prepare=prepare), "operator")
 
-    def _start(self, plan: Plan) -> ModelRuntime:
-        options, clock = self._options, self._ports[0]
-        turns = Turns(FairLine(options.line_rules(plan), clock), options.caches(plan), clock)
+    def _admit(self, plan: Plan, reason: str) -> ModelRuntime:
+        """Load a model into the memory that is reserved for it here."""
+        self._make_room(self._memory.admit(plan))
+        return self._start(plan, reason)
+
+    def _make_room(self, victims: Collection[str]) -> None:
+        for ref in victims:
+            self._evict(ref, "room")
+
+    def _evict(self, ref: str, reason: str) -> None:
+        """Begin to unload an idle model."""
+        runtime, (_, telemetry, _) = self._runtimes[ref], self._ports
+        telemetry.count("model_evictions_total", model=ref, reason=reason)
+        telemetry.log("info", "model unloaded", model=ref, reason=reason)
+        self._retire(runtime, _unloaded(ref))
+
+    def _start(self, plan: Plan, reason: str) -> ModelRuntime:
+        """Load a model; its memory is reserved."""
+        options, (clock, telemetry, _) = self._options, self._ports
+        telemetry.count("model_loads_total", model=plan.ref, reason=reason)
+        plan = msgspec.structs.replace(plan, prepare=self._in_room(plan))
+        line = FairLine(options.line_rules(plan), clock)
+        seat = self._device.seat(plan.ref, line, adaptive=options.adaptive and _is_ours(plan))
+        turns = Turns(line, options.caches(plan), clock, seat)
         runtime = ModelRuntime(plan, turns, options.restart_policy(), options.limits, self._ports)
         self._runtimes[plan.ref] = runtime
         # An empty context: the model's log lines belong to no single request.
@@ -211,13 +289,26 @@ class Engine:
         )
         self._tasks[plan.ref] = task
         task.add_done_callback(functools.partial(self._ended, runtime))
+        self.look_after()
         return runtime
+
+    def _in_room(self, plan: Plan) -> Callable[[], Awaitable[Load]]:
+        """What makes the model ready to be loaded, begun when its memory is truly free."""
+
+        async def prepare() -> Load:
+            await self._memory.room()
+            return await plan.prepare()
+
+        return prepare
 
     def _ended(self, runtime: ModelRuntime, task: asyncio.Task[None]) -> None:
         """A model that could not be loaded is forgotten, so the next request tries afresh."""
+        ref = runtime.plan.ref
+        self._memory.gone(ref)
         if not task.cancelled() and (cause := task.exception()) is not None:
             runtime.fail(cause)
         if runtime.state is ModelState.FAILED:
+            self._memory.forget(ref)
             self._drop(runtime)
 
     def _drop(self, runtime: ModelRuntime) -> asyncio.Task[None] | None:
@@ -251,6 +342,14 @@ def check_kind(plan: Plan, kinds: Collection[ModelKind]) -> None:
     raise invalid(message, param="model", code=f"model_not_{name}")
 
 
+def _is_ours(plan: Plan) -> bool:
+    """True when steps tell how slow the device is.
+
+    llama.cpp tells when tokens arrive, not what a step took, and encoders' steps differ in length.
+    """
+    return plan.kind == "chat" and plan.backend != "gguf"
+
+
 def _unloaded(ref: str) -> LmxError:
     return LmxError(ErrorKind.UNAVAILABLE, f"Model '{ref}' was unloaded.", code="model_unloaded")
 
@@ -262,7 +361,7 @@ def server_stopping() -> LmxError:
     )
 
 
-def _status(runtime: ModelRuntime) -> ModelStatus:
+def _status(runtime: ModelRuntime, expires_s: float | None) -> ModelStatus:
     worker, ready = runtime.worker, runtime.ready
     pid = None if worker is None else worker.pid
     return ModelStatus(
@@ -270,7 +369,7 @@ def _status(runtime: ModelRuntime) -> ModelStatus:
         backend=runtime.plan.backend,
         state=runtime.state.value,
         context_length=0 if ready is None else ready.context,
-        slots=runtime.line.slots,
+        slots=runtime.plan.slots if ready is None else ready.slots,
         running=runtime.line.running,
         waiting=runtime.line.waiting,
         restarts=runtime.restarts,
@@ -281,4 +380,7 @@ def _status(runtime: ModelRuntime) -> ModelStatus:
         error=None if runtime.error is None else runtime.error.message,
         load_s=runtime.load_s,
         cache=runtime.cache.levels,
+        limit=runtime.seat.limit,
+        kv=runtime.line.levels,
+        expires_s=expires_s,
     )

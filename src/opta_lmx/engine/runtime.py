@@ -35,6 +35,7 @@ from opta_lmx.engine.worker import (
     WorkerHandle,
     worker_died,
 )
+from opta_lmx.scheduling.ledger import MemoryNeed
 from opta_lmx.scheduling.loading import ColdStart, LoadWork
 from opta_lmx.scheduling.retry import RestartPolicy
 from opta_lmx.scheduling.rules import Position, Work
@@ -74,7 +75,8 @@ class Plan(msgspec.Struct, frozen=True):
     `prepare` does what must be done first (a conversion) and returns the final `Load`;
     `sampling` are the defaults the model's record on disk asks for; `kind` is what it is for;
     `context` is the window that was asked for (0: as configured); `weights_bytes` and
-    `convert_bytes` are the work; `states` says where prompts that were processed may be written.
+    `convert_bytes` are the work; `states` says where prompts that were processed may be written;
+    `need` is the memory it is given, `ttl_s` how long it may be idle (None: as the others).
     """
 
     ref: str
@@ -89,6 +91,8 @@ class Plan(msgspec.Struct, frozen=True):
     weights_bytes: int = 0
     convert_bytes: int = 0
     states: StateHome | None = None
+    need: MemoryNeed = MemoryNeed(0)
+    ttl_s: float | None = None
 
     @property
     def work(self) -> LoadWork:
@@ -105,6 +109,9 @@ class ModelRuntime:
         policy: when to restart.
         limits: how long things may take.
         ports: clock, telemetry, and the times that loads have taken.
+
+    Attributes:
+        keep_s: how long it may be idle before it is unloaded, where a request has said (s).
     """
 
     def __init__(
@@ -126,13 +133,14 @@ class ModelRuntime:
         self.worker: WorkerHandle | None = None
         self.ready: Ready | None = None
         self._turns = turns
-        self.cache = turns.cache
+        self.cache, self.seat = turns.cache, turns.seat
         self._usable = asyncio.Event()
         self._crashed = asyncio.Event()
         self._quarantine: LmxError | None = None
         self._cold = ColdStart(self._clock)
         self._cold.expect(self._book.times.conversion_s(plan.work) + self._load_s())
         self.load_s = 0.0
+        self.keep_s: float | None = None
         turns.line.set_slots(plan.slots)
 
     # --- life -----------------------------------------------------------------
@@ -211,17 +219,9 @@ class ModelRuntime:
             async with asyncio.timeout(self._limits.load_timeout_s):
                 ready = await worker.start(self.plan.environment, self.plan.log_file)
         except TimeoutError:
-            raise LmxError(
-                ErrorKind.UNAVAILABLE,
-                f"Model '{self.plan.ref}' took too long to load.",
-                code="load_timeout",
-            ) from None
+            raise _load_timeout(self.plan.ref) from None
         except OSError as error:
-            raise LmxError(
-                ErrorKind.UNAVAILABLE,
-                f"The worker of model '{self.plan.ref}' cannot start: {error}",
-                code="load_failed",
-            ) from None
+            raise _cannot_start(self.plan.ref, error) from None
         self.load_s = self._clock.monotonic() - began
         self._telemetry.observe("model_load_seconds", self.load_s, model=self.plan.ref)
         return ready
@@ -395,6 +395,20 @@ class ModelRuntime:
         if self.worker is None or self.worker.dead:
             raise self._reason or worker_died(self.plan.ref)
         return self.worker
+
+
+def _load_timeout(model: str) -> LmxError:
+    return LmxError(
+        ErrorKind.UNAVAILABLE, f"Model '{model}' took too long to load.", code="load_timeout"
+    )
+
+
+def _cannot_start(model: str, error: OSError) -> LmxError:
+    return LmxError(
+        ErrorKind.UNAVAILABLE,
+        f"The worker of model '{model}' cannot start: {error}",
+        code="load_failed",
+    )
 
 
 def _keeps_crashing(model: str) -> LmxError:

@@ -26,6 +26,8 @@ class TokenStream:
         self.finished = False
         """The last token has come."""
         self.cached_tokens = 0
+        self.drafted_tokens = 0
+        self.accepted_tokens = 0
 
     @property
     def over(self) -> bool:
@@ -43,6 +45,11 @@ class TokenStream:
     def restart(self) -> None:
         """The worker is gone; without any token so far, everything begins anew."""
         self._started = bool(self.ids)
+
+    def guess(self, tokens: int, accepted: int) -> None:
+        """A draft model guessed so many more tokens; the model accepted `accepted` of them."""
+        self.drafted_tokens += tokens
+        self.accepted_tokens += accepted
 
     def push(self, token: TokenOut) -> None:
         """Add a token; a reader that fell too far behind is cut with an error.

@@ -6,8 +6,10 @@ from collections import Counter
 from opta_lmx.backends.frames import Cancel, Ready, Step
 from opta_lmx.core.clock import Clock
 from opta_lmx.core.errors import ErrorKind, LmxError
+from opta_lmx.core.principal import Lane
 from opta_lmx.engine.caching import ModelCache
 from opta_lmx.engine.course import Course, Phase, resumable
+from opta_lmx.engine.device import Device, Seat
 from opta_lmx.engine.worker import WorkerHandle
 from opta_lmx.scheduling.fair_line import FairLine
 from opta_lmx.scheduling.rules import Position, Work
@@ -29,11 +31,17 @@ class Turns:
         line: decides.
         cache: is asked before every submission, and told what becomes of it.
         clock: time.
+        seat: its place on the device, which says when slots may be granted; without one it has
+            the device for itself.
     """
 
-    def __init__(self, line: FairLine, cache: ModelCache, clock: Clock) -> None:
+    def __init__(
+        self, line: FairLine, cache: ModelCache, clock: Clock, seat: Seat | None = None
+    ) -> None:
         self.line = line
         self.cache = cache
+        self.seat = seat or Device(clock).seat("", line)
+        self.seat.occupant = self
         self._clock = clock
         self._worker: WorkerHandle | None = None
         self._ready: Ready | None = None
@@ -43,6 +51,7 @@ class Turns:
         self._courses: dict[int, Course] = {}
         self._deaths: Counter[int] = Counter()
         self._looked_at = clock.monotonic()
+        self._left: int | None = None
 
     # --- workers come and go --------------------------------------------------
 
@@ -51,6 +60,8 @@ class Turns:
         self._worker, self._ready = worker, ready
         self.line.set_slots(ready.slots)
         self.line.set_preemptible(ready.pauses)
+        self.line.set_room(ready.kv, ready.kv_bytes)
+        self.seat.resume(ready.slots)
         self._grant()
 
     def suspend(self, reason: LmxError) -> None:
@@ -60,10 +71,11 @@ class Turns:
             reason: what those are told who cannot go on.
         """
         self.cache.detach()
-        self._worker = None
+        self._worker = self._left = None
         holders, self._holders = self._holders, set()
         for ticket in holders:
             self._bereave(ticket, reason)
+        self.seat.leave()
 
     def _bereave(self, ticket: int, reason: LmxError) -> None:
         course = self._courses.get(ticket)
@@ -100,6 +112,7 @@ class Turns:
             self._forget(ticket, finished=False)
         for ticket in list(self._holders):
             self._forget(ticket, finished=False)
+        self.seat.leave()
 
     # --- the first turn -------------------------------------------------------
 
@@ -169,11 +182,15 @@ class Turns:
         """Charge what was produced, and see now and then whether somebody must make room."""
         for token in step.tokens:
             self.line.charge(token.request, 1)
-        if self.line.waiting:
+        self.line.kv_used = step.kv_bytes
+        if self.seat.stepped(step) or self.line.cramped:
+            self._grant()
+        elif self.line.waiting:
             now = self._clock.monotonic()
             if now - self._looked_at >= _LOOK_S:
                 self._looked_at = now
                 self._grant()
+        self._share_memory()
 
     def released(self, ticket: int) -> None:
         """The slot of a ticket is free again; it goes to the next."""
@@ -186,16 +203,29 @@ class Turns:
             if course is not None:
                 course.stream.fail(_without_reason())
             self._forget(ticket, finished=finished)
+            self.seat.throttle.freed()
         self._grant()
 
     # --- inside ---------------------------------------------------------------
 
     def _grant(self) -> None:
+        self.seat.arrange()
+
+    def fill(self, *, begin: bool) -> None:
+        """Ask rows to make room for who must not wait, and grant slots if any may (`begin`)."""
         while self._worker is not None:
-            while (ticket := self.line.grant()) is not None:
+            while begin and (ticket := self.line.grant()) is not None:
                 self._give(ticket)
             if not self._make_room():
-                return
+                break
+        self._share_memory()
+
+    def _share_memory(self) -> None:
+        """Let processed prompts have what running rows leave."""
+        left = self.line.memory_left
+        if left is not None and left != self._left:
+            self._left = left
+            self.cache.bound(left)
 
     def _give(self, ticket: int) -> None:
         self._holders.add(ticket)
@@ -211,16 +241,27 @@ class Turns:
         """Ask rows to pause for those who must not wait; True when a slot is free already."""
         free = False
         while self._worker is not None and (ticket := self.line.preempt()) is not None:
-            course = self._courses.get(ticket)
-            if course is not None:
-                course.phase = Phase.YIELDING
-                self.cache.hold(ticket)
-                self._worker.cancel(Cancel(ticket, hold=True))
-            elif ticket in self._waiting:
-                self._holders.discard(ticket)
-                self.line.yielded(ticket)
-                free = True
+            free |= self._ask_to_pause(ticket)
         return free
+
+    def pause(self, lane: Lane) -> None:
+        """Ask the rows of a lane to pause; they go on when the line lets them."""
+        if self._worker is not None:
+            for ticket in self.line.pause(lane, self.cache.hold):
+                self._ask_to_pause(ticket)
+
+    def _ask_to_pause(self, ticket: int) -> bool:
+        """The line wants this slot back; True when it is free already."""
+        course = self._courses.get(ticket)
+        if course is not None:
+            course.phase = Phase.YIELDING
+            self.cache.hold(ticket)
+            self._end_row(Cancel(ticket, hold=True))
+        elif ticket in self._waiting:
+            self._holders.discard(ticket)
+            self.line.yielded(ticket)
+            return True
+        return False
 
     def _end_row(self, request: Cancel) -> None:
         if self._worker is not None:
@@ -229,7 +270,9 @@ class Turns:
     def _send(self, course: Course) -> None:
         assert self._worker is not None
         course.phase = Phase.RUNNING
-        self._worker.submit(self.cache.planned(*course.rest()), course.stream)
+        request = self.cache.planned(*course.rest())
+        self._share_memory()
+        self._worker.submit(request, course.stream)
 
     def _wait_again(self, ticket: int, course: Course) -> None:
         course.phase = Phase.WAITING

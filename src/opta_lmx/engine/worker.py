@@ -80,6 +80,26 @@ class Preparation:
             waited_for.set_exception(reason.again())
 
 
+class StepTimes:
+    """How long steps take of late (ms): those that only decode, and those with a piece of prompt.
+
+    Old ones fade; 0 before the first of its kind.
+    """
+
+    __slots__ = ("decode_ms", "prefill_ms")
+    _NEW = 0.1
+
+    def __init__(self) -> None:
+        self.decode_ms = self.prefill_ms = 0.0
+
+    def add(self, step: Step) -> None:
+        """Take in a step."""
+        if step.prefill:
+            self.prefill_ms += (step.ms - self.prefill_ms) * (self._NEW if self.prefill_ms else 1.0)
+        else:
+            self.decode_ms += (step.ms - self.decode_ms) * (self._NEW if self.decode_ms else 1.0)
+
+
 class WorkerHandle:
     """Speaks the frame protocol with one worker process.
 
@@ -112,6 +132,7 @@ class WorkerHandle:
         self._reason: LmxError | None = None
         self.dead = False
         self.steps = 0
+        self.step_times = StepTimes()
 
     async def start(self, environment: Mapping[str, str], log_file: Path) -> Ready:
         """Start the process and load the model. Raises LmxError when it cannot be loaded."""
@@ -275,11 +296,16 @@ class WorkerHandle:
         self._last_sign = self._clock.monotonic()
         self._predicted_s = 0.0
         self.steps += 1
+        self.step_times.add(step)
         streams = self._streams
         for started in step.started:
             stream = streams.get(started.request)
             if stream is not None:
                 stream.begin(started.cached)
+        for drafted in step.drafts:
+            stream = streams.get(drafted.request)
+            if stream is not None:
+                stream.guess(drafted.tokens, drafted.accepted)
         for token in step.tokens:
             stream = streams.get(token.request)
             if stream is not None:

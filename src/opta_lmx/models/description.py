@@ -71,6 +71,13 @@ class ModelInfo(msgspec.Struct, frozen=True):
         return "embedding" if self.embedding else "chat"
 
 
+def with_draft(info: ModelInfo, draft: ModelInfo) -> ModelInfo:
+    """A model together with the one that drafts for it: weights and caches of both."""
+    return msgspec.structs.replace(
+        info, weights_bytes=info.weights_bytes + draft.weights_bytes, kv=(*info.kv, *draft.kv)
+    )
+
+
 def grouped(layers: list[KvGroup]) -> tuple[KvGroup, ...]:
     """Merge single-layer groups that are alike, in order of first appearance."""
     counts: dict[tuple[int, int, int], int] = {}

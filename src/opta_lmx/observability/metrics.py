@@ -25,6 +25,9 @@ METRICS: dict[str, Metric] = {
         "counter", "Clients gone before their answer ended.", ("route",)
     ),
     "queue_time_seconds": Metric("histogram", "From arrival to the grant of a slot.", ("model",)),
+    "slot_wait_seconds": Metric(
+        "histogram", "From a prepared prompt to the grant of a slot.", ("model", "lane")
+    ),
     "time_to_first_token_seconds": Metric(
         "histogram", "From arrival to the first token.", ("model",)
     ),
@@ -37,6 +40,12 @@ METRICS: dict[str, Metric] = {
     ),
     "prompt_tokens_total": Metric("counter", "Prompt tokens processed.", ("model",)),
     "generation_tokens_total": Metric("counter", "Tokens generated and delivered.", ("model",)),
+    "spec_decode_num_draft_tokens_total": Metric(
+        "counter", "Tokens guessed by a draft model.", ("model",)
+    ),
+    "spec_decode_num_accepted_tokens_total": Metric(
+        "counter", "Guessed tokens that became part of an answer.", ("model",)
+    ),
     "prefix_cache_queries_total": Metric(
         "counter", "Prompt tokens looked up in the prefix cache.", ("model",)
     ),
@@ -52,8 +61,24 @@ METRICS: dict[str, Metric] = {
     "prefix_cache_bytes": Metric("gauge", "Cached states in memory.", ("model",)),
     "prefix_cache_disk_bytes": Metric("gauge", "Cached states in files.", ("model",)),
     "model_load_seconds": Metric("histogram", "Time to load a model.", ("model",)),
+    "model_loads_total": Metric("counter", "Models loaded, by who wanted it.", ("model", "reason")),
+    "model_evictions_total": Metric(
+        "counter", "Idle models unloaded unasked, by the reason.", ("model", "reason")
+    ),
+    "model_memory_bytes": Metric("gauge", "Memory a model is given.", ("model",)),
+    "memory_free_bytes": Metric("gauge", "Of the models' memory, what none has a claim on.", ()),
     "engine_restarts_total": Metric("counter", "Workers restarted after a crash.", ("model",)),
     "tool_parse_failures_total": Metric("counter", "Tool calls given back as text.", ("dialect",)),
+    "concurrency_limit": Metric(
+        "gauge",
+        "Requests that may run at once: the slots, or fewer while steps are slow.",
+        ("model",),
+    ),
+    "kv_cache_usage_perc": Metric(
+        "gauge", "Caches of running requests, as a part (0 to 1) of their memory.", ("model",)
+    ),
+    "kv_cache_reserved_bytes": Metric("gauge", "Reserved for those caches.", ("model",)),
+    "kv_cache_bytes": Metric("gauge", "Memory that those caches may take.", ("model",)),
     "requests_running": Metric("gauge", "Requests that hold a slot.", ("model", "lane")),
     "requests_waiting": Metric("gauge", "Requests waiting for a slot.", ("model", "lane")),
     "queue_age_seconds": Metric(
@@ -98,7 +123,7 @@ class MetricsRegistry:
         """Set one level."""
         family = self._families[name]
         assert isinstance(family, Gauge)
-        family.labels(**labels).set(value)
+        (family.labels(**labels) if labels else family).set(value)
 
     def clear_gauges(self) -> None:
         """Forget all levels, so that what is gone is not shown any more."""

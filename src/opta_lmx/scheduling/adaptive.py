@@ -13,12 +13,12 @@ _RECENT = 9
 """Steps that say how slow it is now: the median shrugs off four outliers."""
 _EVERY = 4
 """Clean steps between two changes of the limit."""
-_TOLERANCE = 1.5
-"""Steps this much slower than usual are usual still."""
+_TOLERANCE = 2.0
+"""Steps this much slower than usual are usual still: as when another program runs beside."""
 _STEEPEST = 0.5
 _HEADROOM = 0.5
 """Of the root of the limit: room to grow at each change, which balances a slight slowness."""
-_GROWTH = 0.25
+_GROWTH = 0.5
 """Share of the way up taken at once; the way down is taken whole."""
 _QUICKER = 0.95
 _SETTLED = 1 / 500
@@ -26,6 +26,7 @@ _SETTLED = 1 / 500
 _LONG_RUN = 1 / 1000
 """How fast a step changes what is usual: four times slower for good is usual after 1,400
 steps of each shape."""
+_TINY = 1e-300
 _PATIENCE = 64
 """Steps in a row that tell nothing, after which what they told before no longer counts."""
 
@@ -74,12 +75,12 @@ class _Shape:
         part += math.copysign(max(_LONG_RUN, 0.1 / self.seen), ratio - 1)
         self.ms *= math.exp(part)
 
-    def bound(self, other: "_Shape", ms: float) -> float:
-        """Hold another shape's cost to what this one's allows: it grows at most in proportion."""
+    def allows(self, other: "_Shape") -> tuple[float, float]:
+        """Least and most (ms) that another shape costs: costs grow at most in proportion."""
         ratios = [1.0, other.rows / self.rows]
         if self.kv_bytes and other.kv_bytes:
             ratios.append(other.kv_bytes / self.kv_bytes)
-        return min(max(ms, self.ms * min(ratios)), self.ms * max(ratios))
+        return self.ms * min(ratios), self.ms * max(ratios)
 
 
 class Baseline:
@@ -134,10 +135,20 @@ class Baseline:
         return shape
 
     def _settle(self, shape: _Shape) -> None:
-        """Say what a new shape costs: its first steps are as slow as the last ones known were."""
+        """Say what a new shape costs, given the last one known.
+
+        Its first steps are as slow as the last ones known were, if they would be too slow else.
+        In doubt it is over: a limit that rises too early soon meets shapes that are known.
+        """
         ms, slowness = median(shape.first), self.slowness
         if self._last is not None:
-            ms = self._last.bound(shape, ms / slowness if slowness > _TOLERANCE else ms)
+            least, most = self._last.allows(shape)
+
+            def misfit(cost: float) -> float:
+                return max(1.0, least / max(cost, _TINY), cost / most)
+
+            ms = min(ms, ms / slowness if slowness > _TOLERANCE else ms, key=misfit)
+            ms = min(max(ms, least), most)
         shape.settle(ms)
 
 
@@ -146,8 +157,8 @@ class AdaptiveLimit:
 
     At each change the limit becomes `limit x gradient + headroom`, where the gradient is the
     tolerated slowness over the measured one (0.5 to 1) and the headroom half the limit's root.
-    Steps four times slower bring any limit to 1; up to half as slow again leave it alone; a limit
-    of 8 gives way from 1.8 times on. Running requests are never cut: a lower limit holds for
+    Steps four times slower bring any limit to 1; up to twice as slow leave it alone; a limit of
+    8 gives way from 2.4 times on. Running requests are never cut: a lower limit holds for
     who comes next.
 
     Args:

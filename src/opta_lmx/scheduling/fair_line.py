@@ -1,21 +1,15 @@
 """The bounded waiting line of one model: fair to keys and clients, by service, not by turns."""
 
-import msgspec
-
-from opta_lmx.core.clock import Clock
 from opta_lmx.core.errors import ErrorKind, LmxError
 from opta_lmx.core.principal import Caller, Lane
-from opta_lmx.scheduling.forecast import Forecast
-from opta_lmx.scheduling.order import Order
-from opta_lmx.scheduling.pace import Pace
-from opta_lmx.scheduling.pausing import row_to_pause
-from opta_lmx.scheduling.places import Places
+from opta_lmx.scheduling.places import key_of
 from opta_lmx.scheduling.retry import retry_after
-from opta_lmx.scheduling.rules import Depth, LineRules, Position, Work
+from opta_lmx.scheduling.rules import Depth, Position, Work
+from opta_lmx.scheduling.slots import Slots
 from opta_lmx.scheduling.tickets import Phase, Ticket
 
 
-class FairLine:
+class FairLine(Slots):
     """Counts who is in front of the model and decides who runs next, and who makes room.
 
     A ticket is entered at the first gate, becomes ready when its prompt is prepared, runs when
@@ -27,53 +21,6 @@ class FairLine:
         rules: the policy.
         clock: time.
     """
-
-    def __init__(self, rules: LineRules, clock: Clock) -> None:
-        self.rules = rules
-        self.pace = Pace()
-        self._clock = clock
-        self._places = Places(rules)
-        self._order = Order(rules, self._places)
-        self._forecast = Forecast(self._order, self.pace, rules.prices.answer)
-        self._tickets: dict[int, Ticket] = {}
-        self._rows: dict[int, Ticket] = {}
-        self._slots = 1
-        self._limit: int | None = None
-        self._last = self._readied = self._granted = self._refused = 0
-
-    # --- what there is --------------------------------------------------------
-
-    @property
-    def waiting(self) -> int:
-        """Tickets that hold no slot, paused ones too."""
-        return len(self._tickets) - len(self._rows)
-
-    @property
-    def running(self) -> int:
-        """Tickets that hold a slot."""
-        return len(self._rows)
-
-    @property
-    def slots(self) -> int:
-        """Slots that may be held now: the worker's, or fewer where the limit is lower."""
-        return self._slots if self._limit is None else min(self._slots, self._limit)
-
-    def set_slots(self, slots: int) -> None:
-        """Say how many rows the worker can run; running ones are never cut."""
-        self._slots = max(1, slots)
-
-    def set_limit(self, limit: int | None) -> None:
-        """Let fewer run than the worker could, at least one; None lifts the limit."""
-        self._limit = None if limit is None else max(1, limit)
-
-    def set_preemptible(self, able: bool) -> None:
-        """Say whether the engine can pause a row and let it go on later."""
-        self.rules = self._order.rules = msgspec.structs.replace(self.rules, preemptible=able)
-
-    def caller(self, number: int) -> Caller:
-        """Whose ticket it is; nobody's in particular when it is gone."""
-        ticket = self._tickets.get(number)
-        return Caller() if ticket is None else ticket.caller
 
     # --- waiting --------------------------------------------------------------
 
@@ -119,6 +66,7 @@ class FairLine:
 
     def _line_up(self, ticket: Ticket) -> None:
         """Put a ticket among the ready; its prompt is paid for once, however often it runs."""
+        self._stuck = False
         prompt = 0.0 if ticket.granted else ticket.work.cost(self.rules.prices)
         left = self._forecast.answer(ticket)
         ticket.phase = Phase.READY
@@ -136,16 +84,14 @@ class FairLine:
             return
         if ticket.phase is Phase.READY:
             ticket.share.remove(ticket)
+        self._stuck = False
         self._forget(ticket)
 
     # --- running --------------------------------------------------------------
 
     def grant(self) -> int | None:
         """Give a free slot to whoever is next, or return None."""
-        if self.running >= self.slots:
-            return None
-        now = self._clock.monotonic()
-        ticket = self._order.next(self.slots, now)
+        ticket, now = self.upcoming(), self._clock.monotonic()
         if ticket is None:
             return None
         self._order.take(ticket, now)
@@ -156,6 +102,8 @@ class FairLine:
         ticket.granted_at = now
         ticket.granted, ticket.stint, ticket.phase = self._granted, 0, Phase.RUNNING
         self._rows[ticket.number] = ticket
+        if self.room is not None:
+            self.room.take(ticket)
         return ticket.number
 
     def charge(self, number: int, tokens: int) -> None:
@@ -168,6 +116,8 @@ class FairLine:
         ticket.produced += tokens
         ticket.stint += tokens
         self._charge(ticket, tokens * self.rules.prices.answer)
+        if ticket.produced >= ticket.grows_at and self.room is not None:
+            self.room.grow(ticket)
 
     def _began(self, ticket: Ticket) -> None:
         """The first of an answer, or of its continuation: what came before was the prompt."""
@@ -178,31 +128,6 @@ class FairLine:
     def _charge(self, ticket: Ticket, cost: float) -> None:
         ticket.paid += cost
         ticket.share.charge(cost)
-
-    def preempt(self) -> int | None:
-        """A running ticket that must yield now so that one who waits can run, or None.
-
-        Each call names another one, which keeps its slot until it has `yielded` or is released.
-        """
-        if not self.rules.preemptible or self.running < self.slots:
-            return None
-        now = self._clock.monotonic()
-        for waiting, patience_s in self._order.claimants(self.slots):
-            if not self._impatient(waiting, patience_s, now):
-                continue
-            row = row_to_pause(waiting, self._rows.values(), self.rules, now)
-            if row is not None:
-                row.phase = Phase.YIELDING
-                row.paused_at = (*row.paused_at[-1:], now)
-                row.share.claim(-1)
-                self._order.promise(waiting.share)
-                return row.number
-        return None
-
-    def _impatient(self, ticket: Ticket, patience_s: float, now: float) -> bool:
-        """True when it has waited, or is about to wait, longer than it should."""
-        left = patience_s - (now - ticket.ready_at)
-        return left <= 0 or self.pace.request_s.value / self.slots > left
 
     def yielded(self, number: int) -> None:
         """A ticket let go of its slot, asked to or not, and waits again in its old place."""
@@ -230,6 +155,8 @@ class FairLine:
         elif not ticket.produced:
             used = held_s / max(self.pace.prompt_s.value, 1e-9)
             self._charge(ticket, min(0.0, used - ticket.paid))
+        if ticket.produced:
+            self._lengths.record(key_of(ticket.caller), ticket.produced)
         self._vacate(ticket)
         self._forget(ticket)
 
@@ -246,21 +173,19 @@ class FairLine:
         for average in (self.pace.answer, *(share.answer for share in ticket.share.path[-2:])):
             average.add(ticket.produced)
 
-    def clear_running(self) -> None:
-        """Forget every slot, and who held it: the worker is gone."""
-        for ticket in list(self._rows.values()):
-            self._vacate(ticket)
-            self._forget(ticket)
-
     def _vacate(self, ticket: Ticket) -> None:
-        """Take the slot from a ticket."""
+        """Take the slot, and room for caches, from a ticket."""
+        self._stuck = False
         del self._rows[ticket.number]
+        if self.room is not None:
+            self.room.release(ticket)
         ticket.share.hold(-1)
         if ticket.phase is Phase.YIELDING:
             ticket.share.claim(1)
         self._places.stop(ticket.tally)
 
     def _forget(self, ticket: Ticket) -> None:
+        self.left_at = self._clock.monotonic()
         del self._tickets[ticket.number]
         self._places.forget(ticket.caller, ticket.tally, waiting=not ticket.granted)
         if ticket.leaf is not None:
@@ -285,10 +210,16 @@ class FairLine:
 
     def _turn(self, caller: Caller, before: list[Ticket]) -> Position:
         now = self._clock.monotonic()
-        found = self._forecast.turn(caller, before, self._rows.values(), self.slots, now)
+        slots = self._useful_slots
+        found = self._forecast.turn(caller, before, self._rows.values(), slots, now)
         preparing = self.waiting - self._order.ready
-        wait_s = preparing * self.pace.request_s.value / self.slots
+        wait_s = preparing * self.pace.request_s.value / slots
         return Position(found.ahead + preparing, found.estimate_s + wait_s)
+
+    @property
+    def _useful_slots(self) -> int:
+        """Slots that are used: where caches do not fit, no more than run."""
+        return max(1, self.running) if self._held_back else self.slots
 
     def depths(self) -> tuple[Depth, ...]:
         """What each client has in each lane, waiting and running."""

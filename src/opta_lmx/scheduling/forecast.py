@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from opta_lmx.core.principal import Caller
 from opta_lmx.scheduling.order import Order
-from opta_lmx.scheduling.pace import Pace, answer_left, believed
+from opta_lmx.scheduling.pace import Pace, answer_left, believed, still_to_come
 from opta_lmx.scheduling.retry import MAX_RETRY_S
 from opta_lmx.scheduling.rules import Position
 from opta_lmx.scheduling.shares import Share
@@ -98,18 +98,25 @@ class Forecast:
 
     def answer(self, ticket: Ticket) -> Load:
         """What a ticket's answer has yet to cause, judged by its client's, its key's, or all."""
+        return self._left(ticket, self._pace.token_s.value)
+
+    def _left(self, ticket: Ticket, token_s: float) -> Load:
         *_, key, client = ticket.share.path
         average = believed(client.answer, key.answer, self._pace.answer)
         tokens = answer_left(average, ticket.produced, ticket.work)
-        return Load(tokens * self._answer_price, tokens * self._pace.token_s.value, 1.0)
+        return Load(tokens * self._answer_price, tokens * token_s, 1.0)
 
     def _row(self, row: Ticket, now: float) -> tuple[Share, Load]:
-        """What a running row has yet to cause, its prompt's time too where that still lasts."""
-        left = self.answer(row)
-        if not row.produced:
-            prompt_s = row.paid * self._pace.prompt_s.value - (now - row.granted_at)
-            left = left.plus(Load(0.0, max(0.0, prompt_s)))
-        return row.share, left
+        """What a running row has yet to cause, its prompt's time too where that still lasts.
+
+        It is under way, so its own pace counts beside that of those that have ended.
+        """
+        if row.stint:
+            token_s = self._pace.token_s.blend(now - row.first_at, row.stint)
+            return row.share, self._left(row, token_s)
+        usual_s = 0.0 if row.produced else row.paid * self._pace.prompt_s.value
+        prompt_s = still_to_come(usual_s, now - row.granted_at)
+        return row.share, self.answer(row).plus(Load(0.0, prompt_s))
 
     def turn(
         self, caller: Caller, before: list[Ticket], rows: Iterable[Ticket], slots: int, now: float

@@ -9,8 +9,8 @@ from opta_lmx.core.principal import Lane
 
 SHARE = 0.2
 """Of the time while an interactive row runs: what background steps may take of it."""
-BURST_MS = 250.0
-QUANTUM_MS = 500.0
+BURST_MS = 100.0
+QUANTUM_MS = 250.0
 """Time for which a worker processes prompts before another of the same urgency takes its turn."""
 AGEING_S = 10.0
 """Every so long, a prompt that waits counts as one class more urgent."""
@@ -54,7 +54,6 @@ class _Worker:
         self.running: dict[Lane, int] = {}
         self.since: dict[Lane, float] = {}
         self.turn_ended_at = float("-inf")
-        self.last_step_at = float("-inf")
         self.stuck = False
 
     def rank(self, now: float, ageing_s: float, *, held: bool) -> int | None:
@@ -79,36 +78,40 @@ class _Turn(msgspec.Struct):
 class BackgroundShare:
     """Holds background to its share of the time in which interactive rows run.
 
-    Time earns credit at the share's rate, up to a burst; background steps spend it. Once spent,
-    background waits until half a burst is earned, so that it is not stopped at every step.
+    Time earns credit at the share's rate, up to a burst; background steps spend it while such
+    rows run. Once spent, background waits until half a burst is earned, so that it is not stopped
+    at every step. It waits so long too when an interactive row comes after a pause of that
+    length, in which background had the device for itself: the first token must not wait for it.
     """
 
     def __init__(self, share: float, burst_ms: float) -> None:
         self._share = share
         self._burst_ms = burst_ms
         self._credit_ms = burst_ms
-        self._since: float | None = None
+        self._earned_at = self._free_since = float("-inf")
+        self._running = False
         self._spent = False
 
     def interactive(self, now: float, *, running: bool) -> None:
         """Say whether an interactive row runs from now on."""
         self._earn(now)
-        if not running:
-            self._since, self._credit_ms, self._spent = None, self._burst_ms, False
-        elif self._since is None:
-            self._since = now
+        if running and not self._running and now - self._free_since >= self._hold_s:
+            self._credit_ms, self._spent = 0.0, True
+        if self._running and not running:
+            self._free_since = now
+        self._running = running
 
     def spend(self, ms: float, now: float) -> None:
         """Background has used the device."""
         self._earn(now)
-        if self._since is not None:
+        if self._running:
             self._credit_ms -= ms
             self._spent = self._spent or self._credit_ms <= 0
 
     def held(self, now: float) -> bool:
         """True while background must not run."""
         self._earn(now)
-        return self._since is not None and self._spent
+        return self._running and self._spent
 
     def wait_s(self, now: float) -> float:
         """Seconds until background may run again, if interactive rows go on."""
@@ -116,12 +119,14 @@ class BackgroundShare:
             return 0.0
         return (self._burst_ms / 2 - self._credit_ms) / self._share / 1000
 
+    @property
+    def _hold_s(self) -> float:
+        return self._burst_ms / 2 / self._share / 1000
+
     def _earn(self, now: float) -> None:
-        if self._since is None:
-            return
-        earned = self._credit_ms + self._share * (now - self._since) * 1000
+        earned = self._credit_ms + self._share * (now - self._earned_at) * 1000
         self._credit_ms = min(self._burst_ms, earned)
-        self._since = now
+        self._earned_at = now
         if self._credit_ms >= self._burst_ms / 2:
             self._spent = False
 
@@ -151,29 +156,15 @@ class DeviceGovernor:
         # A class waits from when its first prompt came until none is left.
         known.since = {lane: known.since.get(lane, now) for lane, count in prompts.items() if count}
 
-    def stepped(self, worker: str, step: DeviceStep, now: float) -> bool:
-        """Take in a step that ended now.
-
-        Returns:
-            True when no other worker of the device was active meanwhile: only such steps tell
-            how fast the worker is.
-        """
-        known = self._worker(worker)
-        began = now - step.ms / 1000
-        alone = all(
-            not other.running and other.last_step_at <= began
-            for name, other in self._workers.items()
-            if name != worker
-        )
-        known.last_step_at = now
+    def stepped(self, worker: str, step: DeviceStep, now: float) -> None:
+        """Take in a step that ended now."""
         if spent := step.background_ms:
             self._share.spend(spent, now)
-        known.stuck = False
+        self._worker(worker).stuck = False
         if self._turn is not None and self._turn.worker == worker and step.prefill is not None:
             self._turn.ms += step.ms
             self._turn.progress_at = now
             self._turn.served.add(step.prefill)
-        return alone
 
     def left(self, worker: str, now: float) -> None:
         """The worker is gone."""

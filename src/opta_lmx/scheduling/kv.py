@@ -1,15 +1,12 @@
 """Room for the caches of running requests: reserved before they run, grown as they go on."""
 
-from bisect import bisect_left, insort
 from collections import OrderedDict, deque
-from collections.abc import Sequence
+from collections.abc import Collection
 
 import msgspec
 
-from opta_lmx.core.errors import ErrorKind, LmxError
+from opta_lmx.core.kv_cost import KvCost
 
-BUCKET_BOUNDS = (2_048, 16_384)
-"""Longest rows (tokens) of the length buckets; a last bucket holds what is longer."""
 FIRST_ANSWER = 512
 """Tokens expected of an answer of a key that has not had enough of them."""
 GRAIN = 32
@@ -17,28 +14,10 @@ GRAIN = 32
 _ENOUGH = 8
 _REMEMBERED = 64
 _MAX_KEYS = 1_000
-_LARGEST_CONTEXT = 1 << 31
 
-
-class KvCost(msgspec.Struct, frozen=True):
-    """What the caches of one row take, in bytes.
-
-    `layers` holds (bytes a token, window in tokens) for each group of layers; a window of 0 keeps
-    every token. `fixed` is what a row takes at any length.
-    """
-
-    layers: tuple[tuple[int, int], ...]
-    fixed: int = 0
-
-    def at(self, tokens: int) -> int:
-        """Bytes of a row of so many tokens."""
-        return self.fixed + sum(
-            each * (min(tokens, window) if window else tokens) for each, window in self.layers
-        )
-
-    def tokens_in(self, size: int) -> int:
-        """Tokens (below 2^31) of the longest row within `size` bytes; -1: not even an empty one."""
-        return bisect_left(range(_LARGEST_CONTEXT), size + 1, key=self.at) - 1
+Owner = tuple[str, str]
+"""A key, by tenant and name."""
+NOBODY: Owner = ("", "")
 
 
 class KvDemand(msgspec.Struct, frozen=True):
@@ -49,179 +28,174 @@ class KvDemand(msgspec.Struct, frozen=True):
     most: int
 
 
+class KvLevels(msgspec.Struct, frozen=True):
+    """Bytes that caches of rows may take (0: no bound), are reserved for them, and are in use."""
+
+    available: int = 0
+    reserved: int = 0
+    used: int = 0
+
+
 class AnswerLengths:
     """How long the answers of each key are: the 95th percentile of the last 64."""
 
     def __init__(self) -> None:
-        self._lengths: OrderedDict[tuple[str, str], deque[int]] = OrderedDict()
+        self._lengths: OrderedDict[Owner, deque[int]] = OrderedDict()
+        self._usual: dict[Owner, int] = {}
 
-    def record(self, owner: tuple[str, str], tokens: int) -> None:
+    def record(self, owner: Owner, tokens: int) -> None:
         """Add an answer that has ended, whatever ended it."""
         lengths = self._lengths.setdefault(owner, deque(maxlen=_REMEMBERED))
         lengths.append(tokens)
         self._lengths.move_to_end(owner)
-        if len(self._lengths) > _MAX_KEYS:
-            self._lengths.popitem(last=False)
-
-    def demand(self, owner: tuple[str, str], prompt: int, max_tokens: int) -> KvDemand:
-        """What to reserve for a key's request: never more than it may generate."""
-        lengths = self._lengths.get(owner, ())
-        expected = FIRST_ANSWER
         if len(lengths) >= _ENOUGH:
-            expected = sorted(lengths)[-(-95 * len(lengths) // 100) - 1]
-        return KvDemand(prompt, max(1, min(max_tokens, expected)), max_tokens)
+            self._usual[owner] = sorted(lengths)[-(-95 * len(lengths) // 100) - 1]
+        if len(self._lengths) > _MAX_KEYS:
+            oldest, _ = self._lengths.popitem(last=False)
+            self._usual.pop(oldest, None)
+
+    def demand(self, owner: Owner, prompt: int, most: int, produced: int = 0) -> KvDemand:
+        """What to reserve for a key's request: never more than it may generate.
+
+        Args:
+            owner: the key.
+            prompt: its tokens.
+            most: tokens the whole answer may have.
+            produced: tokens of it that were generated before; they are now processed like a
+                prompt. An answer that has outgrown its key's is expected to grow by half.
+        """
+        left = max(1, most - produced)
+        expected = max(1, self._usual.get(owner, FIRST_ANSWER) - produced, produced // 2)
+        return KvDemand(prompt + produced, min(left, expected), left)
 
 
 class _Row(msgspec.Struct):
-    """A running request: tokens reserved for it, of them for the answer, and its bucket."""
+    """A running request: its prompt, what is reserved for its answer, its owner and its bytes."""
 
     prompt: int
     answer: int
     most: int
-    bucket: int
-
-    @property
-    def length(self) -> int:
-        return self.prompt + self.answer
+    owner: Owner
+    size: int
 
 
 class Reservations:
     """The cache memory of one model: what runs never takes more than it is given.
 
-    A batch pads its rows to the longest, so a bucket takes rows x longest. A row stays in the
-    bucket that it began in, as the worker keeps it in one batch.
+    A row alone, or the only one of its key, always runs and grows: `longest` is what bounds it,
+    before.
 
     Args:
         cost: what a row takes.
         budget: bytes for caches of rows, for kept prefixes and for passing peaks together.
-        peak: bytes left free for what processing a prompt needs on top.
-        bounds: longest rows of the buckets, in tokens.
 
     Attributes:
-        capacity: tokens of the longest request that could ever run: alone, with nothing kept.
-        kept: bytes that prefixes kept under handles take.
+        available: bytes for rows and kept prefixes.
+        reserved: bytes reserved for rows.
     """
 
-    def __init__(
-        self, cost: KvCost, budget: int, peak: int = 0, bounds: Sequence[int] = BUCKET_BOUNDS
-    ) -> None:
+    def __init__(self, cost: KvCost, budget: int) -> None:
         self.cost = cost
-        self.kept = 0
-        self.capacity = max(0, cost.tokens_in(budget - peak))
-        self._budget = budget
-        self._peak = peak
-        self._bounds = tuple(bounds)
+        self.available = max(0, budget - cost.peak)
+        self.reserved = 0
         self._rows: dict[int, _Row] = {}
-        self._buckets: list[list[int]] = [[] for _ in range(len(self._bounds) + 1)]
+        self._longest: dict[int, int] = {}
 
     @property
-    def reserved(self) -> int:
-        """Bytes reserved for rows."""
-        return sum(self._bytes(lengths) for lengths in self._buckets)
+    def left(self) -> int:
+        """Bytes that rows do not claim: kept prefixes may have them until they do."""
+        return max(0, self.available - self.reserved)
 
-    @property
-    def free(self) -> int:
-        """Bytes that nothing has a claim on; below 0 when more is kept than there is room for."""
-        return self._budget - self._peak - self.kept - self.reserved
+    def size(self, demand: KvDemand) -> int:
+        """Bytes that are reserved for a request when it begins."""
+        return self.cost.at(demand.prompt + min(demand.expected, demand.most))
 
-    def keep(self, size: int) -> None:
-        """Say how many bytes the prefixes kept under handles take (not those in use by rows)."""
-        self.kept = size
+    def of(self, rows: Collection[int], owner: Owner | None = None) -> int:
+        """Bytes reserved for these rows; of a key's among them."""
+        return sum(
+            row.size
+            for request, row in self._rows.items()
+            if request in rows and owner in (None, row.owner)
+        )
 
-    def check(self, prompt: int, param: str) -> int:
-        """Return how long an answer to this prompt could ever become, in tokens.
+    def of_key(self, owner: Owner) -> int:
+        """Bytes reserved for a key's rows."""
+        return self.of(self._rows.keys(), owner)
 
-        Raises:
-            LmxError: CONTEXT_LENGTH_EXCEEDED, with numbers, when there is no room for one.
-        """
-        room = self.capacity - prompt
-        if room < 1:
-            raise LmxError(
-                ErrorKind.CONTEXT_LENGTH_EXCEEDED,
-                f"The prompt has {prompt} tokens, whose caches take {self.cost.at(prompt + 1)} "
-                f"bytes; this model has {max(0, self._budget - self._peak)} bytes for caches: "
-                f"room for {self.capacity} tokens, answer included.",
-                param=param,
-            )
-        return room
+    def longest(self, cap: int | None = None) -> int:
+        """Tokens of the longest request that could ever run, of a key that may have `cap` bytes."""
+        size = self.available if cap is None else min(cap, self.available)
+        if size not in self._longest:
+            self._longest[size] = max(0, self.cost.tokens_in(size))
+        return self._longest[size]
 
-    def shortage(self, demand: KvDemand) -> int:
-        """Bytes that must be freed before the request can run; 0 when it fits.
+    def why(self, prompt: int) -> str:
+        """Why a prompt of so many tokens is too long."""
+        return (
+            f"The caches of {prompt} tokens take {self.cost.at(prompt)} bytes; this model has "
+            f"{self.available} bytes for caches."
+        )
 
-        Kept prefixes may be dropped for it: whatever is missing beyond `kept` must wait for
-        running requests.
-        """
-        return max(0, self._needs(self._row(demand)) - self.free)
+    def reachable(self, demand: KvDemand, cap: int | None = None) -> KvDemand:
+        """The demand without what is only expected but could keep the request out for ever."""
+        room = max(1, self.longest(cap) - demand.prompt)
+        return msgspec.structs.replace(demand, expected=min(demand.expected, room))
 
-    def fits(self, demand: KvDemand) -> bool:
-        """True when the request can run now."""
-        return self.shortage(demand) == 0
+    def fits(self, demand: KvDemand, without: Collection[int] = ()) -> bool:
+        """True when the request could run now, were those `without` gone."""
+        taken = self.reserved - (self.of(without) if without else 0)
+        return not taken or taken + self.size(demand) <= self.available
 
-    def add(self, request: int, demand: KvDemand) -> bool:
-        """Reserve for a request that is about to run; False, and nothing done, if it must wait."""
-        if not self.fits(demand):
-            return False
-        self.release(request)
-        row = self._rows[request] = self._row(demand)
-        insort(self._buckets[row.bucket], row.length)
-        return True
+    def fits_key(
+        self, demand: KvDemand, owner: Owner, cap: int, without: Collection[int] = ()
+    ) -> bool:
+        """True when the key's rows, but for those `without`, leave room below its own cap."""
+        taken = self.of_key(owner) - self.of(without, owner)
+        return not taken or taken + self.size(demand) <= cap
 
-    def grow(self, request: int, generated: int) -> bool:
-        """Keep the reservation ahead of an answer of so many tokens.
+    def add(self, request: int, demand: KvDemand, owner: Owner = NOBODY) -> int:
+        """Reserve for a request that is about to run; tokens of answer that are reserved."""
+        answer, size = min(demand.expected, demand.most), self.size(demand)
+        self._rows[request] = _Row(demand.prompt, answer, demand.most, owner, size)
+        self.reserved += size
+        return answer
+
+    def grow(self, request: int, generated: int, cap: int | None = None) -> int:
+        """Keep the reservation ahead of an answer of so many tokens, counted since `add`.
 
         Returns:
-            False when there is no room: someone must give way before this row goes on for more
-            than `GRAIN` tokens.
+            Tokens of answer that are reserved now; 0 when there is no room: someone must give
+            way before this row goes on for more than `GRAIN` tokens.
         """
-        row = self._rows.get(request)
-        if row is None or row.answer >= min(row.most, generated + GRAIN):
-            return True
+        row = self._rows[request]
         least = min(row.most, generated + GRAIN)
-        generous = min(row.most, max(least, row.answer + row.answer // 4))
-        return any(self._extend(row, answer) for answer in (generous, least))
+        if row.answer >= least:
+            return row.answer
+        for answer in (min(row.most, max(least, row.answer + row.answer // 4)), least):
+            more = self.cost.at(row.prompt + answer) - row.size
+            if self._has(row, more) and not self._above_cap(row, more, cap):
+                row.answer, row.size = answer, row.size + more
+                self.reserved += more
+                return answer
+        return 0
+
+    def key_is_full(self, request: int, generated: int, cap: int | None) -> bool:
+        """True when it is its key's own cap that keeps a row from growing."""
+        row = self._rows[request]
+        least = min(row.most, generated + GRAIN)
+        return self._above_cap(row, self.cost.at(row.prompt + least) - row.size, cap)
 
     def release(self, request: int) -> None:
         """The row's memory is free again. Unknown requests are ignored."""
         row = self._rows.pop(request, None)
         if row is not None:
-            self._drop(row)
+            self.reserved -= row.size
 
-    def clear(self) -> None:
-        """The worker is gone, with all rows and everything that was kept."""
-        self._rows.clear()
-        self.kept = 0
-        for lengths in self._buckets:
-            lengths.clear()
+    def _has(self, row: _Row, more: int) -> bool:
+        return self.reserved == row.size or self.reserved + more <= self.available
 
-    def bucket(self, tokens: int) -> int:
-        """Number of the bucket in which a row of this length begins, the shortest first."""
-        return bisect_left(self._bounds, tokens)
-
-    def _row(self, demand: KvDemand) -> _Row:
-        # What is only expected must not keep a request out that could run alone.
-        room = max(1, self.capacity - demand.prompt)
-        answer = min(demand.expected, demand.most, room)
-        return _Row(demand.prompt, answer, demand.most, self.bucket(demand.prompt + answer))
-
-    def _needs(self, row: _Row) -> int:
-        """Bytes that one more row adds, padding included."""
-        lengths = self._buckets[row.bucket]
-        longest = max(row.length, lengths[-1] if lengths else 0)
-        return (len(lengths) + 1) * self.cost.at(longest) - self._bytes(lengths)
-
-    def _extend(self, row: _Row, answer: int) -> bool:
-        self._drop(row)
-        free, before = self.free, row.answer
-        row.answer = answer
-        fits = self._needs(row) <= free
-        if not fits:
-            row.answer = before
-        insort(self._buckets[row.bucket], row.length)
-        return fits
-
-    def _drop(self, row: _Row) -> None:
-        lengths = self._buckets[row.bucket]
-        del lengths[bisect_left(lengths, row.length)]
-
-    def _bytes(self, lengths: Sequence[int]) -> int:
-        return len(lengths) * self.cost.at(lengths[-1]) if lengths else 0
+    def _above_cap(self, row: _Row, more: int, cap: int | None) -> bool:
+        if cap is None:
+            return False
+        taken = self.of_key(row.owner)
+        return taken != row.size and taken + more > cap

@@ -39,7 +39,7 @@ class Residency(StrEnum):
 
 
 class MemoryLine(msgspec.Struct, frozen=True):
-    """One model on the books, for operators; `measured` is False while `size` is an estimate."""
+    """One model on the books, for operators; `measured` is False while `size` is `estimate`."""
 
     model: str
     state: Residency
@@ -48,13 +48,14 @@ class MemoryLine(msgspec.Struct, frozen=True):
     users: int
     pinned: bool
     idle_s: float
+    estimate: int
 
 
 class _Entry:
     """What is known of a loaded model."""
 
     def __init__(self, need: MemoryNeed, now: float) -> None:
-        self.size = need.total
+        self.size = self.estimate = need.total
         self.load_s = max(_LEAST_RELOAD_S, need.load_s)
         self.measured = False
         self.state = Residency.LOADING
@@ -104,6 +105,11 @@ class MemoryLedger:
         """True while any model is being loaded."""
         return any(entry.state is Residency.LOADING for entry in self._entries.values())
 
+    def is_loading(self, model: str) -> bool:
+        """True while this model is being loaded."""
+        entry = self._entries.get(model)
+        return entry is not None and entry.state is Residency.LOADING
+
     def lines(self, now: float) -> list[MemoryLine]:
         """Every model on the books, those that leave last."""
         return [
@@ -115,6 +121,7 @@ class MemoryLedger:
                 entry.users,
                 name in self.pinned,
                 0.0 if entry.users else now - entry.last_use,
+                entry.estimate,
             )
             for name, entry in [*self._entries.items(), *self._leaving]
         ]
@@ -157,6 +164,23 @@ class MemoryLedger:
         self._entries[model] = _Entry(need, now)
         return tuple(victims)
 
+    def readmit(self, model: str, need: MemoryNeed, now: float) -> tuple[str, ...]:
+        """As `admit`, for one on the books that is loaded anew: its old process leaves.
+
+        Raises:
+            LmxError: as `admit`; the model stays as it is then.
+        """
+        old = self._entries.pop(model, None)
+        try:
+            victims = self.admit(model, need, now)
+        except LmxError:
+            if old is not None:
+                self._entries[model] = old
+            raise
+        if old is not None:
+            self._depart(model, old)
+        return victims
+
     def may_load(self) -> bool:
         """True when no memory is used that models being loaded were promised."""
         leaving = sum(entry.size for _, entry in self._leaving)
@@ -172,19 +196,15 @@ class MemoryLedger:
 
     # --- use
 
-    def begin(self, model: str, now: float) -> None:
-        """Somebody uses the model or waits for it, until `end`; it will not be evicted."""
+    def use(self, model: str, users: int, last_use: float) -> None:
+        """So many use the model or wait for it now; it is not evicted while any do.
+
+        `last_use` is when the model was last used, as far as known (monotonic s).
+        """
         entry = self._entries.get(model)
         if entry is not None:
-            entry.users += 1
-            entry.last_use = now
-
-    def end(self, model: str, now: float) -> None:
-        """One user less."""
-        entry = self._entries.get(model)
-        if entry is not None and entry.users:
-            entry.users -= 1
-            entry.last_use = now
+            entry.users = users
+            entry.last_use = max(entry.last_use, last_use)
 
     # --- going
 
@@ -195,6 +215,11 @@ class MemoryLedger:
             return False
         self._leave(model)
         return True
+
+    def leave(self, model: str) -> None:
+        """The model is unloaded, idle or not: somebody wants it so."""
+        if model in self._entries:
+            self._leave(model)
 
     def gone(self, model: str) -> None:
         """The model's process has ended, for whatever reason: its memory is free.
@@ -207,12 +232,12 @@ class MemoryLedger:
                 return
         self._entries.pop(model, None)
 
-    def expired(self, now: float, ttl_s: float) -> tuple[str, ...]:
-        """Models that have been idle for longer than `ttl_s`, the longest first."""
+    def expired(self, now: float, ttl_s: Callable[[str], float]) -> tuple[str, ...]:
+        """Models that have been idle for longer than each may be (s), the longest first."""
         return tuple(
             name
             for name in sorted(self._idle(now), key=lambda name: self._entries[name].last_use)
-            if now - self._entries[name].last_use > ttl_s
+            if now - self._entries[name].last_use > ttl_s(name)
         )
 
     def overdraft(self, now: float) -> tuple[str, ...]:
@@ -253,7 +278,9 @@ class MemoryLedger:
         return chosen
 
     def _leave(self, name: str) -> None:
-        entry = self._entries.pop(name)
+        self._depart(name, self._entries.pop(name))
+
+    def _depart(self, name: str, entry: _Entry) -> None:
         entry.state = Residency.LEAVING
         self._leaving.append((name, entry))
 

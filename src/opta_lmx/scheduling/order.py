@@ -12,14 +12,20 @@ _NO_CAP = 1_000_000
 
 
 class LaneState:
-    """One lane's counter, and since when it has gone without a grant (s)."""
+    """One lane's counter, since when it has gone without a grant (s), and whether it may not."""
 
-    __slots__ = ("rule", "share", "unserved_since")
+    __slots__ = ("barred", "rule", "share", "unserved_since")
 
     def __init__(self, rule: LaneRule, share: Share) -> None:
         self.rule = rule
         self.share = share
         self.unserved_since = 0.0
+        self.barred = False
+
+    @property
+    def wants(self) -> bool:
+        """True when it has somebody ready, and may have a slot."""
+        return self.share.ready > 0 and not self.barred
 
 
 class Order:
@@ -83,13 +89,18 @@ class Order:
             self._withdraw(share if share in kept else kept[0])
         share.hold(1)
 
-    def next(self, slots: int, now: float) -> Ticket | None:
-        """Who gets a free slot: a lane that was promised one, one left waiting, the lowest."""
+    def next(
+        self, slots: int, now: float, passes: Callable[[Ticket], bool] | None = None
+    ) -> Ticket | None:
+        """Who gets a free slot: a lane that was promised one, one left waiting, the lowest.
+
+        Only tickets that `passes` says yes to.
+        """
         self._drop_promises()
 
         fits = self._fitting(slots)
         for state in self._by_turn(now):
-            ticket = self._first(state, fits)
+            ticket = self._first(state, fits, passes)
             if ticket is not None:
                 return ticket
         return None
@@ -103,11 +114,16 @@ class Order:
             since = state.unserved_since if aged else 0.0
             return state.share is not promised, not aged, since, state.share.used
 
-        return sorted((one for one in self.lanes if one.share.ready), key=turn)
+        return sorted((one for one in self.lanes if one.wants), key=turn)
 
-    def _first(self, state: LaneState, fits: Callable[[Ticket], bool]) -> Ticket | None:
+    def _first(
+        self,
+        state: LaneState,
+        fits: Callable[[Ticket], bool],
+        passes: Callable[[Ticket], bool] | None = None,
+    ) -> Ticket | None:
         """Of those in a lane who are equally far behind, the one with most in cache."""
-        found = state.share.contenders(self.rules.quantum, fits)
+        found = state.share.contenders(self.rules.quantum, fits, passes)
         return min(found, key=_by_cache_then_share, default=None)
 
     def _fitting(self, slots: int) -> Callable[[Ticket], bool]:
@@ -137,7 +153,7 @@ class Order:
         lane = max(1, slots - rule.spare) if rule.spare else _NO_CAP
         key = caller.principal.max_running or _NO_CAP
         client = rules.client_max_running or _NO_CAP
-        if rules.reserve and not rules.preemptible:
+        if rules.reserve and (rules.always_reserve or not rules.preemptible):
             most = max(1, slots - rules.reserve)
             client = min(client, most)
             key = min(key, most) if self._places.several_keys else key
@@ -155,7 +171,7 @@ class Order:
             return able(ticket) and ticket.share not in self._promises
 
         for state in self.lanes:
-            if state.rule.patience_s is not None and state.share.ready:
+            if state.rule.patience_s is not None and state.wants:
                 ticket = self._first(state, fits)
                 if ticket is not None:
                     yield ticket, state.rule.patience_s
@@ -164,6 +180,11 @@ class Order:
         """A row was asked to yield so that this client, or one before it, can run."""
         self._promises.append(share)
         share.claim(1)
+
+    def renew(self) -> None:
+        """Every row that was asked to yield has: what was promised beyond that is void."""
+        while self._promises:
+            self._withdraw(self._promises[0])
 
     def _drop_promises(self) -> None:
         for share in [one for one in self._promises if not one.ready]:

@@ -5,7 +5,9 @@ from opta_lmx.scheduling.rules import Work
 _KEPT = 0.95
 """Of the measurements before, this much counts still: the last twenty requests, about."""
 _LEAST_LEFT = 0.25
-"""Of an average answer: what a row is expected to add that has already run longer than that."""
+"""Of an average answer, or of what it has taken already, whichever is more: what a row is
+expected to take still that has run longer than was expected. The longer something has lasted, the
+longer it is likely to go on."""
 _ENOUGH = 2.0
 """Answers from which an average is believed."""
 
@@ -60,9 +62,14 @@ class Pace:
         """Slot seconds of a request."""
 
 
+def still_to_come(average: float, so_far: float) -> float:
+    """What is expected yet of something that takes `average` as a rule, and has taken `so_far`."""
+    return max(average - so_far, _LEAST_LEFT * max(average, so_far))
+
+
 def answer_left(average: float, produced: int, work: Work) -> float:
     """Tokens expected of an answer that has `produced` some already."""
-    left = max(average - produced, _LEAST_LEFT * average)
+    left = still_to_come(average, produced)
     return left if work.most is None else min(left, max(0, work.most - produced))
 
 

@@ -1,16 +1,20 @@
 """Which running row makes room for somebody who waits."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
+from opta_lmx.core.principal import Lane
 from opta_lmx.scheduling.rules import LineRules
 from opta_lmx.scheduling.shares import Share
 from opta_lmx.scheduling.tickets import Phase, Ticket
 
+_MOST_STOPS = 32
+"""Times in a row that a row is stopped before it has got on, where that is kept."""
 
-def row_to_pause(
+
+def rows_to_pause(
     waiting: Ticket, rows: Iterable[Ticket], rules: LineRules, now: float
-) -> Ticket | None:
-    """The newest row of whom is furthest above its fair share, or None when none should yield.
+) -> list[Ticket]:
+    """The rows that should yield to a ticket, the newest of whom is furthest above its share first.
 
     Args:
         waiting: who would get the slot.
@@ -19,7 +23,30 @@ def row_to_pause(
         now: the time (s).
     """
     able = [row for row in rows if _may_pause(row, rules, now) and _owes(row, waiting, rules)]
-    return max(able, key=_excess, default=None)
+    return sorted(able, key=_excess, reverse=True)
+
+
+def stop_rows(
+    lane: Lane, rows: Iterable[Ticket], rules: LineRules, keeps: Callable[[int], bool]
+) -> list[Ticket]:
+    """Ask the rows of a lane to yield, for whoever else uses the device; return who was asked.
+
+    One that was stopped before must first have got on, unless what it has computed is kept
+    (`keeps`): else a long prompt, begun again and again, would never end.
+    """
+    if not rules.preemptible:
+        return []
+    enough = rules.pausing.progress_tokens
+    asked: list[Ticket] = []
+    for row in rows:
+        if row.caller.lane is not lane or row.phase is not Phase.RUNNING or not row.work.pausable:
+            continue
+        got_on = not row.stops or row.stint >= enough
+        if got_on or (row.stops < _MOST_STOPS and keeps(row.number)):
+            row.stops = 1 if got_on else row.stops + 1
+            row.ask_to_yield()
+            asked.append(row)
+    return asked
 
 
 def _may_pause(row: Ticket, rules: LineRules, now: float) -> bool:

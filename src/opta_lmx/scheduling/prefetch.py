@@ -28,6 +28,10 @@ class Expected(msgspec.Struct, frozen=True):
     at: float
     late: float
 
+    def due(self, load_s: float) -> float:
+        """When to begin to load a model for it that takes so long."""
+        return self.early - _LOAD_MARGIN * load_s
+
 
 class Prefetch(msgspec.Struct, frozen=True):
     """A model to load now, after unloading others; its memory is reserved."""
@@ -118,7 +122,7 @@ def prefetch(
         expected = forecast.expected(model, now)
         if expected is None or model in ledger:
             continue
-        if expected.early - _LOAD_MARGIN * need.load_s <= now:
+        if expected.due(need.load_s) <= now:
             due.append((expected.at, model))
     for at, model in sorted(due):
 

@@ -57,6 +57,7 @@ class LineRules(msgspec.Struct, frozen=True):
         ageing_s: a lane that waits this long without a grant goes next (s).
         preemptible: the engine can pause a row and let it go on later.
         reserve: where it cannot, slots that one client, or one key of several, may not take.
+        always_reserve: so too where it can, because a pause takes many steps to come about.
         several_keys: more than one key is in use (known anyway once two have asked).
         client_max_running: most slots one client may hold; None for no such bound.
         pausing: when rows are paused.
@@ -75,6 +76,7 @@ class LineRules(msgspec.Struct, frozen=True):
     ageing_s: float = 30.0
     preemptible: bool = False
     reserve: int = 1
+    always_reserve: bool = False
     several_keys: bool = False
     client_max_running: int | None = None
     pausing: Pausing = Pausing()

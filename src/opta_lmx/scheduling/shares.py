@@ -174,17 +174,25 @@ class Share:
             share.used = max(share.used, parent.floor - quantum / share.weight)
             parent.floor = max(parent.floor, share.used)
 
-    def contenders(self, quantum: float, fits: Callable[["Ticket"], bool]) -> "list[Ticket]":
+    def contenders(
+        self,
+        quantum: float,
+        fits: Callable[["Ticket"], bool],
+        passes: "Callable[[Ticket], bool] | None" = None,
+    ) -> "list[Ticket]":
         """The first ticket of each client that may go next: the lowest counters at each level.
 
-        Counters within a quantum of the lowest count as equal.
+        Counters within a quantum of the lowest count as equal. `passes` leaves out tickets; of
+        each client the first is taken that it does not.
         """
         if self.queue:
-            return [self.queue[0]] if fits(self.queue[0]) else []
+            if not fits(self.queue[0]):
+                return []
+            return self.queue[:1] if passes is None else list(filter(passes, self.queue))[:1]
         found = [
             (child, heads)
             for child in self.active.values()
-            if (heads := child.contenders(quantum, fits))
+            if (heads := child.contenders(quantum, fits, passes))
         ]
         if len(found) <= 1:
             return found[0][1] if found else []

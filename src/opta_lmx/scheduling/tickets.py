@@ -7,6 +7,9 @@ from opta_lmx.scheduling.places import Tally
 from opta_lmx.scheduling.rules import Work
 from opta_lmx.scheduling.shares import Share
 
+NEVER = 1 << 62
+"""More tokens than any answer has."""
+
 
 class Phase(IntEnum):
     """Where a ticket is in its life; whoever yields still holds the slot."""
@@ -29,6 +32,7 @@ class Ticket:
 
     __slots__ = (
         "aged",
+        "base",
         "caller",
         "entered_at",
         "expected",
@@ -36,6 +40,8 @@ class Ticket:
         "first_at",
         "granted",
         "granted_at",
+        "grows_at",
+        "held_at",
         "leaf",
         "number",
         "order",
@@ -45,6 +51,7 @@ class Ticket:
         "produced",
         "ready_at",
         "stint",
+        "stops",
         "tally",
         "work",
     )
@@ -77,8 +84,16 @@ class Ticket:
         """Tokens of answer since the latest grant."""
         self.paused_at: tuple[float, ...] = ()
         """When it was last asked to yield, at most two times."""
+        self.held_at = 0
+        """What its grant's rank would have been when its caches were first found not to fit."""
+        self.base = 0
+        """Tokens of answer before the latest grant: they count as prompt there."""
+        self.grows_at = NEVER
+        """Tokens of answer at which its caches need more room."""
         self.aged = False
         """It runs because its lane had waited too long: it is left alone."""
+        self.stops = 0
+        """How often it was paused for another model since it last got on."""
 
     @property
     def share(self) -> Share:
@@ -90,3 +105,8 @@ class Ticket:
     def holds_slot(self) -> bool:
         """True while a slot is its own."""
         return self.phase >= Phase.RUNNING
+
+    def ask_to_yield(self) -> None:
+        """It is to give its slot up: it no longer claims one."""
+        self.phase = Phase.YIELDING
+        self.share.claim(-1)

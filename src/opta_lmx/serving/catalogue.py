@@ -30,6 +30,7 @@ class ServedModel(msgspec.Struct, frozen=True):
         parameters: weights, counted before quantisation.
         source: where it came from, as in `Manifest`.
         load_s: what loading took, in seconds.
+        expires_s: seconds until it is unloaded if nobody asks for it; None: not by itself.
     """
 
     id: str
@@ -50,6 +51,7 @@ class ServedModel(msgspec.Struct, frozen=True):
     parameters: int
     source: str
     load_s: float
+    expires_s: float | None = None
 
 
 class Catalogue:
@@ -124,6 +126,7 @@ class Catalogue:
             parameters=entry.info.parameters,
             source=entry.source,
             load_s=status.load_s if status else 0.0,
+            expires_s=status.expires_s if status else None,
         )
 
     def _aliases(self) -> _Aliases:

@@ -56,7 +56,11 @@ class RunGroup:
         """Exact counts over all runs; the prompt counts once."""
         each = [run.usage for run in self._runs]
         return Usage(
-            each[0].prompt_tokens, sum(one.completion_tokens for one in each), each[0].cached_tokens
+            each[0].prompt_tokens,
+            sum(one.completion_tokens for one in each),
+            cached_tokens=each[0].cached_tokens,
+            drafted_tokens=sum(one.drafted_tokens for one in each),
+            accepted_tokens=sum(one.accepted_tokens for one in each),
         )
 
     @property

@@ -83,6 +83,8 @@ class PromptBatch:
             sum(one.completion_tokens for one in each),
             sum(one.cached_tokens for one in each),
             sum(one.reasoning_tokens for one in each),
+            sum(one.drafted_tokens for one in each),
+            sum(one.accepted_tokens for one in each),
         )
 
     def close(self) -> None:

@@ -13,6 +13,7 @@ from opta_lmx.codec.limits import context_exceeded
 from opta_lmx.core.clock import Clock
 from opta_lmx.core.errors import LmxError
 from opta_lmx.core.pauses import TakesLong, no_long_pauses
+from opta_lmx.core.principal import Caller
 from opta_lmx.core.telemetry import Telemetry
 from opta_lmx.core.types import (
     DEFAULT_SAMPLING,
@@ -24,6 +25,7 @@ from opta_lmx.core.types import (
 )
 from opta_lmx.engine.runtime import ModelRuntime
 from opta_lmx.engine.stream import TokenStream
+from opta_lmx.engine.worker import StepTimes
 from opta_lmx.scheduling.rules import Position
 from opta_lmx.serving.features import check_features, fingerprint
 from opta_lmx.serving.patience import Patience
@@ -148,7 +150,7 @@ class ModelRun:
         wanted = self._request.max_tokens or self._limits.default_max_tokens
         if prepared.at_least:
             raise self._too_long(ready, prepared, wanted or 1)
-        room = ready.context - len(prepared.ids)
+        room = self._answer_room(ready, prepared)
         if room < 1:
             raise self._too_long(ready, prepared, wanted or 1)
         defaults = (self._runtime.plan.sampling, ready.sampling, DEFAULT_SAMPLING)
@@ -172,14 +174,36 @@ class ModelRun:
         except TakesLong:  # its schemas were judged, but so long ago that they are forgotten
             return await asyncio.to_thread(answer_grammar, *arguments)
 
+    def _answer_room(self, ready: Ready, prepared: Prepared) -> int:
+        """Tokens of answer that the window and the memory for caches leave to this prompt."""
+        prompt, line = len(prepared.ids), self._runtime.line
+        room = self._window(ready) - prompt
+        if room < 1 or line.room is None:
+            return room
+        principal = line.caller(self._ticket).principal
+        return min(room, line.room.answer_room(principal, prompt, self._param) or room)
+
+    def _window(self, ready: Ready) -> int:
+        """Tokens of the longest request that could run, whosever it is."""
+        room = self._runtime.line.room
+        return ready.context if room is None else min(ready.context, room.books.longest())
+
     def _too_long(self, ready: Ready, prepared: Prepared, answer: int = 0) -> LmxError:
+        prompt, room = prepared.at_least or len(prepared.ids), self._runtime.line.room
+        window = self._window(ready)
         return context_exceeded(
-            ready.context,
-            prepared.at_least or len(prepared.ids),
+            window,
+            prompt,
             answer,
             exact=not prepared.at_least,
-            param="messages" if self._request.prompt.messages else "prompt",
+            param=self._param,
+            why=room.books.why(prompt) if room is not None and window < ready.context else "",
         )
+
+    @property
+    def _param(self) -> str:
+        """The request field that holds the prompt."""
+        return "messages" if self._request.prompt.messages else "prompt"
 
     def __aiter__(self) -> "ModelRun":
         return self
@@ -197,12 +221,32 @@ class ModelRun:
 
     async def _dispatch(self) -> TokenStream:
         assert self.submission is not None
+        caller, began = self._runtime.line.caller(self._ticket), self._clock.monotonic()
         async with self._patience.waiting():
             self._stream = await self._runtime.begin(self.submission, self.cuts)
         self._dispatched_at = self._clock.monotonic()
         waited_s = self._dispatched_at - self._opened_at
         self._telemetry.observe("queue_time_seconds", waited_s, model=self._runtime.plan.ref)
+        self._note_slot(caller, self._dispatched_at - began)
         return self._stream
+
+    def _note_slot(self, caller: Caller, waited_s: float) -> None:
+        """Tell operators how long a slot was waited for, beside what steps take meanwhile."""
+        model, lane = self._runtime.plan.ref, caller.lane.name.lower()
+        self._telemetry.observe("slot_wait_seconds", waited_s, model=model, lane=lane)
+        worker = self._runtime.worker
+        times = StepTimes() if worker is None else worker.step_times
+        self._telemetry.log(
+            "debug",
+            "slot granted",
+            model=model,
+            key=caller.principal.key,
+            client=caller.client,
+            lane=lane,
+            waited_ms=round(1000 * waited_s, 2),
+            decode_step_ms=round(times.decode_ms, 2),
+            prefill_step_ms=round(times.prefill_ms, 2),
+        )
 
     def _take(self, token: TokenOut) -> None:
         self._completion_tokens += 1
@@ -232,8 +276,17 @@ class ModelRun:
     @property
     def usage(self) -> Usage:
         """Exact counts of what was delivered so far."""
-        cached = 0 if self._stream is None else self._stream.cached_tokens
-        return Usage(self.prompt_tokens, self._completion_tokens, cached)
+        stream, told = self._stream, self._completion_tokens
+        if stream is None:
+            return Usage(self.prompt_tokens, told)
+        return Usage(
+            self.prompt_tokens,
+            told,
+            cached_tokens=stream.cached_tokens,
+            drafted_tokens=stream.drafted_tokens,
+            # What was accepted beyond a stop is no part of the answer.
+            accepted_tokens=min(stream.accepted_tokens, told),
+        )
 
     @property
     def timing(self) -> Timing:
@@ -276,6 +329,14 @@ class ModelRun:
         self._telemetry.observe("e2e_request_seconds", now - self._opened_at, model=model)
         self._telemetry.count("prompt_tokens_total", self.prompt_tokens, model=model)
         self._telemetry.count("generation_tokens_total", self._completion_tokens, model=model)
+        self._account_drafts(model)
         if self._first_token_at is not None and self._completion_tokens > 1:
             mean_gap = (now - self._first_token_at) / (self._completion_tokens - 1)
             self._telemetry.observe("time_per_output_token_seconds", mean_gap, model=model)
+
+    def _account_drafts(self, model: str) -> None:
+        usage = self.usage
+        if usage.drafted_tokens:
+            drafted, accepted = usage.drafted_tokens, usage.accepted_tokens
+            self._telemetry.count("spec_decode_num_draft_tokens_total", drafted, model=model)
+            self._telemetry.count("spec_decode_num_accepted_tokens_total", accepted, model=model)

@@ -249,6 +249,7 @@ REASONING: tuple[Row, ...] = (
 
 REST: tuple[Row, ...] = (
     *common.WHO,
+    common.STAY,
     accepted("metadata", {"a": "b"}, "Labels of a stored answer; chat answers are not stored."),
     accepted("client_metadata", {"a": "b"}, "The client's own labels."),
     common.SERVICE_TIER,

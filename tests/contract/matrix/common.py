@@ -57,6 +57,7 @@ STREAM: tuple[Row, ...] = (
 )
 
 USER = supported("user", "u", "Names the client within its key, where no header does.")
+STAY = supported("ttl", 60, "As LM Studio has it: seconds the model may be idle from now on.")
 CACHE: tuple[Row, ...] = (
     supported("prompt_cache_key", "s:0", "Groups the requests of one session."),
     accepted("prompt_cache_retention", "24h", "Prefixes are kept as long as there is room."),

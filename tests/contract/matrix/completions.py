@@ -23,6 +23,7 @@ COMPLETIONS = Surface(
         supported("logprobs", 3, "Of each token, and up to five likeliest."),
         common.STOP,
         common.USER,
+        common.STAY,
         *common.STREAM,
         refused("max_completion_tokens", 2, "A field of chat: here it is `max_tokens`."),
     ),

@@ -90,6 +90,14 @@ BUDGETS: tuple[tuple[str, str, str], ...] = (
         "400 `answer_budget_exceeded`",
         "Of one answer. A request that leaves the length open is cut there with `length`.",
     ),
+    (
+        "`kv_bytes`",
+        "400 `cache_budget_exceeded`",
+        (
+            "Memory for caches that the key's requests hold while they run, on one model. One "
+            "that does not fit beside the others waits; the 400 is for a prompt that never would."
+        ),
+    ),
 )
 
 PROMISES = """`seed` decides every draw. Equal seeded requests to servers with equal

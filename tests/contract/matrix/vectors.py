@@ -12,6 +12,7 @@ EMBEDDINGS = Surface(
         supported("encoding_format", "base64", "`float` or `base64` (32-bit, little-endian)."),
         by_model("dimensions", 8, "The model's own width, or less where it was made to be cut."),
         common.USER,
+        common.STAY,
         refused("truncate", "END", "What is too long is refused with its length."),
     ),
     sdk="openai.types.embedding_create_params:EmbeddingCreateParams",

@@ -15,6 +15,8 @@ from tests.support.rawhttp import RawExchange
 from tests.support.server import LiveServer, sim_server
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.alone
+
 LONG = "word " * 5000
 
 

@@ -8,8 +8,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
+import pytest
 
 from tests.support.server import sim_server
+
+pytestmark = pytest.mark.alone
 
 CLIENTS = 200
 

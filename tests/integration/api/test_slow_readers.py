@@ -15,6 +15,8 @@ from tests.support.rawhttp import connected
 from tests.support.server import LiveServer, sim_server
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.alone
+
 WORD = "w" * 2000
 WRITE_TIMEOUT_S = 0.4
 CHUNK_BORDER = re.compile(rb"\r\n[0-9a-f]+\r\n")

@@ -12,6 +12,8 @@ import pytest
 from tests.support.server import LiveServer, sim_server
 from tests.support.waiting import until, wait_until
 
+pytestmark = pytest.mark.alone
+
 EMBED = ("/v1/embeddings", {"model": "m", "input": "abc"})
 RERANK = ("/v1/rerank", {"model": "m", "query": "abc", "documents": ["abc", "b"]})
 RERANK_2 = ("/v2/rerank", {"model": "m", "query": "abc", "documents": ["abc", "b"]})

@@ -1,5 +1,6 @@
 """What hostile bytes on a WebSocket cost the others: little, and never the loop."""
 
+import contextlib
 import json
 import socket
 import struct
@@ -113,17 +114,16 @@ def test_a_flood_of_frames_leaves_others_their_turn(server: LiveServer) -> None:
     ):
         before = refusals(other)
         raw.sendall(frame(TEXT, b'{"type":"chat.request"}') * flood)
+        raw.setblocking(False)
         deadline = time.monotonic() + 20
         while flood not in seen and time.monotonic() < deadline:
             seen.add(refusals(other) - before)
-            raw.settimeout(0.001)
-            try:
-                while raw.recv(1 << 20):
-                    pass
-            except TimeoutError:
-                pass
+            # What is there and no more: to wait for a pause in the answers is to see the last one.
+            with contextlib.suppress(BlockingIOError):
+                raw.recv(1 << 20)
     assert flood in seen
-    assert len(seen - {0, flood}) > 1, sorted(seen)
+    # Hundreds of looks; less than ten where only every read of the socket lets others in.
+    assert len(seen - {0, flood}) > 30, sorted(seen)
 
 
 def test_pings_of_a_client_that_does_not_read_are_not_kept(server: LiveServer) -> None:

@@ -9,7 +9,7 @@ from opta_lmx.backends.frames import Fault, Released
 from tests.support.gguf_child import Child
 from tests.support.tiny import tiny_gguf
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.alone]
 DECODE_LIMIT_S = 1.0
 PREFILL_LIMIT_S = 2.0
 

@@ -14,7 +14,8 @@ import pytest
 from opta_lmx.backends.frames import Cancel, Fault, Ready
 from opta_lmx.core.types import SamplingParams
 from tests.support.constrained import json_grammar
-from tests.support.gguf_child import GREEDY, Child
+from tests.support.drafts import tiny_draft
+from tests.support.gguf_child import GREEDY, Child, assert_the_models_own
 from tests.support.tiny import tiny_gguf, write_gguf
 from tests.unit.codec.constraints.schemas import SCHEMAS
 
@@ -184,39 +185,24 @@ def test_fourteen_interruptions_in_one_answer() -> None:
         assert got + [out.id for out in child.tokens(number)] == whole
 
 
-NEAR = 0.2
-"""In log probability: the choice between tokens this close depends on the batch."""
-
-
-def assert_the_models_own(child: Child, ids: tuple[int, ...], answer: list[int]) -> None:
-    """Each token is the best after those before it, or as good as that."""
-    at = 0
-    while at < len(answer):
-        number = child.submit(
-            ids, len(answer), top_logprobs=8, generated=tuple(answer[:at]), salt=str(at)
-        )
-        child.wait(number)
-        for out in child.tokens(number):
-            assert out.top is not None
-            near = [top.id for top in out.top if top.logprob >= out.top[0].logprob - NEAR]
-            assert answer[at] in near
-            at += 1
-            if out.id != answer[at - 1]:
-                break
-
-
-@pytest.mark.parametrize("options", [{}, {"kv_bytes": 1}], ids=["own caches", "shared cache"])
+@pytest.mark.parametrize(
+    ("options", "guesses", "many"),
+    [({}, 0, 8), ({"kv_bytes": 1}, 0, 8), ({"kv_bytes": 1}, 3, 4)],
+    ids=["own caches", "shared cache", "shared cache and a draft model"],
+)
 def test_pauses_copies_and_tenants_in_a_crowd_give_the_models_own_text(
-    options: dict[str, int],
+    options: dict[str, int], guesses: int, many: int
 ) -> None:
+    draft = str(tiny_draft()) if guesses else ""
     draw = random.Random(7)
     tools = tuple(draw.randrange(100, 3900) for _ in range(300))
     prompts = [
         (*tools, *(draw.randrange(100, 3900) for _ in range(draw.randrange(10, 400))))
-        for _ in range(8)
+        for _ in range(many)
     ]
     got: list[list[int]] = [[] for _ in prompts]
-    with Child(tiny_gguf(), context=1024, slots=3, options=options) as child:
+    load = {"options": options, "draft": draft, "draft_tokens": guesses}
+    with Child(tiny_gguf(), context=1024, slots=3, **load) as child:
         child.ready()
         while unfinished := [at for at, ids in enumerate(got) if len(ids) < 40]:
             crowd = draw.sample(unfinished, min(4, len(unfinished)))

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from opta_lmx.backends.mlx import processing, running, sampling, states
+from opta_lmx.core.clock import SystemClock, block_for
 
 
 class Broken(Exception):
@@ -45,6 +46,7 @@ def inject(patch: pytest.MonkeyPatch, fault: str, at: int, engine: Any) -> None:
     the token `at` of the answer. `shared`: draws without one, from call `at` on. `model`: the
     model's call `at`, once; `often`: every call that `at` divides; `rebuild`: its call `at`, and
     the generator cannot be made again. `keep`, `extract`: no state can be computed or taken out.
+    `slow`: nothing raises, but every step takes `at` milliseconds at least.
     """
     if fault == "processor":
         made = _own(processing.Penalties, "apply", at)
@@ -69,8 +71,21 @@ def inject(patch: pytest.MonkeyPatch, fault: str, at: int, engine: Any) -> None:
         of = running.BatchGenerator
         made = _nth_call(of.extract_cache, at, ever_after=True)
         patch.setattr(of, "extract_cache", made)
+    elif fault == "slow":
+        patch.setattr(running.Running, "next", _slow(running.Running.next, at))
     else:
         assert fault == "none"
+
+
+def _slow(of: Callable[..., Any], least_ms: int) -> Callable[..., Any]:
+    def slow(*args: Any) -> Any:
+        began = clock.monotonic()
+        result = of(*args)
+        block_for(max(0.0, least_ms / 1000 - (clock.monotonic() - began)))
+        return result
+
+    clock = SystemClock()
+    return slow
 
 
 def _break_model(patch: pytest.MonkeyPatch, fault: str, at: int, model: type) -> None:

@@ -8,6 +8,8 @@ import pytest
 from opta_lmx.core.types import SamplingParams
 from tests.integration.mlx.conftest import GREEDY, Driver, prompt
 
+pytestmark = pytest.mark.alone
+
 TOKENS = 24
 WHOLE_PROMPTS = 60_000
 """A stall target, in ms, that takes every prompt here in one chunk, however slow the machine."""

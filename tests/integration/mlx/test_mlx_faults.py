@@ -19,6 +19,9 @@ VICTIMS = {
 }
 LENGTHS = (40, 7, 90)
 TOKENS = 16
+Texts = dict[int, list[int]]
+UNDISTURBED: dict[str, tuple[Texts, list[int]]] = {}
+"""By model, what the neighbours get alone, and what a seeded request of 25 tokens gets."""
 
 
 @pytest.fixture
@@ -29,9 +32,16 @@ def broken(drivers: Callable[[str], Driver]) -> Iterator[Driver]:
     driver.inject("none", 0)
 
 
-def neighbours(driver: Driver) -> dict[int, list[int]]:
+def neighbours(driver: Driver) -> Texts:
     """Greedy text of three requests, each alone."""
     return {at: driver.alone(prompt(n, at), TOKENS) for at, n in enumerate(LENGTHS)}
+
+
+def undisturbed(driver: Driver, model: str = "llama") -> tuple[Texts, list[int]]:
+    if model not in UNDISTURBED:
+        seeded = driver.alone(prompt(25, 8), TOKENS, sampling=VICTIMS["sampler"], top=2)
+        UNDISTURBED[model] = (neighbours(driver), seeded)
+    return UNDISTURBED[model]
 
 
 def submit_neighbours(driver: Driver) -> None:
@@ -39,7 +49,7 @@ def submit_neighbours(driver: Driver) -> None:
         driver.submit(at, prompt(length, at), TOKENS)
 
 
-def untouched(driver: Driver, alone: dict[int, list[int]]) -> None:
+def untouched(driver: Driver, alone: Texts) -> None:
     assert {at: driver.ids(at) for at in alone} == alone
     for at in alone:
         assert [token.finish for token in driver.tokens[at]] == [None] * (TOKENS - 1) + ["length"]
@@ -50,7 +60,7 @@ def untouched(driver: Driver, alone: dict[int, list[int]]) -> None:
 @pytest.mark.parametrize("at", [0, 5])
 @pytest.mark.parametrize("fault", VICTIMS)
 def test_a_row_that_raises_ends_alone(broken: Driver, fault: str, at: int) -> None:
-    alone = neighbours(broken)
+    alone, _ = undisturbed(broken)
     usual = broken.alone(prompt(30, 9), TOKENS, sampling=VICTIMS[fault])
     broken.inject(fault, at)
     submit_neighbours(broken)
@@ -72,7 +82,7 @@ def test_a_row_that_raises_ends_alone(broken: Driver, fault: str, at: int) -> No
 
 
 def test_all_rows_that_raise_end_and_the_engine_goes_on(broken: Driver) -> None:
-    alone = neighbours(broken)
+    alone, _ = undisturbed(broken)
     broken.inject("shared", 0)
     submit_neighbours(broken)
     for request in (10, 11, 12, 13):
@@ -92,8 +102,7 @@ def test_a_step_that_fails_once_is_made_good(
 ) -> None:
     driver = drivers(model)
     driver.tune(60_000)
-    alone = neighbours(driver)
-    seeded = driver.alone(prompt(25, 8), TOKENS, sampling=VICTIMS["sampler"], top=2)
+    alone, seeded = undisturbed(driver, model)
     driver.inject("model", at)
     submit_neighbours(driver)
     keep = (Keep(1, 10),)
@@ -111,7 +120,7 @@ def test_a_step_that_fails_once_is_made_good(
 
 
 def test_steps_that_fail_now_and_then_are_nobodys_fault(broken: Driver) -> None:
-    alone = neighbours(broken)
+    alone, _ = undisturbed(broken)
     broken.inject("often", 8)
     submit_neighbours(broken)
     broken.run()

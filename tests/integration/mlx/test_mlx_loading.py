@@ -26,7 +26,9 @@ def test_ready_tells_what_was_loaded(child: Child) -> None:
     ready = driver.ready
     assert (ready.context, ready.slots) == (CONTEXT, 3)
     # 4 layers x keys and values x 2 heads x 64 x 4 bytes, for every token of every slot.
-    assert ready.kv_bytes == 3 * CONTEXT * 4 * 2 * 2 * 64 * 4
+    assert ready.kv is not None
+    assert ready.kv.layers == ((4 * 2 * 2 * 64 * 4, 0),)
+    assert ready.kv_bytes == 3 * ready.kv.at(CONTEXT) + ready.kv.peak
     stored = load_file(tiny_llama() / "model.safetensors")
     assert ready.weights_bytes == sum(weight.nbytes for weight in stored.values())
     assert ready.template_source == "model"
@@ -39,7 +41,18 @@ def test_ready_tells_what_was_loaded(child: Child) -> None:
 def test_sliding_layers_are_counted_by_their_window(child: Child) -> None:
     driver = Driver(child, tiny_sliding(), slots=1)
     per_token = 2 * 2 * 64 * 4
-    assert driver.ready.kv_bytes == 2 * per_token * CONTEXT + 2 * per_token * 64
+    assert driver.ready.kv is not None
+    assert sorted(driver.ready.kv.layers) == [(2 * per_token, 0), (2 * per_token, 64)]
+
+
+def test_a_request_that_fills_the_window_can_run_in_what_it_takes(child: Child) -> None:
+    token = 4 * 2 * 2 * 64 * 4
+    for tokens, slots in ((CONTEXT, 1), (CONTEXT + 255, 4), (2 * CONTEXT, 4)):
+        options = {"kv_bytes": tokens * token}
+        ready = Driver(child, tiny_llama(), slots=slots, options=options).ready
+        assert ready.kv is not None
+        assert ready.kv_bytes == max(tokens, CONTEXT + 255) * token
+        assert ready.kv_bytes - ready.kv.peak >= ready.kv.at(CONTEXT)
 
 
 def test_texts_render_the_models_template(driver: Driver) -> None:

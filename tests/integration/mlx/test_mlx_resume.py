@@ -13,7 +13,7 @@ from tests.support.tiny import tiny_llama
 
 pytestmark = pytest.mark.engine
 
-TOKENS = 25
+TOKENS = 18
 IDS = prompt(90, 4)
 SEEDED = SamplingParams(temperature=1.0, top_k=300, top_p=0.95, seed=11)
 PENALIZED = SamplingParams(

@@ -14,10 +14,12 @@ import pytest
 from tests.support.server import LiveServer, sim_server
 from tests.support.waiting import until
 
+pytestmark = pytest.mark.alone
+
 SLOTS = 4
 IN_FLIGHT = 24
 VICTIMS = 10
-STEP_MS = 10
+STEP_MS = 5
 PAUSING = {"pauses": True, "resumes": "all"}
 KEYS = {
     "keys": [

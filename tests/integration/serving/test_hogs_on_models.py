@@ -13,6 +13,8 @@ from tests.support.process import ServerProcess, running_server
 from tests.support.tiny import tiny_gguf, tiny_llama
 from tests.support.waiting import until
 
+pytestmark = pytest.mark.alone
+
 SETTINGS = {
     "LMX_ENGINE__THREADS": "1",
     "LMX_ENGINE__SLOTS": "4",

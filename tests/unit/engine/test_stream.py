@@ -91,3 +91,11 @@ def test_an_error_comes_after_the_tokens_already_here() -> None:
     assert seen == [0]
     assert error is not None
     assert error.message == "first"
+
+
+def test_guesses_are_counted_over_pauses() -> None:
+    stream = TokenStream()
+    stream.guess(4, 3)
+    stream.restart()
+    stream.guess(2, 0)
+    assert (stream.drafted_tokens, stream.accepted_tokens) == (6, 3)

@@ -173,7 +173,7 @@ def test_a_limit_that_nothing_supports_any_more_comes_back() -> None:
     assert steady(limit, 64 * 40, 40.0, clean=False) == SLOTS
 
 
-@pytest.mark.parametrize(("ms", "falls"), [(15.0, False), (16.0, False), (20.0, True)])
+@pytest.mark.parametrize(("ms", "falls"), [(15.0, False), (22.0, False), (30.0, True)])
 def test_a_slight_slowness_leaves_it_alone(ms: float, falls: bool) -> None:
     limit = AdaptiveLimit(SLOTS)
     steady(limit, 100, 10.0)

@@ -135,6 +135,14 @@ def test_an_engine_that_can_pause_keeps_no_slot_empty() -> None:
     assert len(bench.grants()) == 4
 
 
+def test_an_engine_whose_pauses_take_long_keeps_one_all_the_same() -> None:
+    bench = Bench(slots=4, reserve=1, preemptible=True, always_reserve=True)
+    bench.ask(bot("hog"), count=9)
+    assert bench.grants() == ["hog"] * 3
+    bench.ask(bot("victim"))
+    assert bench.grants() == ["victim"]
+
+
 def test_clients_and_keys_have_caps() -> None:
     bench = Bench(slots=6, client_max_running=2)
     bench.ask(bot("one", most=3), count=5)

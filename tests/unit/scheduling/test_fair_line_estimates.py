@@ -111,15 +111,6 @@ def test_depths_say_who_has_what() -> None:
     assert (second.lane, second.key, second.waiting, second.oldest_s) == (1, "other", 1, 0.0)
 
 
-def test_a_dead_worker_takes_its_rows_with_it() -> None:
-    bench = Bench(slots=2)
-    bench.ask(bot("one"), count=4)
-    bench.grants()
-    bench.line.clear_running()
-    assert (bench.line.running, bench.line.waiting) == (0, 2)
-    assert bench.grants() == ["one", "one"]
-
-
 def test_what_is_in_cache_can_be_said_anew() -> None:
     bench = Bench(quantum=1000.0)
     bench.ask(bot("one"), Work(100))
@@ -127,3 +118,29 @@ def test_what_is_in_cache_can_be_said_anew() -> None:
     bench.line.mark_ready(ticket, Work(100, cached=90))
     assert bench.grants() == ["two"]
     assert bench.line._tickets[ticket].share.used == pytest.approx(19.0)
+
+
+def test_the_longer_an_answer_lasts_the_longer_it_is_expected_to_go_on() -> None:
+    bench = Bench(max_waiting=10)
+    (endless,) = bench.ask(bot("one"))
+    bench.grants()
+    (behind,) = bench.ask(bot("one"))
+    told: list[float] = []
+    for _ in range(5):
+        for _ in range(60):
+            bench.clock.time += 1.0
+            bench.line.charge(endless, 50)
+        told.append(bench.line.position(behind).estimate_s)
+    # Five minutes of an answer that nobody has bounded: one more is no surprise.
+    assert told == sorted(told)
+    assert told[-1] == pytest.approx(75.0, rel=0.1)
+
+
+def test_a_prompt_that_takes_longer_than_usual_is_expected_to_go_on() -> None:
+    bench = Bench(max_waiting=10)
+    bench.ask(bot("one"), Work(100))
+    bench.grants()
+    (behind,) = bench.ask(bot("one"))
+    soon = bench.line.position(behind).estimate_s
+    bench.clock.time += 60.0
+    assert bench.line.position(behind).estimate_s > soon + 10

@@ -56,6 +56,7 @@ class FairLineMachine(RuleBasedStateMachine):
         self.where: dict[int, str] = {}
         self.callers: dict[int, Caller] = {}
         self.fresh: set[int] = set()
+        self.barred: set[Lane] = set()
 
     def those(self, *where: str) -> list[int]:
         return [ticket for ticket, place in self.where.items() if place in where]
@@ -102,6 +103,7 @@ class FairLineMachine(RuleBasedStateMachine):
         if ticket is None:
             return
         assert self.where[ticket] == "ready"
+        assert self.callers[ticket].lane not in self.barred
         self.where[ticket] = "running"
         self.fresh.discard(ticket)
         assert self.line.running <= self.line.slots
@@ -126,7 +128,7 @@ class FairLineMachine(RuleBasedStateMachine):
         while (ticket := self.line.grant()) is not None:
             self.where[ticket] = "running"
             self.fresh.discard(ticket)
-        ready = self.those("ready")
+        ready = [one for one in self.those("ready") if self.callers[one].lane not in self.barred]
         if ready and not self.those("running"):
             raise AssertionError("a free machine leaves somebody waiting")
 
@@ -171,11 +173,18 @@ class FairLineMachine(RuleBasedStateMachine):
         del self.where[ticket]
         self.fresh.discard(ticket)
 
-    @rule()
-    def worker_dies(self) -> None:
-        self.line.clear_running()
-        for ticket in self.those("running", "yielding"):
-            del self.where[ticket]
+    @rule(lane=st.sampled_from(Lane), kept=st.booleans())
+    def pause(self, lane: Lane, kept: bool) -> None:
+        for ticket in self.line.pause(lane, lambda _: kept):
+            assert self.rules.preemptible
+            assert self.where[ticket] == "running"
+            assert self.callers[ticket].lane is lane
+            self.where[ticket] = "yielding"
+
+    @rule(lane=st.sampled_from(Lane), barred=st.booleans())
+    def bar(self, lane: Lane, barred: bool) -> None:
+        self.line.bar(lane, barred=barred)
+        (self.barred.add if barred else self.barred.discard)(lane)
 
     @rule(slots=st.integers(0, 6), limit=st.none() | st.integers(0, 6))
     def resize(self, slots: int, limit: int | None) -> None:

@@ -187,3 +187,34 @@ def test_a_row_that_ends_while_it_is_asked_to_yield_makes_room_as_well() -> None
     bench.line.release(rows[3])
     assert bench.grants() == ["victim"]
     assert bench.line.preempt() is None
+
+
+def test_a_lane_that_is_stopped_again_must_have_got_on_or_lose_nothing() -> None:
+    bench = pausing_bench(slots=2)
+    (row,) = bench.ask(bot("jobs", lane=Lane.BACKGROUND))
+    bench.ask(bot("chat"))
+    bench.grants()
+
+    def stopped(*, kept: bool) -> bool:
+        rows = bench.line.pause(Lane.BACKGROUND, lambda _: kept)
+        if rows:
+            bench.line.yielded(row)
+            bench.grants()
+        return rows == [row]
+
+    assert stopped(kept=False)
+    assert not stopped(kept=False)
+    assert [stopped(kept=True) for _ in range(40)].count(True) == 31
+    bench.line.charge(row, 16)
+    assert stopped(kept=False)
+
+
+def test_a_barred_lane_gets_nothing_until_it_is_let_in() -> None:
+    bench = pausing_bench(slots=4)
+    bench.ask(bot("jobs", lane=Lane.BACKGROUND))
+    bench.line.bar(Lane.BACKGROUND, barred=True)
+    bench.ask(bot("chat"))
+    assert bench.grants() == ["chat"]
+    assert bench.line.upcoming() is None
+    bench.line.bar(Lane.BACKGROUND, barred=False)
+    assert bench.grants() == ["jobs"]

@@ -13,6 +13,8 @@ from tests.support.fleet_watch import Watch
 
 FEW = 150
 ALL = 10_000
+FEW_CRAMPED = 30
+ALL_CRAMPED = 2_000
 
 
 def all_holds(found: Findings) -> None:
@@ -40,6 +42,25 @@ def test_first_come_first_served_breaks_them() -> None:
 @pytest.mark.timeout(3600)
 def test_the_bounds_hold_for_ten_thousand_seeds() -> None:
     all_holds(survey_many(0, ALL))
+
+
+def nobody_starves(found: Findings) -> None:
+    print(found)
+    assert found.faults == {}, (
+        f"play one alone: python -m tests.support.fleet_run SEED SEED+1 cramped\n{found}"
+    )
+    assert found.pauses > found.seeds
+    assert found.retry_error < 0.6  # answers here are of very different lengths
+
+
+def test_nobody_starves_where_memory_is_short() -> None:
+    nobody_starves(survey(range(FEW_CRAMPED), "cramped"))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_nobody_starves_for_two_thousand_seeds() -> None:
+    nobody_starves(survey_many(0, ALL_CRAMPED, "cramped"))
 
 
 def test_a_seed_plays_the_same_each_time() -> None:

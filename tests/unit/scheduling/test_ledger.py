@@ -50,7 +50,7 @@ def test_nobody_is_evicted_in_vain() -> None:
 
 def test_busy_pinned_and_loading_models_are_never_evicted() -> None:
     ledger = holding(100, ("busy", 30, 1, 0), ("pinned", 20, 1, 0))
-    ledger.begin("busy", 1)
+    ledger.use("busy", 1, 1)
     ledger.pinned.add("pinned")
     assert ledger.admit("loading", need(30), 2) == ()
     with pytest.raises(LmxError) as refused:
@@ -63,7 +63,7 @@ def test_busy_pinned_and_loading_models_are_never_evicted() -> None:
     )
     assert error.retry_after is not None
     assert "next" not in ledger
-    ledger.end("busy", 5)
+    ledger.use("busy", 0, 5)
     assert ledger.admit("next", need(40), 100) == ("busy",)
 
 
@@ -92,7 +92,7 @@ def test_loading_waits_for_those_that_leave() -> None:
     assert ledger.may_load()
     ledger.loaded("b", 55, 12)
     assert ledger.free == 45
-    assert ledger.lines(20) == [MemoryLine("b", Residency.READY, 55, True, 0, False, 8)]
+    assert ledger.lines(20) == [MemoryLine("b", Residency.READY, 55, True, 0, False, 8, 50)]
 
 
 def test_a_model_that_comes_back_while_it_leaves() -> None:
@@ -125,7 +125,7 @@ def test_an_estimate_that_was_too_small_is_made_up_for() -> None:
     ledger.admit("c", need(20), 2)
     ledger.loaded("c", 45, 3)
     assert ledger.free == -15
-    ledger.begin("c", 4)
+    ledger.use("c", 1, 4)
     assert ledger.overdraft(5) == ("a",)
     assert ledger.free == 25
     ledger.loaded("c", 200, 6)
@@ -136,12 +136,16 @@ def test_an_estimate_that_was_too_small_is_made_up_for() -> None:
 def test_only_what_is_idle_for_too_long_expires() -> None:
     ledger = holding(100, ("a", 10, 1, 0), ("b", 10, 1, 5), ("c", 10, 1, 0), ("d", 10, 1, 0))
     ledger.pinned.add("c")
-    ledger.begin("d", 0)
-    assert ledger.expired(10, 10) == ()
-    assert ledger.expired(10.5, 10) == ("a",)
-    assert ledger.expired(20, 10) == ("a", "b")
-    ledger.end("d", 20)
-    assert ledger.expired(30.5, 10) == ("a", "b", "d")
+    ledger.use("d", 1, 0)
+
+    def ten(_: str) -> float:
+        return 10.0
+
+    assert ledger.expired(10, ten) == ()
+    assert ledger.expired(10.5, ten) == ("a",)
+    assert ledger.expired(20, ten) == ("a", "b")
+    ledger.use("d", 0, 20)
+    assert ledger.expired(30.5, ten) == ("a", "b", "d")
     assert ledger.evict("c") is False
 
 
@@ -213,17 +217,35 @@ class LedgerMachine(RuleBasedStateMachine):
             self.ready[name] = int(self.loading.pop(name) * share)
             self.ledger.loaded(name, self.ready[name], self.now)
 
-    @rule(name=st.sampled_from(NAMES))
-    def begin(self, name: str) -> None:
-        self.ledger.begin(name, self.now)
+    @rule(name=st.sampled_from(NAMES), users=st.integers(0, 2))
+    def use(self, name: str, users: int) -> None:
+        self.ledger.use(name, users, self.now)
         if name in self.ready or name in self.loading:
-            self.users[name] += 1
+            self.users[name] = users
+
+    @rule(name=st.sampled_from(NAMES), size=st.integers(1, 110))
+    def load_anew(self, name: str, size: int) -> None:
+        old = self.ready.get(name, self.loading.get(name))
+        free = self.ledger.free
+        try:
+            victims = self.ledger.readmit(name, need(size), self.now)
+        except LmxError:
+            assert self.ledger.free == free
+            assert (name in self.ledger) is (old is not None)
+            return
+        self.take_away(victims)
+        if old is not None:
+            self.leaving.append((name, old))
+            self.ready.pop(name, None)
+        self.loading[name] = size
+        self.users[name] = 0
 
     @rule(name=st.sampled_from(NAMES))
-    def end(self, name: str) -> None:
-        self.ledger.end(name, self.now)
-        if name in self.ready or name in self.loading:
-            self.users[name] = max(0, self.users[name] - 1)
+    def unload(self, name: str) -> None:
+        self.ledger.leave(name)
+        size = self.ready.pop(name, self.loading.pop(name, None))
+        if size is not None:
+            self.leaving.append((name, size))
 
     @rule(name=st.sampled_from(NAMES))
     def pin_or_unpin(self, name: str) -> None:
@@ -240,7 +262,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(pause=st.floats(0, 100), ttl_s=st.floats(1, 100))
     def time_passes(self, pause: float, ttl_s: float) -> None:
         self.now += pause
-        for name in self.ledger.expired(self.now, ttl_s):
+        for name in self.ledger.expired(self.now, lambda _: ttl_s):
             assert self.ledger.evict(name)
             self.take_away((name,))
 

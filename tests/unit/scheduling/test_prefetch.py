@@ -71,7 +71,7 @@ class Machine:
         if not self._is_ready(model):
             return False
         self.busy[model] += 1
-        self.ledger.begin(model, now)
+        self.ledger.use(model, self.busy[model], now)
         heapq.heappush(self._ends, (now + seconds, model))
         return True
 
@@ -89,7 +89,7 @@ class Machine:
         while self._ends and self._ends[0][0] <= now:
             _, model = heapq.heappop(self._ends)
             self.busy[model] -= 1
-            self.ledger.end(model, now)
+            self.ledger.use(model, self.busy[model], now)
         for line in self.ledger.lines(now):
             if line.state is Residency.LOADING and self._ready_at[line.model] <= now:
                 self.ledger.loaded(line.model, self.needs[line.model].total, now)
@@ -177,8 +177,7 @@ def test_nothing_is_loaded_over_what_is_wanted_sooner() -> None:
     for number in range(5):
         forecast.arrived("a", 100.0 * number)
         forecast.arrived("b", 100.0 * number + 20)
-    ledger.begin("a", 400)
-    ledger.end("a", 400)
+    ledger.use("a", 0, 400)
     # b is wanted at 520, a at 500 and at 600.
     assert prefetch(forecast, ledger, TWO, 490) is None
     assert prefetch(forecast, ledger, TWO, 512.5) is None

@@ -95,11 +95,12 @@ class AdminModels:
         return routes
 
     async def status(self) -> dict[str, Any]:
-        """Every loaded model with its slots, line and worker."""
+        """Every loaded model with its slots, line and worker; the memory they take."""
         return {
             "version": __version__,
             "uptime_s": self._clock.monotonic() - self._started,
             "models": [msgspec.to_builtins(status) for status in self._engine.status()],
+            "memory": msgspec.to_builtins(self._engine.memory()),
         }
 
     async def load(self, request: Request) -> Response:

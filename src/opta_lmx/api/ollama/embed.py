@@ -11,10 +11,11 @@ from opta_lmx.api.documents import inference_docs
 from opta_lmx.api.fields import MAX_INT32, BodyReader, validated
 from opta_lmx.api.ollama.parse import head, model_of
 from opta_lmx.api.ollama.render import nanoseconds
-from opta_lmx.api.ollama.wire import EmbeddingsRequest, EmbedOptions, EmbedRequest
+from opta_lmx.api.ollama.wire import EmbeddingsRequest, EmbedOptions, EmbedRequest, keep_s
 from opta_lmx.api.vector_calls import VectorCalls
 from opta_lmx.core.clock import Clock
 from opta_lmx.core.errors import invalid
+from opta_lmx.engine.memory import keep
 from opta_lmx.serving.embedding import EMBEDDERS, EmbeddingRequest, Vectors
 from opta_lmx.serving.vectors import numbers
 
@@ -23,10 +24,11 @@ _encode = msgspec.json.Encoder().encode
 
 
 class EmbedCall(msgspec.Struct, frozen=True):
-    """A parsed request; `name` is the model as the client calls it."""
+    """A parsed request; `name` is the model as the client calls it, `keep_s` its time to stay."""
 
     name: str
     request: EmbeddingRequest
+    keep_s: float | None = None
 
 
 def parse_embed(fields: dict[str, Any]) -> EmbedCall:
@@ -38,7 +40,7 @@ def parse_embed(fields: dict[str, Any]) -> EmbedCall:
         cut_to=None if wanted.truncate is False else _cut(wanted.options),
         dimensions=wanted.dimensions,
     )
-    return EmbedCall(wanted.model, request)
+    return EmbedCall(wanted.model, request, keep_s(wanted.keep_alive))
 
 
 def _inputs(value: object) -> tuple[str, ...]:
@@ -65,7 +67,7 @@ def parse_embeddings(fields: dict[str, Any]) -> EmbedCall:
         place=lambda _: "prompt",
         whole="prompt",
     )
-    return EmbedCall(wanted.model, request)
+    return EmbedCall(wanted.model, request, keep_s(wanted.keep_alive))
 
 
 def _cut(options: EmbedOptions | None) -> int:
@@ -137,6 +139,7 @@ class EmbedRoutes:
         render: Callable[[EmbedCall, Vectors], Awaitable[bytes]],
     ) -> Response:
         ticket, read = await self._vectors.calls.admit(request, reader, head, EMBEDDERS)
+        keep(ticket.runtime, read.call.keep_s)
         run = self._vectors.service.run(ticket, read.call.request)
 
         async def whole(made: Vectors) -> bytes:

@@ -107,7 +107,8 @@ class ModelRoutes:
     async def ps(self) -> Json:
         """List the models that are loaded."""
         served = await self._catalogue.list()
-        return {"models": [_loaded(model) for model in served if model.state == "ready"]}
+        now = self._calls.clock.now_ms()
+        return {"models": [_loaded(model, now) for model in served if model.state == "ready"]}
 
     async def show(self, request: Request) -> Response:
         """Describe one model."""
@@ -147,15 +148,16 @@ def _listed(model: ServedModel) -> Json:
     }
 
 
-def _loaded(model: ServedModel) -> Json:
+def _loaded(model: ServedModel, now_ms: int) -> Json:
     """How much of it a graphics card holds is not measured: 0."""
+    left_s = model.expires_s
     return {
         "name": model.id,
         "model": model.id,
         "size": model.size_bytes,
         "digest": _digest(model),
         "details": _details(model),
-        "expires_at": _NEVER,
+        "expires_at": _NEVER if left_s is None else timestamp(now_ms + int(left_s * 1000)),
         "size_vram": 0,
         "context_length": model.context_length,
     }

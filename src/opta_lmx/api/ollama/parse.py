@@ -28,9 +28,9 @@ _NO_TIME = re.compile(r"-?0*\.?0*[a-zµ]*")
 class Call(msgspec.Struct, frozen=True):
     """A parsed chat or generate request.
 
-    `name` is the model as the client calls it. `request` is None where there is nothing to
-    answer: then the model is loaded, or unloaded. `window` is what the client counts on. `think`:
-    the answer should begin with thinking, which not every model can.
+    `name` is the model as the client calls it, `keep_s` how long it is to stay. `request` is None
+    where there is nothing to answer: then the model is loaded, or unloaded. `window` is what the
+    client counts on. `think`: the answer should begin with thinking, which not every model can.
     """
 
     name: str
@@ -38,6 +38,7 @@ class Call(msgspec.Struct, frozen=True):
     stream: bool
     unload: bool
     window: int | None
+    keep_s: float | None = None
     think: bool = False
 
 
@@ -93,6 +94,7 @@ def _call(wanted: wire.Generation, prompt: Prompt | None) -> Call:
         stream=wanted.stream is not False,
         unload=_no_time(wanted.keep_alive),
         window=options.num_ctx,
+        keep_s=wire.keep_s(wanted.keep_alive),
         think=bool(wanted.think),
     )
 

@@ -24,6 +24,7 @@ from opta_lmx.api.ollama.wire import ChatRequest, GenerateRequest
 from opta_lmx.api.streaming import JSON_LINES
 from opta_lmx.core.errors import ErrorKind, LmxError, unsupported
 from opta_lmx.core.types import Accepted, Usage
+from opta_lmx.engine.memory import keep
 from opta_lmx.engine.residency import Engine
 from opta_lmx.engine.runtime import ModelRuntime
 from opta_lmx.serving.answering import AnswerEvent, Answering
@@ -85,6 +86,7 @@ class GenerationRoutes:
         if call.request is None:
             ticket.give_back()
             return await self._only_load(call, shape, ignored_header(read))
+        keep(ticket.runtime, call.keep_s)
         answering = self._calls.serving.run(ticket, with_session(call.request, request.headers))
         clock = self._calls.clock
         rendering = OllamaRendering(call.name, shape, clock, lambda: answering.timing)
@@ -99,7 +101,9 @@ class GenerationRoutes:
             await self._unload(model)
         else:
             self._calls.serving.refuse_draining()
-            _check_window(await self._engine.load(model), call.window or 0)
+            runtime = await self._engine.load(model)
+            keep(runtime, call.keep_s)
+            _check_window(runtime, call.window or 0)
         now = self._calls.clock.now_ms()
         answer = nothing_said(call.name, shape, now, "unload" if call.unload else "load")
         return Response(answer, headers=headers, media_type="application/json")

@@ -1,5 +1,6 @@
 """Ollama's requests as they stand on the wire: every field has a stated meaning or is refused."""
 
+import math
 import re
 from typing import Annotated, Any, Literal, cast
 
@@ -23,6 +24,9 @@ MAX_STOPS = 16
 
 _DURATION = re.compile(r"-?(?:\d+(?:\.\d*)?|\.\d+)(?:(?:ns|us|µs|ms|s|m|h))?")
 _DURATIONS = re.compile(rf"(?:{_DURATION.pattern})+")
+_PART = re.compile(r"(\d+\.?\d*|\.\d+)(ns|us|µs|ms|s|m|h)?")
+_UNIT_S = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1, "m": 60, "h": 3600, "": 1}
+_FOR_GOOD_S = 3650 * 86_400.0
 
 
 def _check_keep_alive(value: object) -> object:
@@ -31,6 +35,17 @@ def _check_keep_alive(value: object) -> object:
     if isinstance(value, str) and len(value) <= 64 and _DURATIONS.fullmatch(value):
         return value
     raise PydanticCustomError("keep_alive", "it should be seconds, or a duration such as '5m'")
+
+
+def keep_s(keep_alive: object) -> float | None:
+    """Seconds a model is to stay loaded, infinity for a negative time; None: nothing was said."""
+    if isinstance(keep_alive, str):
+        parts = _PART.findall(keep_alive)
+        seconds = sum(float(number) * _UNIT_S[unit] for number, unit in parts)
+        keep_alive = -1 if keep_alive.startswith("-") else seconds
+    if not isinstance(keep_alive, int | float):
+        return None
+    return float(keep_alive) if 0 <= keep_alive <= _FOR_GOOD_S else math.inf
 
 
 def _check_format(value: object) -> object:
@@ -55,6 +70,7 @@ _Stops = Annotated[
     Field(max_length=MAX_STOPS, fail_fast=True),
     BeforeValidator(as_list, json_schema_input_type=str | list[str]),
 ]
+_KEEP = "How long the model may be idle from now on; below 0: for good."
 _NOT_HERE = "How models are loaded is the operator's to configure: only null is accepted."
 
 
@@ -122,8 +138,8 @@ class Generation(WireModel):
     options: Options | None = None
     keep_alive: KeepAlive = Field(
         None,
-        description="0 with nothing to answer unloads the model. Otherwise a hint without "
-        "effect: a model stays until it is unloaded.",
+        description="How long the model may be idle from now on before it is unloaded: seconds, "
+        "or `5m`; below 0: for good. 0 with nothing to answer unloads it at once.",
     )
     think: Think | None = Field(
         None,
@@ -247,7 +263,7 @@ class EmbedRequest(WireModel):
     )
     dimensions: Positive | None = None
     options: EmbedOptions | None = None
-    keep_alive: KeepAlive = Field(None, description="A hint without effect.")
+    keep_alive: KeepAlive = Field(None, description=_KEEP)
 
 
 class EmbeddingsRequest(WireModel):
@@ -256,4 +272,4 @@ class EmbeddingsRequest(WireModel):
     model: ModelName
     prompt: str
     options: EmbedOptions | None = None
-    keep_alive: KeepAlive = Field(None, description="A hint without effect.")
+    keep_alive: KeepAlive = Field(None, description=_KEEP)

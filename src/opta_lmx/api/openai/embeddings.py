@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from opta_lmx.api.documents import inference_docs
 from opta_lmx.api.fields import MAX_INT32, BodyReader, ModelName, Positive, WireModel, validated
+from opta_lmx.api.openai.generation import STAY, Stay
 from opta_lmx.api.vector_calls import VectorCalls, one_place
 from opta_lmx.core.errors import LmxError, invalid
 from opta_lmx.serving.embedding import EMBEDDERS, EmbeddingRequest, Vectors
@@ -45,6 +46,7 @@ class EmbeddingsRequest(WireModel):
     dimensions: Positive | None = Field(
         None, description="The model's own width, or less where it was made to be cut."
     )
+    ttl: Stay | None = Field(None, description=STAY)
     user: Annotated[str, StringConstraints(max_length=512)] | None = Field(
         None, description="Names the client within its key, where no header does."
     )

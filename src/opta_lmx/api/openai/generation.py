@@ -20,6 +20,9 @@ from opta_lmx.core.errors import invalid
 from opta_lmx.core.types import SamplingParams
 
 DEFAULT_MAX_CHOICES = 16
+STAY = "As LM Studio has it: seconds the model may be idle from now on, then it is unloaded."
+Stay = Annotated[int, Field(ge=0, le=MAX_INT32)]
+"""Seconds; read at the first gate, by `Calls`."""
 
 
 class StreamOptions(WireModel):
@@ -37,6 +40,7 @@ class GenerationFields(WireModel):
     """The fields that both requests have."""
 
     model: ModelName
+    ttl: Stay | None = Field(None, description=STAY)
     n: Positive | None = Field(None, description="Answers to each prompt, side by side.")
     stream: bool | None = None
     stream_options: StreamOptions | None = Field(None, description="Only with `stream: true`.")

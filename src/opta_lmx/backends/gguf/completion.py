@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from opta_lmx.backends.frames import Submit, TokenOut
+from opta_lmx.backends.frames import Drafted, Submit, TokenOut
 from opta_lmx.backends.gguf.following import GrammarFollower
 from opta_lmx.backends.gguf.vocabulary import Vocabulary
 from opta_lmx.core.types import FinishReason, TopLogprob
@@ -45,6 +45,11 @@ class _Chosen(msgspec.Struct):
     top_logprobs: list[_Alternative]
 
 
+class _Timings(msgspec.Struct):
+    draft_n: int = 0
+    draft_n_accepted: int = 0
+
+
 class _Error(msgspec.Struct):
     message: str = "unknown error"
     code: int = 500
@@ -57,6 +62,7 @@ class _Event(msgspec.Struct):
     prompt_progress: _Done | None = None
     completion_probabilities: list[_Chosen] = []
     stop_type: str | None = None
+    timings: _Timings | None = None
     error: _Error | None = None
 
 
@@ -100,21 +106,29 @@ class CompletionReader:
         self._words = words
         self._follower = follower
         self._seen = 0
+        self._drafted = _Timings()
         self._held: list[TokenOut] = []
 
-    def feed(self, data: bytes) -> Iterator[Progress | TokenOut]:
+    def feed(self, data: bytes) -> Iterator[Progress | Drafted | TokenOut]:
         """Read one event's JSON.
 
         Raises:
             EngineAnswerError: the event reports a failure, or is none of llama.cpp's.
         """
         event = _decode(data)
+        if event.timings is not None and event.timings != self._drafted:
+            yield self._news_of_drafts(event.timings)
         if event.prompt_progress is not None:
             yield self._progress(event.prompt_progress)
         elif event.stop_type is not None:
             yield from self._last(event)
         else:
             yield from self._tokens(event)
+
+    def _news_of_drafts(self, now: _Timings) -> Drafted:
+        before, self._drafted = self._drafted, now
+        accepted = now.draft_n_accepted - before.draft_n_accepted
+        return Drafted(self._id, now.draft_n - before.draft_n, accepted)
 
     def _progress(self, done: _Done) -> Progress:
         return Progress(self._id, done.cache, done.processed, done.total, done.time_ms)

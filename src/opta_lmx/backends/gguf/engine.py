@@ -5,6 +5,7 @@ returns it as one step.
 """
 
 import queue
+from collections.abc import Sequence
 
 import msgspec
 
@@ -13,6 +14,7 @@ from opta_lmx.backends.frames import (
     Announce,
     CacheChanged,
     Cancel,
+    Drafted,
     Fault,
     Load,
     Ready,
@@ -80,7 +82,8 @@ class GgufEngine:
 
         It starts at once unless it has a grammar to compile or shared cache room is short.
         """
-        if reason := refusal(request, self._limits) or resume_refusal(request):
+        cut = self._unshown(request.generated)
+        if reason := refusal(request, self._limits) or resume_refusal(request, unshown=cut):
             self._refuse(request, reason)
         elif request.grammar:
             self._compiling[request.id] = request
@@ -92,7 +95,7 @@ class GgufEngine:
         """Stop a request; `Released` follows when llama.cpp calls its slot idle.
 
         What a held one leaves in its slot is put aside when another needs the slot. One with a
-        token that llama.cpp did not name cannot go on later: it is not held.
+        token that llama.cpp did not name, or could not show, cannot go on later: it is not held.
         """
         if compiling := self._compiling.pop(request.id, None):
             self._compiler.forget(request.id)
@@ -101,7 +104,7 @@ class GgufEngine:
             self._followers.pop(request.id, None)
             self._release(waiting)
         elif row := self._rows.find(request.id):
-            if request.hold and not row.resumable:
+            if request.hold and (not row.resumable or self._unshown(row.answer)):
                 return  # it could not go on, so it runs to its end
             row.cancel(request.keep, paused=request.hold)
             self._streams.cancel(request.id)
@@ -136,6 +139,10 @@ class GgufEngine:
             self._enter(request)
         # A sign of life; and llama.cpp is silent as long again, for it compiles by itself.
         self._emit(Announce("grammar", done.took_s))
+
+    def _unshown(self, answer: Sequence[int]) -> bool:
+        """Whether an answer ends in a character whose other bytes llama.cpp would not show."""
+        return bool(self._model.plan.draft) and self._model.words.inside_character(answer)
 
     def _refuse(self, request: Submit, reason: str) -> None:
         self._emit(Fault(reason, "bad_request", request.id))
@@ -175,6 +182,8 @@ class GgufEngine:
         assert row is not None
         if isinstance(item, TokenOut):
             harvest.token(row, item)
+        elif isinstance(item, Drafted):
+            harvest.drafted(row, item)
         elif isinstance(item, Progress):
             harvest.progress(row, item)
             self._rows.measure(item)
@@ -208,6 +217,7 @@ class GgufEngine:
             grammar=may_end_with(grammar, model.ends),
             banned=model.words.misread if request.grammar else (),
             exact_bytes=model.words.inside_character(request.generated),
+            drafts=bool(model.plan.draft),
         )
         follower = self._followers.pop(request.id, None)
         reader = CompletionReader(request, model.ready.context, model.words, follower)

@@ -13,6 +13,7 @@ from opta_lmx.backends.gguf.machine import this_machine
 from opta_lmx.backends.gguf.plan import GgufOptions, Plan, make_plan
 from opta_lmx.backends.gguf.server import SLOTS, gpu_memory, start_server
 from opta_lmx.backends.gguf.slotfiles import SlotFiles, claim, model_identity
+from opta_lmx.backends.gguf.speculation import LACKS, check_running, read_with_draft
 from opta_lmx.backends.gguf.tokenizer import LlamaTokenizer
 from opta_lmx.backends.gguf.vocabulary import (
     Vocabulary,
@@ -25,6 +26,7 @@ from opta_lmx.backends.text.template import load_template
 from opta_lmx.backends.text.texts import TemplateTexts
 from opta_lmx.codec.tools.dialects import markers_of
 from opta_lmx.core.errors import LmxError
+from opta_lmx.core.kv_cost import KvCost
 from opta_lmx.models.gguf_header import read_gguf_header
 from opta_lmx.models.gguf_info import read_gguf_info
 
@@ -64,16 +66,19 @@ def open_model(spec: Load) -> OpenModel:
         options = msgspec.convert(spec.options, GgufOptions)
         info = read_gguf_info(Path(spec.path))
         ids, words, lacks, ends = _read_words(Path(spec.path))
+        both = read_with_draft(spec, options, info)
     except msgspec.ValidationError as error:
         raise LoadError(f"the options of the gguf backend are wrong: {error}") from error
     except LmxError as error:
         raise LoadError(error.message) from error
     if info.embedding:
         raise LoadError("this model makes vectors, not text")
-    plan = make_plan(info, spec, options, this_machine(gpu_memory()))
+    plan = make_plan(both, spec, options, this_machine(gpu_memory()))
     runtime = spec.runtime_dir or tempfile.mkdtemp(prefix="lmx-")
     folder, lasting = _slot_folder(spec.path, runtime, options)
     socket, engine = start_server(spec.path, runtime, plan, options, folder)
+    if plan.draft:
+        check_running(socket)
     props: dict[str, Any] = call(socket, "/props")
     bos, eos = str(props["bos_token"]), str(props["eos_token"])
     template = load_template(
@@ -81,24 +86,30 @@ def open_model(spec: Load) -> OpenModel:
     )
     words.keep(markers_of(template.speech))
     ready = Ready(
-        context=min(plan.context, int(props["default_generation_settings"]["n_ctx"])),
+        context=min(plan.context, _window(props) - bool(plan.draft)),
         slots=plan.slots,
         kv_bytes=plan.cells * plan.cell_bytes,
-        weights_bytes=info.weights_bytes,
+        weights_bytes=both.weights_bytes,
         speech=template.speech,
         template_source=template.source_kind,
         sampling=info.sampling,
         engine=engine,
         vocabulary=info.vocabulary,
-        lacks=lacks,
+        lacks=(*lacks, *LACKS) if plan.draft else lacks,
         resumes="unseeded",
         pauses=True,
+        kv=KvCost(((plan.cell_bytes, 0),), whole=True),
     )
     tokenizer = LlamaTokenizer(socket, info.vocabulary, bos, eos)
     texts = TemplateTexts(template, tokenizer, find_infill(ids.get))
     identity = model_identity(Path(spec.path), f"{engine} {plan.whole_windows}")
-    files = SlotFiles(socket, folder, identity, lasting=lasting)
+    files = SlotFiles(socket, folder, identity, lasting=lasting, drafts=bool(plan.draft))
     return OpenModel(socket, info.vocabulary, ends, plan, options, words, ready, texts, files)
+
+
+def _window(props: dict[str, Any]) -> int:
+    """Tokens of a slot. With a draft model an answer ends too early where it would fill them."""
+    return int(props["default_generation_settings"]["n_ctx"])
 
 
 def _slot_folder(model: str, runtime: str, options: GgufOptions) -> tuple[Path, bool]:

@@ -65,6 +65,7 @@ class Plan(msgspec.Struct, frozen=True):
     the restore points of each slot, which together take a quarter of the budget.
     `pooling` is empty for a model that makes text; others start the server for vectors: `own`
     leaves their making to the file, `mean` and `rank` prescribe it.
+    `draft` is the file of the model that guesses `draft_tokens` ahead (empty: none).
     """
 
     context: int
@@ -77,11 +78,21 @@ class Plan(msgspec.Struct, frozen=True):
     checkpoints: int
     pooling: Literal["", "own", "mean", "rank"] = ""
     whole_windows: bool = False
+    draft: str = ""
+    draft_tokens: int = 0
 
 
 def make_plan(info: ModelInfo, spec: Load, options: GgufOptions, machine: Machine) -> Plan:
-    """Fit windows, slots and batch to the machine; an explicit `spec.context` is kept."""
-    batch = options.batch or _batch(info.weights_bytes, machine.accelerator)
+    """Fit windows, slots and batch to the machine; an explicit `spec.context` is kept.
+
+    Args:
+        info: the model; where it has a draft model, with that one's weights and caches.
+        spec: what was asked for.
+        options: the backend's own.
+        machine: this one.
+    """
+    usual = _batch(info.weights_bytes, machine.accelerator)
+    batch = options.batch or max(usual, least_batch(spec))
     budget = options.kv_bytes or machine.memory_bytes // 8
     whole = _whole_windows(info, spec, budget)
     fixed, cell_bytes = _cache_costs(info, batch, whole)
@@ -102,7 +113,14 @@ def make_plan(info: ModelInfo, spec: Load, options: GgufOptions, machine: Machin
         cell_bytes,
         0 if whole else checkpoints,
         whole_windows=whole,
+        draft=spec.draft,
+        draft_tokens=spec.draft_tokens if spec.draft else 0,
     )
+
+
+def least_batch(spec: Load) -> int:
+    """Tokens that must fit one batch: llama.cpp aborts where the guesses of all slots do not."""
+    return spec.slots * (spec.draft_tokens + 1) if spec.draft else 1
 
 
 def _whole_windows(info: ModelInfo, spec: Load, budget: int) -> bool:

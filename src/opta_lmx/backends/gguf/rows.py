@@ -1,6 +1,6 @@
 """What the engine knows of each running request, and what one step reports of them."""
 
-from opta_lmx.backends.frames import Announce, Started, Step, TokenOut
+from opta_lmx.backends.frames import Announce, Drafted, Started, Step, TokenOut
 from opta_lmx.backends.gguf.completion import Progress
 from opta_lmx.backends.gguf.slots import Start, Tokens, held_after, submitted
 from opta_lmx.backends.protocol import Emit
@@ -108,12 +108,18 @@ class Harvest:
         self._tokens: list[TokenOut] = []
         self._started: list[Started] = []
         self._prefill: dict[int, tuple[int, int, int]] = {}
+        self._drafts: list[Drafted] = []
 
     def token(self, row: Row, out: TokenOut) -> None:
         """Take a token; one of a cancelled request is not reported."""
         row.take(out)
         if not row.cancelled:
             self._tokens.append(out)
+
+    def drafted(self, row: Row, item: Drafted) -> None:
+        """Take news of guesses; those for a cancelled request are not reported."""
+        if not row.cancelled:
+            self._drafts.append(item)
 
     def progress(self, row: Row, item: Progress) -> None:
         """Take a prompt's progress."""
@@ -131,4 +137,5 @@ class Harvest:
             prefill=tuple(self._prefill.values()),
             rows=rows.decoding,
             kv_bytes=rows.cells * cell_bytes,
+            drafts=tuple(self._drafts),
         )

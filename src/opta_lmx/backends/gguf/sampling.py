@@ -38,6 +38,7 @@ def completion_body(
     grammar: str = "",
     banned: tuple[int, ...] = (),
     exact_bytes: bool = False,
+    drafts: bool = False,
 ) -> dict[str, Any]:
     """Return the JSON body that starts `request` on `slot`, after what it generated before.
 
@@ -45,7 +46,7 @@ def completion_body(
     `markers` are control tokens whose text must appear in the answer, such as tool-call tags;
     `grammar` is the request's, written for this vocabulary; `banned` are tokens never drawn;
     `exact_bytes` is for an answer that goes on within a character, which only the listing of
-    likely tokens shows as bytes.
+    likely tokens shows as bytes; `drafts`: every event is to count what was guessed so far.
     """
     penalties = _penalties(request)
     listed = 0 if request.top_logprobs is None else max(1, request.top_logprobs)
@@ -64,6 +65,7 @@ def completion_body(
         "stream": True,
         "return_tokens": True,
         "return_progress": True,
+        "timings_per_token": drafts,
         "response_fields": ["stop_type", "tokens_predicted", "timings"],
     }
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from opta_lmx.backends.gguf.plan import GgufOptions, Plan
+from opta_lmx.backends.gguf.speculation import set_draft
 from opta_lmx.backends.protocol import LoadError
 
 MAX_SOCKET_PATH = 100
@@ -101,6 +102,8 @@ def _params(xllamacpp: Any, model: str, socket: str, plan: Plan, options: GgufOp
     if plan.pooling in ("mean", "rank"):
         kinds = xllamacpp.llama_pooling_type
         params.pooling_type = getattr(kinds, f"LLAMA_POOLING_TYPE_{plan.pooling.upper()}")
+    if plan.draft:
+        set_draft(xllamacpp, params, plan, options)
     return params
 
 

@@ -64,10 +64,15 @@ class SlotFiles:
         folder: where llama.cpp was told to keep them.
         identity: the model, engine and settings; a file of another is not used.
         lasting: whether files are to outlive this process.
+        drafts: a draft model runs beside. Its part of a slot is in no file, and must not stay
+            behind as that of other tokens; its guesses then follow from what comes after.
     """
 
-    def __init__(self, socket: str, folder: Path, identity: str, *, lasting: bool) -> None:
+    def __init__(
+        self, socket: str, folder: Path, identity: str, *, lasting: bool, drafts: bool = False
+    ) -> None:
         self.lasting = lasting
+        self._drafts = drafts
         self._socket = socket
         self._folder = folder
         self._identity = identity
@@ -81,7 +86,7 @@ class SlotFiles:
         name = f"copy-{target}{_DRAFT}"
         try:
             saved = self._act(source, "save", name)
-            return saved is not None and self._act(target, "restore", name) is not None
+            return saved is not None and self._fill(target, name) is not None
         finally:
             _remove(self._folder / name)
 
@@ -91,7 +96,7 @@ class SlotFiles:
 
     def unpark(self, aside: int, number: int) -> bool:
         """Bring back to an idle slot what was put aside; False where that is not possible."""
-        return self._act(number, "restore", _aside(aside)) is not None
+        return self._fill(number, _aside(aside)) is not None
 
     def forget(self, aside: int) -> None:
         """Delete what was put aside."""
@@ -133,7 +138,7 @@ class SlotFiles:
             whole = _digest(file.data) == (file.digest, file.bytes)
         except OSError:
             whole = False
-        answer = self._act(number, "restore", file.data.name) if whole else None
+        answer = self._fill(number, file.data.name) if whole else None
         if answer is not None and answer.get("n_restored", 0) >= len(file.held.tokens):
             return True
         self.remove(file)
@@ -170,6 +175,11 @@ class SlotFiles:
         tokens.frombytes(state.ids)
         file = SlotFile(path, Held(tuple(tokens), note.tenant), note.digest, note.bytes)
         return file if file.data.is_file() else None
+
+    def _fill(self, number: int, name: str) -> dict[str, Any] | None:
+        if self._drafts and not self.erase(number):
+            return None
+        return self._act(number, "restore", name)
 
     def _act(self, number: int, action: str, name: str | None = None) -> dict[str, Any] | None:
         try:

@@ -7,7 +7,7 @@ from http.client import HTTPException
 
 import msgspec
 
-from opta_lmx.backends.frames import TokenOut
+from opta_lmx.backends.frames import Drafted, TokenOut
 from opta_lmx.backends.gguf.completion import (
     CompletionReader,
     EngineAnswerError,
@@ -28,7 +28,7 @@ class Ended(msgspec.Struct, frozen=True):
     error: EngineAnswerError | None = None
 
 
-Happening = Progress | TokenOut | Ended
+Happening = Progress | Drafted | TokenOut | Ended
 
 
 class Job(msgspec.Struct, frozen=True):

@@ -18,16 +18,16 @@ from opta_lmx.backends.frames import (
     Submit,
     TokenOut,
 )
-from opta_lmx.backends.mlx.caches import cut, form
+from opta_lmx.backends.mlx.caches import cut
 from opta_lmx.backends.mlx.delivery import Delivery
 from opta_lmx.backends.mlx.drawing import Drawing
 from opta_lmx.backends.mlx.files import Files
 from opta_lmx.backends.mlx.grammar import Compiled, GrammarError, Grammars
 from opta_lmx.backends.mlx.intake import Intake
-from opta_lmx.backends.mlx.memory import probe
+from opta_lmx.backends.mlx.lane import Entry, Lane
 from opta_lmx.backends.mlx.pacing import Pace, chunk
 from opta_lmx.backends.mlx.rows import Row
-from opta_lmx.backends.mlx.running import Entry, Running
+from opta_lmx.backends.mlx.running import Running
 from opta_lmx.backends.mlx.states import States
 from opta_lmx.backends.protocol import Emit
 from opta_lmx.backends.refusal import Limits, refusal
@@ -46,7 +46,7 @@ class Batch:
     """All requests of one model. Every method is for the engine thread alone.
 
     Args:
-        model: an evaluated mlx-lm model.
+        running: of an evaluated model; empty.
         tokenizer: gives tokens their bytes and names the ids that end an answer.
         limits: what requests may ask.
         pace: sizes prompt chunks.
@@ -54,17 +54,17 @@ class Batch:
     """
 
     def __init__(
-        self, model: Any, tokenizer: HfTokenizer, limits: Limits, pace: Pace, emit: Emit
+        self, running: Running, tokenizer: HfTokenizer, limits: Limits, pace: Pace, emit: Emit
     ) -> None:
         self.pace = pace
         self.limits = limits
         self._emit = emit
         self._clock = SystemClock()
         self._states = States(emit)
-        self._files = Files(self._states, form(probe(model)), emit)
+        self._files = Files(self._states, running.form, emit)
         self._intake = Intake(Grammars(tokenizer, limits.vocabulary), self._states)
         self._drawing = Drawing(limits.vocabulary, tokenizer.eos_ids)
-        self._running = Running(model, tokenizer.eos_ids, limits.slots)
+        self._running = running
         self._delivery = Delivery(tokenizer)
         self._steps = 0
         self._kv_bytes = 0
@@ -119,19 +119,17 @@ class Batch:
         began = self._clock.monotonic()
         self._steps += 1
         self._keep_leaving()
-        try:
-            progress, responses = self._running.next(size)
-        except Exception as error:  # noqa: BLE001  (boundary: no row may cost the others theirs)
-            self._recover(error)
-            ms = (self._clock.monotonic() - began) * 1000
-            return Step(self._steps, ms, started=started, kv_bytes=self._count_kv())
-        prefill = tuple(self._advance(response) for response in progress)
-        tokens = self._tokens(responses)
+        progress, drawn, failures = self._running.next(size)
+        prefill = tuple(self._advance(row, response) for row, response in progress)
+        tokens = self._tokens(drawn)
+        for lane, error in failures:
+            self._recover(lane, error)
         self._end_early()
         self._states.flush()
         ms = (self._clock.monotonic() - began) * 1000
-        self.pace.saw(ms, bool(responses), planned)
-        return Step(self._steps, ms, tokens, started, prefill, len(responses), self._count_kv())
+        if not failures:
+            self.pace.saw(ms, bool(drawn), planned)
+        return Step(self._steps, ms, tokens, started, prefill, len(drawn), self._count_kv())
 
     # --- requests
 
@@ -178,7 +176,7 @@ class Batch:
         if not running:
             return started, 0, 1
         size = chunk(len(running), budget)
-        planned = len(running) * max(row.next_chunk(size) for row in running)
+        planned = self._running.planned(size)
         predicted_s = self.pace.predicted_s(planned, decoding)
         if predicted_s > _ANNOUNCE_S:
             self._emit(Announce("prefill", predicted_s))
@@ -212,9 +210,8 @@ class Batch:
             return None
         return entry
 
-    def _advance(self, response: Any) -> tuple[int, int, int]:
+    def _advance(self, row: Row, response: Any) -> tuple[int, int, int]:
         """Note a prompt's progress and make the checkpoint it has reached."""
-        row = self._running.of(response)
         done, total = response.progress
         row.done = row.total - total + done
         self._kv_stale = True
@@ -226,8 +223,7 @@ class Batch:
 
     # --- tokens
 
-    def _tokens(self, responses: Sequence[Any]) -> tuple[TokenOut, ...]:
-        drawn = [(self._running.of(response), response) for response in responses]
+    def _tokens(self, drawn: Sequence[tuple[Row, Any]]) -> tuple[TokenOut, ...]:
         tokens = self._delivery.tokens(drawn)
         for row, response in drawn:
             if response.finish_reason is not None:
@@ -286,14 +282,14 @@ class Batch:
 
     # --- failures
 
-    def _recover(self, error: Exception) -> None:
-        """A step failed: the rows start again from their tokens, but for the one to blame.
+    def _recover(self, lane: Lane, error: Exception) -> None:
+        """A lane failed: its rows start again from their tokens, but for the one to blame.
 
         Without a culprit all start again together; if that fails too, only one of them at a time
         joins the rest, and when a step fails with it, it was that one.
         """
         traceback.print_exception(error)
-        rows = self._running.rebuild()
+        rows = self._running.rebuild(lane)
         self._kv_stale = True
         reason = str(error) or type(error).__name__
         suspects = [row for row in rows if row.on_trial]

@@ -23,7 +23,7 @@ class Delivery:
     def tokens(self, drawn: Sequence[tuple[Row, Any]]) -> list[TokenOut]:
         """One token per row and response, noted in the row's answer."""
         answers = self._read_logprobs(drawn)
-        return [self._token(row, response, answers.get(row.uid)) for row, response in drawn]
+        return [self._token(row, response, answers.get(row.id)) for row, response in drawn]
 
     def _token(self, row: Row, response: Any, answer: Answer | None) -> TokenOut:
         token, finish = response.token, response.finish_reason
@@ -39,13 +39,13 @@ class Delivery:
         return TokenOut(row.id, token, piece, finish, answer.logprob, answer.top)
 
     def _read_logprobs(self, drawn: Sequence[tuple[Row, Any]]) -> dict[int, Answer]:
-        """Answers by uid, for the rows that asked for log-probabilities."""
+        """Answers by request, for the rows that asked for log-probabilities."""
         asked: dict[int, Asked] = {}
         for row, response in drawn:
             top = row.request.top_logprobs
             if top is not None:
                 own = response.logprobs if row.processor is None else row.processor.logprobs()
-                asked[row.uid] = Asked(own, response.token, top)
+                asked[row.id] = Asked(own, response.token, top)
         if not asked:
             return {}
         return dict(zip(asked, self._logprobs.read(list(asked.values())), strict=True))

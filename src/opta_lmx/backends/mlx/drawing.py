@@ -4,9 +4,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from opta_lmx.backends.mlx.grammar import Follower
+from opta_lmx.backends.mlx.lane import Entry
 from opta_lmx.backends.mlx.processing import Processor, is_needed
 from opta_lmx.backends.mlx.rows import Row, guarded
-from opta_lmx.backends.mlx.running import Entry
 from opta_lmx.backends.mlx.sampling import Samplers, greedy
 
 

@@ -35,6 +35,8 @@ _SLOWEST_DISK = 50e6
 """Bytes per second a cold disk surely gives, for the load's predicted time."""
 _WARM_UP_S = 60.0
 _WARM_UP_TOKENS = 32
+_SPARE_PART = 8
+"""Of the memory for caches, this part may go into padding."""
 _SLOW_S = 10.0
 """A first warm-up that took longer is not repeated, though it measured compilation too."""
 
@@ -57,6 +59,7 @@ class MlxEngine:
         except (OSError, ValueError) as error:  # mlx-lm changes the limit of open files
             raise LoadError(f"MLX cannot be imported: {error}") from error
         options = loader.read_options(spec.options)
+        loader.hold_to(options)
         path = Path(spec.path)
         emit(Announce("load", _load_s(path)))
         loaded = loader.load(path, options)
@@ -71,7 +74,7 @@ class MlxEngine:
         tokenizer.keep(markers_of(template.speech))
         emit(Announce("warm-up", _WARM_UP_S))
         try:
-            self._batch = _make_batch(spec, loaded, self._tell)
+            self._batch = _make_batch(spec, loaded, options, self._tell)
             _warm_up(self._batch)
             ready = _ready(self._batch, loaded, template, options)
         except loader.LOAD_ERRORS as error:
@@ -123,8 +126,10 @@ def create() -> Engine:
     return MlxEngine()
 
 
-def _make_batch(spec: Load, loaded: "LoadedModel", emit: Emit) -> "Batch":
+def _make_batch(spec: Load, loaded: "LoadedModel", options: "MlxOptions", emit: Emit) -> "Batch":
+    from opta_lmx.backends.mlx import memory
     from opta_lmx.backends.mlx.batch import Batch
+    from opta_lmx.backends.mlx.running import Running, Width
     from opta_lmx.backends.refusal import Limits
 
     limits = Limits(
@@ -132,7 +137,18 @@ def _make_batch(spec: Load, loaded: "LoadedModel", emit: Emit) -> "Batch":
         context=min(spec.context or loaded.folder.context, loaded.folder.context),
         slots=spec.slots,
     )
-    return Batch(loaded.model, loaded.tokenizer, limits, Pace(), emit)
+    cost = memory.kv_cost(memory.probe(loaded.model))
+    width = Width(cost.at, _spare(loaded, options))
+    running = Running(loaded.model, loaded.tokenizer.eos_ids, limits.slots, width)
+    return Batch(running, loaded.tokenizer, limits, Pace(), emit)
+
+
+def _spare(loaded: "LoadedModel", options: "MlxOptions") -> int:
+    """Bytes of padding that cost no more time than another batch, and not too much memory."""
+    from opta_lmx.backends.mlx import memory
+
+    allowed = options.kv_bytes or memory.free_bytes() or loaded.weights_bytes
+    return min(loaded.weights_bytes, allowed // _SPARE_PART)
 
 
 def _ready(
@@ -144,12 +160,15 @@ def _ready(
     from opta_lmx.backends.mlx import caches, loader, memory
 
     limits = batch.limits
-    wanted = limits.slots * memory.kv_bytes_per_request(loaded.model, limits.context)
+    cost = memory.kv_cost(memory.probe(loaded.model))
     allowed = options.kv_bytes or memory.free_bytes()
+    spare = _spare(loaded, options) if limits.slots > 1 else 0
+    kv_bytes, cost = memory.budget(cost, limits, allowed, spare)
     return Ready(
         context=limits.context,
         slots=limits.slots,
-        kv_bytes=min(wanted, allowed) if allowed else wanted,
+        kv_bytes=kv_bytes,
+        kv=cost,
         weights_bytes=loaded.weights_bytes,
         speech=template.speech,
         template_source=template.source_kind,

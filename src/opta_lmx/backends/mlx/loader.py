@@ -12,6 +12,7 @@ from mlx.utils import tree_flatten
 from mlx_lm.utils import load_model
 
 from opta_lmx.backends.mlx.folder import ModelFolder, read_folder
+from opta_lmx.backends.mlx.memory import hold
 from opta_lmx.backends.protocol import LoadError
 from opta_lmx.backends.text.tokenizer import HfTokenizer
 
@@ -29,10 +30,17 @@ class MlxOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     `dtype` is that of weights and caches; `auto` keeps the model's, except on a CPU, where only
     float32 has fast kernels. `kv_bytes` bounds the caches (None: by free memory).
+
+    MLX's own limits, in bytes (None: as they are): `memory_bytes` from which on it hurries to
+    free what is unused, `cache_bytes` of freed buffers that it keeps, `wired_bytes` that Metal
+    wires. None of them is ever raised.
     """
 
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
     kv_bytes: int | None = None
+    memory_bytes: int | None = None
+    cache_bytes: int | None = None
+    wired_bytes: int | None = None
 
 
 class LoadedModel(NamedTuple):
@@ -50,6 +58,11 @@ def read_options(options: dict[str, Any]) -> MlxOptions:
         return msgspec.convert(options, MlxOptions)
     except msgspec.ValidationError as error:
         raise LoadError(f"engine option refused: {error}") from error
+
+
+def hold_to(options: MlxOptions) -> None:
+    """Set MLX's limits, before anything is loaded."""
+    hold(options.memory_bytes, options.cache_bytes, options.wired_bytes)
 
 
 def load(path: Path, options: MlxOptions) -> LoadedModel:

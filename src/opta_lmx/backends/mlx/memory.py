@@ -2,21 +2,58 @@
 # pyright: reportUnknownMemberType=false
 # (mlx-lm is untyped)
 
-from collections.abc import Iterable
+import contextlib
+from collections import Counter
+from collections.abc import Generator, Iterable
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+import msgspec
 from mlx_lm.models.cache import make_prompt_cache
+
+from opta_lmx.backends.mlx.pacing import MAX_CHUNK
+from opta_lmx.backends.refusal import Limits
+from opta_lmx.core.kv_cost import KvCost
 
 _SHARE = 0.8
 """Of the memory free after loading: the rest is for activations, tokenizers and the system."""
 _PROBE_TOKENS = 8
+_AHEAD = 255
+"""mlx-lm takes memory for 256 tokens at a time."""
 
 
-def kv_bytes_per_request(model: Any, tokens: int) -> int:
-    """Return the bytes one request's caches take at `tokens` tokens, measured on a short run."""
-    return sum(_bytes_at(cache, tokens) for cache in probe(model))
+def kv_cost(caches: Iterable[Any]) -> KvCost:
+    """Return what the caches of a request take, by those of a short one (`probe`)."""
+    parts = [part for cache in caches for part in _parts(cache)]
+    growing: Counter[int] = Counter()
+    for size, window, fixed in parts:
+        if not fixed:
+            growing[window] += size
+    layers = tuple((size, window) for window, size in growing.items())
+    return KvCost(layers, sum(size for size, _, fixed in parts if fixed), slack=_AHEAD)
+
+
+def budget(cost: KvCost, limits: Limits, allowed: int, spare: int) -> tuple[int, KvCost]:
+    """Return the bytes that caches are given, and what rows take of them.
+
+    A request that fills the window can run where there is memory for it: padding, and what
+    windows exceed themselves by while a prompt is processed, have what is left besides.
+
+    Args:
+        cost: of a row.
+        limits: how many rows there are, and how long.
+        allowed: bytes that may be given (0: unknown).
+        spare: bytes that padding may take.
+    """
+    peak = spare + MAX_CHUNK * sum(each for each, window in cost.layers if window)
+    wanted = limits.slots * cost.at(limits.context) + peak
+    size = min(wanted, allowed) if allowed else wanted
+    window = cost.at(limits.context)
+    if msgspec.structs.replace(cost, slack=0).at(limits.context) <= size < window:
+        size = window  # it was meant to do for a whole window
+    peak = max(0, min(peak, size - window))
+    return size, msgspec.structs.replace(cost, peak=peak)
 
 
 def probe(model: Any) -> list[Any]:
@@ -25,6 +62,27 @@ def probe(model: Any) -> list[Any]:
     logits = model(mx.zeros((1, _PROBE_TOKENS), mx.int32), cache=caches)
     mx.eval(logits, [cache.state for cache in caches])
     return caches
+
+
+def hold(memory: int | None, cache: int | None, wired: int | None) -> None:
+    """Lower MLX's own limits (bytes; None: as they are); they are hints and hold nobody back."""
+    for ours, change in ((memory, mx.set_memory_limit), (cache, mx.set_cache_limit)):
+        if ours is not None and (usual := change(ours)) < ours:
+            change(usual)
+    most = mx.device_info().get("max_recommended_working_set_size")
+    if wired is not None and isinstance(most, int):
+        # Machines went down with all of it wired (ml-explore/mlx#3186).
+        mx.set_wired_limit(min(wired, int(most * _SHARE)))
+
+
+@contextlib.contextmanager
+def wired_as_before() -> Generator[None]:
+    """Undo that mlx-lm's generators, when made, have everything wired that the device can."""
+    limit = mx.set_wired_limit(0)
+    try:
+        yield
+    finally:
+        mx.set_wired_limit(limit)
 
 
 def free_bytes() -> int:
@@ -39,16 +97,15 @@ def free_bytes() -> int:
     return max(0, int(free * _SHARE))
 
 
-def _bytes_at(cache: Any, tokens: int) -> int:
-    """Bytes of one layer's cache at a length, from its bytes at the probe's length."""
+def _parts(cache: Any) -> list[tuple[int, int, bool]]:
+    """One layer's (bytes, window in tokens, whether those bytes are all and not of one token)."""
     children: Iterable[Any] | None = getattr(cache, "caches", None)
     if children is not None:
-        return sum(_bytes_at(child, tokens) for child in children)
+        return [part for child in children for part in _parts(child)]
     keys = getattr(cache, "keys", None)
     if not isinstance(keys, mx.array):
-        return int(cache.nbytes)  # a state of fixed size
-    window = getattr(cache, "max_size", None) or tokens
-    return int(cache.nbytes / keys.shape[2] * min(tokens, window))
+        return [(int(cache.nbytes), 0, True)]  # a state of fixed size
+    return [(int(cache.nbytes // keys.shape[2]), getattr(cache, "max_size", None) or 0, False)]
 
 
 def _available() -> int | None:

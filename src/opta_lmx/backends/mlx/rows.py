@@ -17,7 +17,7 @@ class Row:
     Attributes:
         answer: the answer's tokens that were delivered, here or before.
         matcher: of its grammar, still at the answer's beginning.
-        uid: the generator's name for it while it is there.
+        uid: its generator's name for it while it is there.
         total: tokens to process before the next one is drawn; set at each start.
         done: how many of them are.
         keeps: checkpoints still to come, the shortest first.
@@ -73,6 +73,11 @@ class Row:
     def ids(self) -> tuple[int, ...]:
         """Prompt and answer so far."""
         return (*self.request.ids, *self.answer)
+
+    @property
+    def length(self) -> int:
+        """Tokens it has or will have once its prompt is done."""
+        return len(self.request.ids) + len(self.answer)
 
     @property
     def left(self) -> int:

@@ -1,145 +1,160 @@
-"""The rows in mlx-lm's generator, which is wrapped and never patched."""
+"""The rows in mlx-lm's generators: one lane for each length of rows that differ too much."""
 # pyright: reportUnknownMemberType=false
 # (mlx-lm is untyped)
 
-import contextlib
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 from mlx_lm.generate import BatchGenerator  # pyright: ignore[reportMissingTypeStubs]
 
-from opta_lmx.backends.mlx.caches import Caches
+from opta_lmx.backends.mlx.buckets import choose
+from opta_lmx.backends.mlx.caches import Caches, form
+from opta_lmx.backends.mlx.lane import Entry, Lane
+from opta_lmx.backends.mlx.memory import probe, wired_as_before
 from opta_lmx.backends.mlx.pacing import MAX_CHUNK
 from opta_lmx.backends.mlx.rows import Row
 
 
-class Entry:
-    """What a row needs to enter the generator.
+class Width(NamedTuple):
+    """How far rows of one lane may differ in length.
 
     Attributes:
-        segments: its tokens to process, cut at checkpoints.
-        caches: of the tokens before them; None: there are none.
-        before: those tokens.
-        most: tokens it may generate.
-        sampler: log-probabilities [1, vocabulary] to a token id [1].
-        processor: tokens and logits to logits; None: they are left alone.
+        at: bytes of the caches of a row of so many tokens.
+        spare: bytes that all padding together may take.
     """
 
-    __slots__ = ("before", "caches", "most", "processor", "row", "sampler", "segments")
+    at: Callable[[int], int]
+    spare: int
 
-    def __init__(self, row: Row, ids: Sequence[int], caches: Caches | None, most: int) -> None:
-        self.row = row
-        self.segments = row.segments(ids)
-        self.before = list(ids[: row.done])
-        self.caches = caches
-        self.most = most
-        self.sampler: Any = None
-        self.processor: Any = None
+
+class Advance(NamedTuple):
+    """What came of one step: prompts in progress, tokens drawn, and the lanes that failed."""
+
+    progress: list[tuple[Row, Any]]
+    responses: list[tuple[Row, Any]]
+    failures: list[tuple[Lane, Exception]]
 
 
 class Running:
-    """Rows by the generator's names. Nothing waits in the generator's own queue between steps.
+    """All rows that were given to mlx-lm, stepped lane by lane.
 
     Args:
         model: an evaluated mlx-lm model.
         ends: tokens that end an answer.
         slots: rows at once.
+        width: what a lane may hold.
     """
 
-    def __init__(self, model: Any, ends: Iterable[int], slots: int) -> None:
+    def __init__(self, model: Any, ends: Iterable[int], slots: int, width: Width) -> None:
         self._model = model
         self._ends = [[token] for token in sorted(ends)]
         self._slots = slots
-        self._rows: dict[int, Row] = {}
-        self._by_request: dict[int, Row] = {}
-        self._generator: Any = self._new()
+        self._width = width
+        self._lanes = [Lane(self._new())]
+        self._by_request: dict[int, tuple[Row, Lane]] = {}
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._by_request)
+
+    @property
+    def form(self) -> str:
+        """`caches.form` of the model's states."""
+        return form(probe(self._model))
 
     @property
     def rows(self) -> list[Row]:
         """All of them, in the order they entered."""
-        return list(self._rows.values())
+        return [row for row, _ in self._by_request.values()]
 
     @property
     def nbytes(self) -> int:
         """Bytes of the caches, padding included."""
-        return int(self._generator.prompt_cache_nbytes)
+        return sum(lane.nbytes for lane in self._lanes)
 
     def find(self, request: int) -> Row | None:
         """The row of a request."""
-        return self._by_request.get(request)
-
-    def of(self, response: Any) -> Row:
-        """The row that mlx-lm speaks of."""
-        return self._rows[response.uid]
+        return self._by_request.get(request, (None,))[0]
 
     def enter(self, entries: Sequence[Entry]) -> None:
-        """Put rows into the generator; their prompts begin with the coming step."""
-        uids = self._generator.insert_segments(
-            [entry.segments for entry in entries],
-            max_tokens=[entry.most for entry in entries],
-            caches=[entry.caches for entry in entries],
-            all_tokens=[entry.before for entry in entries],
-            samplers=[entry.sampler for entry in entries],
-            logits_processors=[[each.processor] if each.processor else [] for each in entries],
-        )
-        for entry, uid in zip(entries, uids, strict=True):
-            entry.row.uid = uid
-            self._rows[uid] = entry.row
-            self._by_request[entry.row.id] = entry.row
+        """Put rows into lanes; their prompts begin with the coming step."""
+        lengths = [[row.length for row in lane.rows] for lane in self._lanes]
+        shares: dict[int, list[Entry]] = {}
+        for entry in entries:
+            at = choose(lengths, entry.row.length, *self._width)
+            if at == len(self._lanes):
+                self._lanes.append(Lane(self._new()))
+                lengths.append([])
+            lengths[at].append(entry.row.length)
+            shares.setdefault(at, []).append(entry)
+            self._by_request[entry.row.id] = entry.row, self._lanes[at]
+        for at, share in shares.items():
+            self._lanes[at].enter(share)
 
-    def next(self, chunk: int) -> tuple[list[Any], list[Any]]:
-        """One decode step, and up to `chunk` tokens of each prompt; mlx-lm's responses to both."""
-        self._generator.prefill_step_size = chunk
-        progress, responses = self._generator.next()
-        return progress, responses
+    def planned(self, size: int) -> int:
+        """Prompt tokens, padding included, that a chunk of `size` for each prompt comes to."""
+        tokens = 0
+        for lane in self._lanes:
+            running = [row.next_chunk(size) for row in lane.rows if row.left]
+            tokens += len(running) * max(running, default=0)
+        return tokens
+
+    def next(self, chunk: int) -> Advance:
+        """One decode step, and up to `chunk` tokens of each prompt; a lane that fails stands."""
+        made = Advance([], [], [])
+        for lane in self._lanes:
+            if not len(lane):
+                continue
+            try:
+                progress, responses = lane.next(chunk)
+            except Exception as error:  # noqa: BLE001  (boundary: no row may cost the others theirs)
+                made.failures.append((lane, error))
+            else:
+                made.progress.extend(progress)
+                made.responses.extend(responses)
+        return made
 
     def caches_of(self, row: Row) -> tuple[Caches, int]:
         """A copy of a row's caches, not computed yet, and how many tokens they cover.
 
         None of either where that fails.
         """
-        try:
-            with mx.stream(self._generator.stream):
-                caches, tokens = self._generator.extract_cache([row.uid])[row.uid]
-        except Exception:  # noqa: BLE001  (boundary: a state is worth less than the rows)
-            return [], 0
-        return caches, len(tokens)
+        return self._lane(row).caches_of(row)
 
     def remove(self, row: Row) -> None:
         """Take a row out before its end."""
-        with mx.stream(self._generator.stream):
-            self._generator.remove([row.uid])
-        self.forget(row)
+        self._lane(row).remove(row)
+        del self._by_request[row.id]
 
     def forget(self, row: Row) -> None:
         """The generator has dropped this row itself."""
-        del self._rows[row.uid]
+        self._lane(row).forget(row)
         del self._by_request[row.id]
 
-    def rebuild(self) -> list[Row]:
-        """Begin again with an empty generator after a step that failed; return who was there."""
-        rows = self.rows
-        self._rows.clear()
-        self._by_request.clear()
-        with contextlib.suppress(RuntimeError):
-            self._generator.close()
-        self._generator = self._new()
+    def rebuild(self, lane: Lane) -> list[Row]:
+        """Begin again with an empty lane after a step that failed; return who was there."""
+        rows = lane.rows
+        for row in rows:
+            del self._by_request[row.id]
+        with wired_as_before():
+            lane.close()
+        self._lanes[self._lanes.index(lane)] = Lane(self._new())
         mx.clear_cache()
         return rows
 
     def on_stream(self) -> Any:
         """The context in which caches are to be computed."""
-        return mx.stream(self._generator.stream)
+        return self._lanes[0].on_stream()
+
+    def _lane(self, row: Row) -> Lane:
+        return self._by_request[row.id][1]
 
     def _new(self) -> Any:
-        return BatchGenerator(
-            self._model,
-            stop_tokens=self._ends,
-            completion_batch_size=self._slots,
-            prefill_batch_size=self._slots,
-            prefill_step_size=MAX_CHUNK,
-        )
+        with wired_as_before():
+            return BatchGenerator(
+                self._model,
+                stop_tokens=self._ends,
+                completion_batch_size=self._slots,
+                prefill_batch_size=self._slots,
+                prefill_step_size=MAX_CHUNK,
+            )

@@ -25,9 +25,11 @@ from opta_lmx.backends.frames import (
 )
 from opta_lmx.backends.protocol import Emit, Engine, LoadError, Texts
 from opta_lmx.backends.sim.options import SimOptions
+from opta_lmx.backends.sim.sharing import device
 from opta_lmx.backends.sim.states import SimStates
 from opta_lmx.backends.sim.texts import SimTexts
 from opta_lmx.core.clock import block_for
+from opta_lmx.core.kv_cost import KvCost
 from opta_lmx.core.types import FinishReason, Speech, TopLogprob
 
 _FOREVER_S = 3600.0
@@ -41,7 +43,10 @@ class _Row:
         self.pieces = pieces
         self.done = len(request.generated)
         self.waits = waits
+        self.begun = False
         self.started = False
+        self.left = 0
+        """Tokens to be processed before the next of its answer."""
 
     @property
     def ids(self) -> tuple[int, ...]:
@@ -78,12 +83,15 @@ class SimEngine:
         ready = Ready(
             context=spec.context or 4096,
             slots=spec.slots,
+            weights_bytes=options.weights_bytes,
             speech=Speech(options.tool_dialect, options.reasoning),
             engine="sim",
             lacks=options.lacks,
             caches=options.caches,
             resumes=options.resumes,
             pauses=options.pauses,
+            kv_bytes=options.kv_budget,
+            kv=KvCost(((options.kv_bytes, 0),)),
         )
         return ready, SimTexts(options)
 
@@ -114,11 +122,11 @@ class SimEngine:
         row = self._rows.pop(request.id, None)
         if row is None:
             return
-        if not row.started:
+        if not row.begun:
             self._states.unwant(row.request.reuse)
         elif request.hold:
-            self._states.keep(row.request.keep_end, row.ids[:-1])
-        elif self._options.caches == "trimmable":
+            self._states.keep(row.request.keep_end, row.ids[: len(row) - max(1, row.left)])
+        elif self._options.caches == "trimmable" and not row.left:
             wanted = row.done if request.keep is None else request.keep
             self._states.keep(row.request.keep_end, row.ids[: len(row.request.ids) + wanted][:-1])
         self._states.give_up(row.handles)
@@ -143,17 +151,30 @@ class SimEngine:
             return None
         self._steps += 1
         self._play_faults()
-        started = tuple(self._start(row) for row in rows if not row.started)
-        begun = [self._rows[one.request] for one in started]
-        prefill = sum(len(row) - one.cached for row, one in zip(begun, started, strict=True))
-        took_ms = self._options.step_ms + prefill * self._options.prefill_ms_per_token
+        started = tuple(self._start(row) for row in rows if not row.begun)
+        with device(self._options.device):
+            took_ms, progress = self._compute(rows)
+        ready = [row for row in rows if not row.left]
+        tokens = tuple(self._next_token(row) for row in ready if not self._fails(row))
+        kv_bytes = self._options.kv_bytes * sum(len(row) for row in rows)
+        return Step(self._steps, took_ms, tokens, started, progress, len(tokens), kv_bytes)
+
+    def _compute(self, rows: list[_Row]) -> tuple[float, tuple[tuple[int, int, int], ...]]:
+        """Process prompts, as far as the chunk goes; the step's ms, and who is not through."""
+        prompts = [row for row in rows if row.left]
+        chunk = room = self._options.chunk or sum(row.left for row in prompts)
+        for row in prompts:
+            part = min(room, row.left)
+            row.left, room = row.left - part, room - part
+        took_ms = self._options.step_ms + (chunk - room) * self._options.prefill_ms_per_token
         took_ms *= self._options.slowness(self._steps)
         self._block(took_ms / 1000)
-        for row in begun:
-            self._checkpoint(row)
-        tokens = tuple(self._next_token(row) for row in rows if not self._fails(row))
-        kv_bytes = self._options.kv_bytes * sum(len(row) for row in rows)
-        return Step(self._steps, took_ms, tokens, started, rows=len(tokens), kv_bytes=kv_bytes)
+        for row in prompts:
+            if not row.left:
+                self._checkpoint(row)
+        return took_ms, tuple(
+            (row.request.id, len(row) - row.left, len(row)) for row in prompts if row.left
+        )
 
     def _must_wait(self, row: _Row) -> bool:
         reuse = row.request.reuse
@@ -161,7 +182,9 @@ class SimEngine:
         return row.waits
 
     def _start(self, row: _Row) -> Started:
-        return Started(row.request.id, self._states.take(row.request))
+        cached = self._states.take(row.request)
+        row.begun, row.left = True, len(row) - cached
+        return Started(row.request.id, cached)
 
     def _checkpoint(self, row: _Row) -> None:
         """The prompt is processed: what was to be kept of it is there."""

@@ -12,10 +12,12 @@ class SimOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     its end; with `by_bytes` each byte is a token. `echo_sampling` makes the reply the sampling
     as JSON, `echo_submit` the whole `Submit`. `thinking`: prompts end inside a block of
     reasoning. `lacks` are features the engine denies; `infill` says that a `suffix` is taken.
-    `resumes`, `pauses` and `caches` are as in `Ready`; a token in a held state takes `kv_bytes`.
+    `resumes`, `pauses`, `caches` and `weights_bytes` are as in `Ready`; a token in a row or a
+    held state takes `kv_bytes`, of `kv_budget` for all (0: no bound).
 
     Times: `step_ms`, `prefill_ms_per_token`, `load_ms`, `prepare_ms`; steps from `slow_from` to
-    before `slow_to` take `slow_by` times as long.
+    before `slow_to` take `slow_by` times as long. `chunk` tokens of prompts are processed in a
+    step at most (0: all there are). Workers of one `device` (a file) compute one at a time.
 
     Faults: `die_at_step`, `hang_at_step`, `raise_at_step` are of the whole worker; at
     `fault_at_step` the oldest row alone fails. `fail_load`, `hang_template`.
@@ -35,6 +37,8 @@ class SimOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pauses: bool = False
     caches: CacheAbility = "none"
     kv_bytes: int = 1000
+    kv_budget: int = 0
+    weights_bytes: int = 0
     step_ms: float = 0.0
     prefill_ms_per_token: float = 0.0
     load_ms: float = 0.0
@@ -42,6 +46,8 @@ class SimOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     slow_from: int = 0
     slow_to: int = 0
     slow_by: float = 4.0
+    chunk: int = 0
+    device: str = ""
     die_at_step: int = 0
     hang_at_step: int = 0
     raise_at_step: int = 0

@@ -224,6 +224,12 @@ class PrefixCache:
             self._index.ended(ticket)
             self._obey()
 
+    def bound(self, left: int) -> None:
+        """Rows leave so many bytes; where states share memory with them, they take no more."""
+        if self._index is not None and self._limits.shared:
+            self._index.bound(left)
+            self._obey()
+
     # --- what the worker tells
 
     def take(self, frame: ToFront) -> None:

@@ -12,10 +12,18 @@ _UNKNOWN = 256 * 1024 * 1024
 
 
 class CacheLimits(msgspec.Struct, frozen=True):
-    """Bytes in memory (None: a share of what the worker has; 0: no cache) and on disk (0: none)."""
+    """Bytes in memory (None: a share of what the worker has; 0: no cache) and on disk (0: none).
+
+    What is held has a given number of bytes for itself; a share only while no row needs it.
+    """
 
     memory_bytes: int | None = None
     disk_bytes: int = 0
+
+    @property
+    def shared(self) -> bool:
+        """True when running rows may take what is held."""
+        return self.memory_bytes is None
 
     def rules(self, ready: Ready) -> CacheRules | None:
         """The rules for a worker's states; None where nothing is to be held."""

@@ -9,6 +9,7 @@ The hooks, in the order of a request's life:
 4. `take(frame)` for every frame of the worker, before anybody else acts on it.
 5. `hold(ticket)` before a running request is asked to yield.
 6. `leave(ticket)` for a request that ends without having been submitted.
+7. `bound(left)` whenever running rows have come to need more memory, or less.
 
 And of a worker's: `attach` when it is ready, `detach` when it is gone, `tick` now and then,
 `flush` before it is ended in peace.
@@ -82,6 +83,10 @@ class ModelCache(Protocol):
         """The request is over and was never submitted."""
         ...
 
+    def bound(self, left: int) -> None:
+        """Rows leave so many bytes; where states share memory with them, they take no more."""
+        ...
+
     async def attach(self, ready: Ready, send: Callable[[Cache], None]) -> None:
         """A worker is ready; `send` gives it a frame and does not raise."""
         ...
@@ -124,6 +129,9 @@ class NoCache:
 
     def leave(self, ticket: int) -> None:
         """Nothing was begun."""
+
+    def bound(self, left: int) -> None:
+        """Nothing is held."""
 
     async def attach(self, ready: Ready, send: Callable[[Cache], None]) -> None:
         """Nothing is held."""

@@ -48,6 +48,11 @@ class Books:
         """Everything stored, to look at only."""
         return self._shelf.entries
 
+    def bound(self, size: int) -> None:
+        """Hold no more than so many bytes in memory, though the rules may allow more."""
+        self._rule(bound_bytes=size)
+        self._shelf.make_room(0)
+
     def take_orders(self) -> Orders:
         """What the worker is to do now; each order is given once, in the order it must go."""
         return self._shelf.outbox.take()

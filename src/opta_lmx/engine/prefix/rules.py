@@ -8,9 +8,10 @@ class CacheRules(msgspec.Struct, frozen=True, kw_only=True):
 
     Sizes are bytes, lengths are tokens, durations are seconds.
 
-    `budget_bytes` bounds what is held in memory, `disk_bytes` the files (0: no files), `disk_rate`
-    is the bytes per second a file is read at. `trimmable` says that a stored state serves any
-    shorter prefix of itself; else (sliding windows, state spaces) it serves its own length only.
+    `budget_bytes` bounds what is held in memory, and so does `bound_bytes` for now; `disk_bytes`
+    the files (0: no files), `disk_rate` is the bytes per second a file is read at. `trimmable`
+    says that a stored state serves any shorter prefix of itself; else (sliding windows, state
+    spaces) it serves its own length only.
     `bytes_per_token` and `fixed_bytes` estimate the size of a state before it is known;
     `prefill_rate` is tokens per second of a prompt's beginning and `doubling` the position at
     which a token costs twice as much (0: never).
@@ -29,6 +30,7 @@ class CacheRules(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     budget_bytes: int
+    bound_bytes: int | None = None
     trimmable: bool = True
     bytes_per_token: int = 0
     fixed_bytes: int = 0
@@ -64,6 +66,12 @@ class CacheRules(msgspec.Struct, frozen=True, kw_only=True):
     def request_bytes(self) -> int:
         """What one request may keep at most."""
         return int(self.budget_bytes * self.request_share)
+
+    @property
+    def limit_bytes(self) -> int:
+        """What may be held in memory now."""
+        budget, bound = self.budget_bytes, self.bound_bytes
+        return budget if bound is None else min(budget, bound)
 
     @property
     def leaving_bytes(self) -> int:

@@ -10,6 +10,8 @@ _SAME_SHARE = 0.2
 """The part of an unnamed conversation's turns that its next prompt has, at least."""
 _TAIL_SHARE = 0.25
 """The part of a prompt that a volatile last message is, at most."""
+_ALIKE = 32
+"""Volatile messages whose lengths differ by no more tokens are of one kind."""
 
 
 class Session:
@@ -83,14 +85,23 @@ class Sessions:
         last = session.node.depth
         if shared == last == length or last - shared > _TAIL_SHARE * last:
             return
-        session.tail = last - shared
-        self._tails[salt] = session.tail
+        session.tail = self._tails[salt] = _expected(session.tail, last - shared)
 
     def _forget_oldest(self) -> None:
         while len(self._known) > self._limit:
             _, session = self._known.popitem(last=False)
             session.node.marks.discard(session)
             release(session.node)
+
+
+def _expected(before: int | None, seen: int) -> int:
+    """The next tail's length: of several alike nearly the longest, for what is short serves all.
+
+    A checkpoint one token inside the tail is of no use, one that lies some tokens before it is.
+    """
+    if before is None or not seen or not 0 < before - seen <= _ALIKE:
+        return seen
+    return before - max(1, (before - seen) // 8)
 
 
 def divergence(session: Session | None, path: Path) -> Divergence | None:

@@ -234,7 +234,7 @@ class Shelf:
 
     @property
     def _limit(self) -> int:
-        return self.rules.budget_bytes - self.rules.leaving_bytes
+        return self.rules.limit_bytes - self.rules.leaving_bytes
 
     def _excess(self, size: int) -> int:
         return self._memory - self._leaving + self.reserved + size - self._limit

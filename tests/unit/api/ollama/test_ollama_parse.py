@@ -1,6 +1,7 @@
 """Ollama requests: what each field means, what is refused, and by which name."""
 
 import json
+import math
 import time
 from typing import Any
 
@@ -170,6 +171,26 @@ def test_only_no_time_at_all_unloads(keep_alive: Any, unload: bool) -> None:
     call = parse_chat({"model": "m", "keep_alive": keep_alive})
     assert (call.request, call.unload) == (None, unload)
     assert parse_generate({"model": "m", "prompt": "", "keep_alive": keep_alive}).request is None
+
+
+@pytest.mark.parametrize(
+    ("keep_alive", "seconds"),
+    [
+        (None, None),
+        *((value, math.inf) for value in (-1, -0.5, "-1", "-1m", "-.5s", 1e300, "9" * 60)),
+        *((value, 0.0) for value in (0, "0", "0s", "0h0m")),
+        (5, 5.0),
+        ("5", 5.0),
+        ("1h30m", 5400.0),
+        ("1.5m10ms", 90.01),
+        (".5s", 0.5),
+        ("250ms", 0.25),
+        ("3us", 3e-6),
+    ],
+)
+def test_how_long_a_model_is_kept(keep_alive: Any, seconds: float | None) -> None:
+    call = parse_chat({"model": "m", "messages": HELLO, "keep_alive": keep_alive})
+    assert call.keep_s == (seconds if seconds is None else pytest.approx(seconds))
 
 
 def test_calls_without_ids_get_some_and_results_find_them() -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from opta_lmx.backends.frames import Submit, TokenOut
+from opta_lmx.backends.frames import Drafted, Submit, TokenOut
 from opta_lmx.backends.gguf.completion import (
     UNKNOWN_ID,
     CompletionReader,
@@ -145,3 +145,15 @@ def test_one_output_for_each_token_and_one_end(parts: list[str], kind: str, limi
     assert b"".join(out.piece for out in made).decode() == "".join(parts)
     assert [out.finish for out in made[:-1]] == [None] * count
     assert made[-1].finish == ("stop" if kind == "eos" else "length")
+
+
+def test_guesses_are_told_as_they_grow() -> None:
+    stream = reader(max_tokens=4)
+    assert feed(stream, **token("a", 40, 1), timings={"cache_n": 1}) == [TokenOut(7, 40, b"a")]
+    timings = {"draft_n": 4, "draft_n_accepted": 2}
+    made = feed(stream, **token("b", 41, 2), timings=timings)
+    assert made == [Drafted(7, 4, 2), TokenOut(7, 41, b"b")]
+    assert feed(stream, **token("c", 42, 3), timings=timings) == [TokenOut(7, 42, b"c")]
+    last = {**end("limit", 4), "timings": {"draft_n": 5, "draft_n_accepted": 2}}
+    feed(stream, **token("d", 43, 4), timings=timings)
+    assert feed(stream, **last)[0] == Drafted(7, 1, 0)

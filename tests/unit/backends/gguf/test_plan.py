@@ -1,5 +1,7 @@
 """Windows, slots and batches fitted to models and machines."""
 
+from typing import Any
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -23,6 +25,7 @@ def plan(
     weights: int = 100 << 20,
     kv: tuple[KvGroup, ...] = (KvGroup(30, 192, 192),),
     options: GgufOptions | None = None,
+    **more: Any,
 ) -> Plan:
     info = ModelInfo(
         format="gguf",
@@ -36,7 +39,7 @@ def plan(
         vocabulary=1000,
         kv=kv,
     )
-    spec = Load(model="m", backend="gguf", context=context, slots=slots, threads=threads)
+    spec = Load(model="m", backend="gguf", context=context, slots=slots, threads=threads, **more)
     machine = Machine(memory_bytes=memory, cores=cores, accelerator=accelerator)
     return make_plan(info, spec, options or GgufOptions(), machine)
 
@@ -126,3 +129,13 @@ def test_a_plan_always_holds_one_window(
     assert made.shared or made.cells >= made.context * slots
     if context and context <= trained:
         assert made.context == context
+
+
+@given(st.integers(1, 64), st.integers(1, 64), st.booleans())
+def test_the_guesses_of_all_slots_fit_one_batch(slots: int, ahead: int, accelerator: bool) -> None:
+    made = plan(slots=slots, accelerator=accelerator, draft="d.gguf", draft_tokens=ahead)
+    assert made.batch >= slots * (ahead + 1)
+    assert (made.draft, made.draft_tokens) == ("d.gguf", ahead)
+    alone = plan(slots=slots, accelerator=accelerator)
+    assert made.batch == max(alone.batch, slots * (ahead + 1))
+    assert alone.draft_tokens == 0

@@ -1,5 +1,6 @@
 """The simulated engine: scripts, resumption, held states, faults."""
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from opta_lmx.backends.frames import (
 )
 from opta_lmx.backends.protocol import Holder
 from opta_lmx.backends.sim.engine import SimEngine
+from opta_lmx.backends.sim.sharing import device
 from opta_lmx.backends.statefile import read_head
 from opta_lmx.core.types import DEFAULT_SAMPLING
 
@@ -223,3 +225,41 @@ def test_one_row_may_fail_alone() -> None:
     assert [token.request for token in rig.step().tokens] == [2]
     assert [type(frame) for frame in rig.told] == [Fault, Released]
     assert rig.text(2) == b"c d "
+
+
+def test_long_prompts_take_several_steps_and_hold_what_is_done() -> None:
+    rig = Rig(chunk=4, prefill_ms_per_token=2, step_ms=1, caches="trimmable", pauses=True)
+    rig.submit(1, keep_end=7)
+    first = rig.step()
+    assert (first.ms, first.prefill, first.tokens) == (9, ((1, 4, len(PROMPT)),), ())
+    rig.engine.cancel(Cancel(1, hold=True))
+    assert rig.told == [CacheChanged(kept=(Kept(7, 4, 4000),)), Released(1)]
+    rig.submit(2, reuse=Reuse(7, 4))
+    steps = rig.steps(2)
+    assert steps[0].started == (Started(2, 4),)
+    assert [step.ms for step in steps] == [9, 1 + 2 * (len(PROMPT) - 8)]
+    assert [len(step.tokens) for step in steps] == [0, 1]
+
+
+def test_workers_of_one_device_compute_one_at_a_time(tmp_path: Path) -> None:
+    order: list[str] = []
+    computing, enough = threading.Event(), threading.Event()
+
+    def compute(name: str) -> None:
+        with device(str(tmp_path / "device")):
+            order.append(name)
+            computing.set()
+            enough.wait(5)
+            order.append(name)
+
+    first = threading.Thread(target=compute, args=("one",))
+    second = threading.Thread(target=compute, args=("two",))
+    first.start()
+    assert computing.wait(5)
+    second.start()
+    second.join(0.1)
+    assert order == ["one"]
+    enough.set()
+    for thread in (first, second):
+        thread.join(5)
+    assert order == ["one", "one", "two", "two"]

@@ -16,7 +16,7 @@ from opta_lmx.backends.mlx.embedding.folder import EncoderFolder, read_encoder_f
 from opta_lmx.backends.mlx.embedding.network import Network, normalised, pool, score
 from opta_lmx.backends.mlx.embedding.tokens import EncoderTokens
 from opta_lmx.backends.mlx.embedding.weights import Weights, check_head, read_weights
-from opta_lmx.backends.mlx.loader import dtype_of, read_options
+from opta_lmx.backends.mlx.loader import dtype_of, hold_to, read_options
 from opta_lmx.backends.protocol import Emit, LoadError
 
 _LOAD_S = 60.0
@@ -62,6 +62,7 @@ def open_encoder(spec: Load, emit: Emit) -> tuple[MlxEncoder, Ready]:
     """
     emit(Announce("load", _LOAD_S))
     options = read_options(spec.options)
+    hold_to(options)
     folder = read_encoder_folder(Path(spec.path))
     weights = read_weights(folder.path, folder.shape, dtype_of(options))
     rerank = spec.kind == "rerank"
