@@ -44,11 +44,12 @@ class Command(msgspec.Struct, frozen=True):
 
 
 class Peer(msgspec.Struct, frozen=True):
-    """A running server: where it answers, and its root process."""
+    """A running server: where it answers, its root process, and the file it writes to."""
 
     name: str
     target: Target
     pid: int
+    log: Path
 
 
 def mlx_environment(scratch: Path) -> dict[str, str]:
@@ -127,7 +128,7 @@ def running(command: Command, scratch: Path, ready_s: float = READY_S) -> Genera
     try:
         _wait_ready(command, child, f"http://127.0.0.1:{port}{command.ready_path}", ready_s, log)
         target = Target(f"http://127.0.0.1:{port}/v1", command.model)
-        yield Peer(command.name, target, child.pid)
+        yield Peer(command.name, target, child.pid, log)
     finally:
         end(child)
 

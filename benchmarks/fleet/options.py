@@ -1,6 +1,8 @@
 """Command-line options and the scratch folder that all of the fleet's programs share."""
 
 import argparse
+import signal
+import sys
 import tempfile
 import time
 from collections.abc import Generator
@@ -8,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks.fleet.stage import KINDS
+
+_ENDED = 128 + signal.SIGTERM
 
 
 def add_common(parser: argparse.ArgumentParser) -> None:
@@ -43,6 +47,7 @@ def settings_of(options: argparse.Namespace) -> dict[str, str]:
 
 @contextmanager
 def scratch_folder() -> Generator[Path]:
-    """A folder that is gone afterwards."""
+    """A folder that is gone afterwards; being told to end ends what was started, too."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(_ENDED))
     with tempfile.TemporaryDirectory(prefix="lmx-fleet-") as folder:
         yield Path(folder)

@@ -16,7 +16,13 @@ class WarmUpError(Exception):
     """The server did not answer what nobody else was waiting for."""
 
 
-async def warm_up(house: House, server: Server, width: int, key: str = BOT_KEY) -> None:
+async def warm_up(
+    house: House,
+    server: Server,
+    width: int,
+    key: str = BOT_KEY,
+    prompt_tokens: int = _PROMPT_TOKENS,
+) -> None:
     """Send a few waves of `width` requests that share nothing with the run's.
 
     Raises:
@@ -27,7 +33,7 @@ async def warm_up(house: House, server: Server, width: int, key: str = BOT_KEY) 
         wave: list[Asked] = []
         for _ in range(width):
             number += 1
-            ask = job(house, -number, _PROMPT_TOKENS, _ANSWER_TOKENS)
+            ask = job(house, -number, prompt_tokens, _ANSWER_TOKENS)
             wave.append(Asked(f"warm-{number}", JOB, key, ask))
         caller = Caller(key)
         await asyncio.gather(*(see_through(one, caller, server, timeout_s=120) for one in wave))

@@ -79,9 +79,8 @@ def run(rounds: int, factor: float, console: Console) -> Report:
             sides = Sides(peer, other, raw)
             played = loop.run(play(sides, stage, rounds, str(time.time()), note.update))
     wrong = failures([one.played for one in played])
-    wrong += [
-        f"{one.ours.untrue} untrue counts of cached tokens" for one in played if one.ours.untrue
-    ]
+    untrue = sum(wave.untrue for one in played for wave in one.ours)
+    wrong += [f"{untrue} untrue counts of cached tokens"] * (untrue > 0)
     return Report(machine(), factor, judge(played, limits), wrong, played)
 
 

@@ -60,14 +60,18 @@ class SharedPrefix(msgspec.Struct, frozen=True):
 class GateRound(msgspec.Struct, frozen=True):
     """One round: the contest's results, and this server's work in a burst of its own.
 
-    `steps` are engine steps while eight answers of `answer_tokens` tokens were made at once.
+    `ours` and `theirs` are waves of bots with a shared prefix, side by side.
+
+    `steps` are engine steps while eight answers of `answer_tokens` tokens were made at once;
+    `cpu` the worker's CPU per token over the bare loop's, for pairs of bursts that took turns.
     """
 
     played: Round
-    ours: SharedPrefix
-    theirs: SharedPrefix
+    ours: list[SharedPrefix]
+    theirs: list[SharedPrefix]
     steps: float
     answer_tokens: int
+    cpu: list[float]
 
 
 def read_limits(path: Path = THRESHOLDS) -> dict[str, Limit]:
@@ -86,13 +90,6 @@ def read_limits(path: Path = THRESHOLDS) -> dict[str, Limit]:
     return limits
 
 
-def _worker_cpu(one: GateRound) -> float:
-    cpu, raw = one.played.ours[BURST].cpu, one.played.raw[BURST]
-    if cpu is None or not raw.cpu_ms_per_token:
-        return float("nan")
-    return (cpu.server_ms_per_token - cpu.root_ms_per_token) / raw.cpu_ms_per_token
-
-
 def _of(scenario: str, figure: Callable[[Result], float]) -> Callable[[GateRound], float]:
     def compare(one: GateRound) -> float:
         theirs = figure(one.played.theirs[scenario])
@@ -102,7 +99,7 @@ def _of(scenario: str, figure: Callable[[Result], float]) -> Callable[[GateRound
 
 
 FIGURES: dict[str, Callable[[GateRound], float]] = {
-    "worker_cpu_over_raw": _worker_cpu,
+    "worker_cpu_over_raw": lambda one: median(one.cpu),
     "throughput_over_raw": lambda one: (
         one.played.ours[BURST].tokens_per_s / one.played.raw[BURST].tokens_per_s
     ),
@@ -111,11 +108,14 @@ FIGURES: dict[str, Callable[[GateRound], float]] = {
     ),
     "throughput_over_peer": _of(BURST, lambda result: result.tokens_per_s),
     "first_token_over_peer": _of(BUSY, lambda result: result.ttft.p95),
-    "shared_first_token_over_peer": lambda one: (
-        one.ours.first_token.p95 / one.theirs.first_token.p95
+    "shared_first_token_over_peer": lambda one: median(
+        ours.first_token.p95 / theirs.first_token.p95
+        for ours, theirs in zip(one.ours, one.theirs, strict=True)
     ),
     "steps_per_token": lambda one: one.steps / one.answer_tokens,
-    "prefill_over_needed": lambda one: one.ours.computed / one.ours.needed,
+    "prefill_over_needed": lambda one: (
+        sum(wave.computed for wave in one.ours) / sum(wave.needed for wave in one.ours)
+    ),
 }
 
 

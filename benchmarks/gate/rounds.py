@@ -1,11 +1,12 @@
 """One round of the gate after another."""
 
 import asyncio
+from collections.abc import Sequence
 
 import msgspec
 
 from benchmarks.arrivals import Plan
-from benchmarks.contest import Contest, Note, Scenario
+from benchmarks.contest import Contest, Note, Scenario, run_raw
 from benchmarks.fleet.asking import Asked, Server, see_through
 from benchmarks.fleet.dialects import Caller
 from benchmarks.fleet.drive import BOT
@@ -24,6 +25,9 @@ from benchmarks.stats import Spread
 WIDTH = 8
 ANSWER_TOKENS = 64
 PROMPT_TOKENS = 128
+WAVES = 3
+PAIRS = 4
+PAIR_TOKENS = 128
 SHARED_SCALE = 0.125
 """Of OpenClaw's sizes: 1,500 tokens that all bots share."""
 _TIMEOUT_S = 120.0
@@ -54,17 +58,50 @@ async def play(sides: Sides, stage: Stage, rounds: int, seed: str, note: Note) -
     played: list[GateRound] = []
     for number in range(rounds):
         note(f"round {number + 1} of {rounds}")
-        house = stage.house(SHARED_SCALE, f"{seed}/{number}")
+        contested = await contest.play_round(SCENARIOS, number)
+        ours, theirs = await shared_waves(stage, (own, other), f"{seed}/{number}")
         played.append(
             GateRound(
-                played=await contest.play_round(SCENARIOS, number),
-                ours=await shared_prefix(house, stage, own),
-                theirs=await shared_prefix(house, stage, other),
+                played=contested,
+                ours=ours,
+                theirs=theirs,
                 steps=await count_steps(sides.ours, PromptMaker(f"{seed}/{number}/n", words)),
                 answer_tokens=ANSWER_TOKENS,
+                cpu=await cpu_pairs(sides, f"{seed}/{number}/cpu", words),
             )
         )
     return played
+
+
+async def shared_waves(
+    stage: Stage, servers: Sequence[Server], seed: str
+) -> list[list[SharedPrefix]]:
+    """A few waves of bots with a shared prefix on each server, who begins in turn."""
+    found: list[list[SharedPrefix]] = [[] for _ in servers]
+    for wave in range(WAVES):
+        house = stage.house(SHARED_SCALE, f"{seed}/{wave}")
+        sides = list(zip(servers, found, strict=True))
+        for server, waves in reversed(sides) if wave % 2 else sides:
+            waves.append(await shared_prefix(house, stage, server))
+    return found
+
+
+async def cpu_pairs(sides: Sides, seed: str, words: int, pairs: int = PAIRS) -> list[float]:
+    """The worker's CPU per token over the bare loop's, in pairs of bursts one after the other.
+
+    A burst lasts a second or two, and who begins changes: what else the machine does, and how
+    fast it runs, meets both halves of a pair alike.
+    """
+    found: list[float] = []
+    plan = Plan(WIDTH, WIDTH, PAIR_TOKENS)
+    for place in range(pairs):
+        prompts = PromptMaker(f"{seed}/{place}", words)
+        raw = run_raw(sides.raw, plan, prompts) if place % 2 else None
+        cpu = (await measure(sides.ours.target, plan, prompts, sides.ours.pid)).cpu
+        raw = raw or run_raw(sides.raw, plan, prompts)
+        assert cpu is not None
+        found.append((cpu.server_ms_per_token - cpu.root_ms_per_token) / raw.cpu_ms_per_token)
+    return found
 
 
 async def count_steps(peer: Peer, prompts: PromptMaker) -> float:

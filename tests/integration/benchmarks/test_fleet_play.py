@@ -13,6 +13,8 @@ from benchmarks.fleet.script import DIALECTS, House, Sizes, Text
 from benchmarks.fleet.summary import class_of
 from tests.support.server import sim_server
 
+pytestmark = pytest.mark.alone
+
 SCRIPT = {"reply": "one two three four five six", "step_ms": 5, "context": 32_768}
 
 

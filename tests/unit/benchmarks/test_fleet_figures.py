@@ -1,5 +1,7 @@
+import json
 import math
 import random
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -21,14 +23,16 @@ from benchmarks.fleet.fairness import (
     widest_gap,
 )
 from benchmarks.fleet.hits import HitRate, Prefixes, hit_rate, look
-from benchmarks.fleet.hog import bound_s, verdict
+from benchmarks.fleet.hog import CASES, bound_s, verdict
 from benchmarks.fleet.promises import Honesty, honesty, promises
 from benchmarks.fleet.script import Ask
+from benchmarks.fleet.slots import Waits, read_grants, waits
 from benchmarks.fleet.soak import verdicts
 from benchmarks.fleet.summary import Class, Summary
 from benchmarks.fleet.watch import Growth, Sample, growth
 from benchmarks.stats import Spread
 
+QUIET = (Waits(0, 0.0, 0.0, 0.0), Waits(0, 0.0, 0.0, 0.0))
 ASK = Ask("completions", "", "", (), (), "", 8, "s")
 
 
@@ -226,19 +230,35 @@ def test_the_victims_bound() -> None:
     alone = [served(0, 0.1, 1) for _ in range(3)]
     draw = random.Random(3)
     late = [served(0, 0.29, 1), *(served(0, draw.uniform(0.1, 0.2), 1) for _ in range(9))]
-    found = verdict("one client", alone, late, [served(0, 1, 5), served(0, 1, 5)], 5.0)
+    hogs = [served(0, 1, 5, refused=((0, 1.0),)), served(0, 1, 5)]
+    found = verdict(CASES["one client"], alone, late, hogs, QUIET)
     assert found.good
-    assert found.in_flight == 2
-    assert not verdict("one client", alone, [served(0, 0.31, 1)], [], 5.0).good
+    assert (found.hog_answers, found.refused) == (2, 1)
+    assert not verdict(CASES["one client"], alone, [served(0, 0.31, 1)], [], QUIET).good
     lost = Asked("v", "victim", "k", ASK, [Try(0, 1, 503, error="http_503")])
-    assert not verdict("one client", alone, [*late, lost], [], 5.0).good
+    assert not verdict(CASES["one client"], alone, [*late, lost], [], QUIET).good
 
 
 def test_a_background_flood_is_judged_by_the_slowest_victims() -> None:
     alone = [served(0, 0.1, 1)]
     late = [*(served(0, 0.1, 1) for _ in range(9)), served(0, 9, 10)]
-    assert verdict("one client", alone, late, [], 5.0).good
-    assert not verdict("background", alone, late, [], 5.0).good
+    assert verdict(CASES["one client"], alone, late, [], QUIET).good
+    assert not verdict(CASES["background"], alone, late, [], QUIET).good
+
+
+def test_waits_for_slots_are_what_the_server_noted(tmp_path: Path) -> None:
+    def line(client: str, waited: float, event: str = "slot granted") -> str:
+        steps = {"decode_step_ms": 8.0, "prefill_step_ms": 20.0}
+        return json.dumps({"event": event, "client": client, "waited_ms": waited, **steps})
+
+    log = tmp_path / "server.log"
+    lines = [line("v", 5.0), line("hog", 900.0), "slot granted: {", line("v", 30.0), line("v", 9.0)]
+    log.write_text("\n".join([*lines, line("v", 7.0, "request")]))
+    found = waits(read_grants(log, "v".__eq__))
+    assert found == Waits(3, 9.0, 30.0, 20.0)
+    assert found.good
+    assert not Waits(3, 21.0, 30.0, 20.0).good
+    assert not waits([]).good
 
 
 # --- soak
@@ -264,7 +284,9 @@ def soaked(**changed: object) -> Summary:
 
 
 def test_a_soak_that_held() -> None:
-    assert verdicts(soaked()) == []
+    assert verdicts(soaked(), 0.95) == []
+    for short in (0.5, math.nan):
+        assert "prefix cache" in verdicts(soaked(), short)[0]
 
 
 SPREAD = Spread(1, 1.0, 1.0, 1.0, 1.0)
@@ -294,4 +316,4 @@ SPREAD = Spread(1, 1.0, 1.0, 1.0, 1.0)
     ],
 )
 def test_a_soak_that_did_not_hold(changed: dict[str, object]) -> None:
-    assert len(verdicts(soaked(**changed))) == 1
+    assert len(verdicts(soaked(**changed), 1.0)) == 1

@@ -26,10 +26,11 @@ def played(speed: float = 300.0, worker_cpu: float = 1.1, computed: int = 100) -
     first = Spread(8, 50.0, 50.0, 50.0, 50.0)
     return GateRound(
         Round(ours, theirs, {"c8 burst": raw}),
-        SharedPrefix(first, computed, 100, 0),
-        SharedPrefix(Spread(8, 100.0, 100.0, 100.0, 100.0), 100, 100, 0),
+        [SharedPrefix(first, computed, 100, 0)],
+        [SharedPrefix(Spread(8, 100.0, 100.0, 100.0, 100.0), 100, 100, 0)],
         steps=70,
         answer_tokens=64,
+        cpu=[0.5 * worker_cpu, worker_cpu, worker_cpu, 3 * worker_cpu],
     )
 
 
