@@ -14,7 +14,7 @@ export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
 .PHONY: help env serve test check fast full format lint imports types house workflows \
-	test-extras bench openclaw sim docs lock clean
+	test-extras bench bench-peers openclaw sim docs lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,8 +25,14 @@ env: ## Make or update .venv from the lock
 serve: env ## Serve the starter model on port 1234; more options in ARGS="..."
 	@exec $(VENV)/bin/opta-lmx serve $(if $(findstring --model,$(ARGS)),,--model starter) $(ARGS)
 
-test: env ## Everything that is not slow; ARGS go to pytest
+test: env ## Everything that is not slow; ARGS go to pytest, which then runs in one process
+ifeq ($(strip $(ARGS)),)
+	@echo "$(PYTEST): two processes, then alone what measures time"
+	@$(PYTEST) -m "not slow and not alone" -n 2 --dist loadfile; beside=$$?; \
+		$(PYTEST) -m "not slow and alone" tests/integration tests/chaos && exit $$beside
+else
 	$(PYTEST) -m "not slow" $(ARGS)
+endif
 
 check: lint imports types house workflows ## Format, lint, imports, types, sizes, workflows
 
@@ -63,6 +69,9 @@ test-extras: ## Each extra (or EXTRA=base|gguf|mlx|all|cuda) alone in a clean en
 bench: env ## Compare this server with the peers that are installed
 	$(PY) -m benchmarks.compare $(ARGS)
 
+bench-peers: env ## Eight streams beside mlx_lm.server and vllm-mlx (installed apart): four figures
+	$(PY) -m benchmarks.speed $(ARGS)
+
 bench-fleet: env ## Fleets of bots beside background jobs; ARGS: sessions, hog, --bots 12, ...
 	$(PY) -m benchmarks.fleet $(ARGS)
 
@@ -75,7 +84,7 @@ perf-gate: env ## Speed against peers and counted work, held to benchmarks/gate/
 openclaw: env ## Real OpenClaw turns (npm, pinned) in four modes, with faults; see docs/openclaw.md
 	$(PY) -m scripts.openclaw $(ARGS)
 
-sim: env ## The waiting line in simulated time, 10,000 seeds; ARGS=fcfs for first come, first served
+sim: env ## The waiting line in simulated time, 10,000 seeds; ARGS=cramped (little memory) or fcfs
 	$(PY) -m tests.support.fleet_run 0 10000 $(ARGS)
 
 docs: env ## Write docs/compatibility.md from the contract tests' rows

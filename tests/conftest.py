@@ -9,9 +9,11 @@ import ipaddress
 import os
 import shutil
 import socket
+import ssl
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +60,9 @@ def _isolate() -> None:
 
 
 _isolate()
+
+# Every HTTP client reads all root certificates (25 ms), and no test speaks TLS.
+ssl.create_default_context = cache(ssl.create_default_context)
 
 
 class BeyondLoopbackError(AssertionError):

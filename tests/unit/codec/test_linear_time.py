@@ -1,6 +1,7 @@
 """A hostile or confused model cannot make the splitter slow: cost grows with the length.
 
-Nor is it ever dear: 100 kB of anything cost less than 50 ms on the machine the figure is for.
+Nor is it ever dear: 100 kB of anything cost less than 50 ms on the machine the figure is for,
+and stop strings add less than half of that.
 There a loop of a million additions takes 33 ms, so elsewhere the figure is one and a half such
 loops, timed beside the reading itself.
 """
@@ -99,7 +100,10 @@ def test_stop_strings_cost_little_without_marks_to_look_for(unit: str, piece: in
 
 SIZE = 200_000
 LOOPS = 1.5 * SIZE / 100_000
-PIECES = (8, 64, SIZE)
+PIECES = (8, SIZE)
+"""As the smallest tokens bring it, and at once."""
+STOPS = ("</s>", "\n\nUser:", "a" * 1000 + "b", '"a":"b"')
+"""Such as requests bring, beginnings of marks, and one that is always nearly met."""
 
 
 def loop_seconds() -> float:
@@ -109,15 +113,28 @@ def loop_seconds() -> float:
     return time.process_time() - begun
 
 
-def dear(style: AnswerStyle, inputs: Iterator[tuple[str, str]]) -> list[tuple[str, str, int]]:
-    """The inputs (and sizes of their pieces) that exceed the figure every time they are read."""
-    suspects = [(prefix, unit, piece) for prefix, unit in inputs for piece in PIECES]
+def dear(
+    style: AnswerStyle, inputs: Iterator[tuple[str, str]], pieces: tuple[int, ...] = PIECES
+) -> list[tuple[str, str, int]]:
+    """The inputs (and sizes of their pieces) that exceed the figure every time they are read.
+
+    Where stop strings add half the figure, too: the size of those is 0.
+    """
+    watched = msgspec.structs.replace(style, stop=STOPS)
+    suspects = [(prefix, unit, piece) for prefix, unit in inputs for piece in (*pieces, 0)]
     for _ in range(6):
-        loop = loop_seconds()
+        allowed = LOOPS * loop_seconds()
         kept: list[tuple[str, str, int]] = []
+        costs: dict[tuple[str, str], float] = {}
         for prefix, unit, piece in suspects:
             text = prefix + unit * (SIZE // len(unit.encode()))
-            if cpu_seconds(style, text, piece) > LOOPS * loop:
+            cost = cpu_seconds(style if piece else watched, text, piece or PIECES[0])
+            if piece == PIECES[0]:
+                costs[prefix, unit] = cost
+            if not piece:
+                known = costs.get((prefix, unit))
+                cost -= cpu_seconds(style, text, PIECES[0]) if known is None else known
+            if cost > allowed * (1 if piece else 0.5):
                 kept.append((prefix, unit, piece))
         suspects = kept
         if not suspects:
@@ -162,32 +179,7 @@ PROVOCATIONS = pytest.mark.parametrize(
 @PROVOCATIONS
 def test_nothing_is_dear(prefix: str, units: tuple[str, ...]) -> None:
     style = AnswerStyle(speech=HERMES, tools=TOOLS)
-    assert not dear(style, ((prefix, unit) for unit in units))
-
-
-STOPS = ("</s>", "\n\nUser:", "a" * 1000 + "b", '"a":"b"')
-"""Such as requests bring, beginnings of marks, and one that is always nearly met."""
-
-
-def burdened(
-    style: AnswerStyle, inputs: Iterator[tuple[str, str]], piece: int = 8
-) -> list[tuple[str, str]]:
-    """The inputs to whose cost stop strings add half the figure every time they are read."""
-    watched = msgspec.structs.replace(style, stop=STOPS)
-
-    def burden(text: str) -> float:
-        allowed = 0.5 * LOOPS * loop_seconds()
-        added = cpu_seconds(watched, text, piece) - cpu_seconds(style, text, piece)
-        return added / allowed
-
-    texts = {pair: pair[0] + pair[1] * (SIZE // len(pair[1].encode())) for pair in inputs}
-    return [pair for pair, text in texts.items() if all(burden(text) > 1 for _ in range(6))]
-
-
-@PROVOCATIONS
-def test_stop_strings_add_little(prefix: str, units: tuple[str, ...]) -> None:
-    style = AnswerStyle(speech=HERMES, tools=TOOLS)
-    assert not burdened(style, ((prefix, unit) for unit in units))
+    assert not dear(style, ((prefix, unit) for unit in units), (8, 64, SIZE))
 
 
 def provocations(dialect: str) -> Iterator[tuple[str, str]]:
@@ -207,7 +199,6 @@ def provocations(dialect: str) -> Iterator[tuple[str, str]]:
 def test_no_dialect_is_dear(dialect: str) -> None:
     style = AnswerStyle(speech=Speech(dialect, "think"), tools=TOOLS)
     assert not dear(style, provocations(dialect))
-    assert not burdened(style, provocations(dialect))
 
 
 def read(
