@@ -5,6 +5,7 @@ background rows are paused. While only one model has requests, nothing is decide
 """
 
 import asyncio
+import contextvars
 from collections import Counter
 from typing import Protocol
 
@@ -209,7 +210,9 @@ class Device:
             if rooms or (begin and seat.begins):
                 seat.fill(begin=begin)
         if self._watch is None or self._watch.done():
-            self._watch = asyncio.create_task(self._look(), name="device")
+            self._watch = asyncio.create_task(
+                self._look(), name="device", context=contextvars.Context()
+            )
 
     def _hold(self, seats: list[Seat], *, held: bool) -> None:
         """Background of all models waits, or goes on."""

@@ -8,6 +8,9 @@ from opta_lmx.scheduling.rules import Depth, Position, Work
 from opta_lmx.scheduling.slots import Slots
 from opta_lmx.scheduling.tickets import Phase, Ticket
 
+_DEAF = 64
+"""Tokens of answer after being asked to yield: a row that has produced more does not yield."""
+
 
 class FairLine(Slots):
     """Counts who is in front of the model and decides who runs next, and who makes room.
@@ -118,6 +121,9 @@ class FairLine(Slots):
         self._charge(ticket, tokens * self.rules.prices.answer)
         if ticket.produced >= ticket.grows_at and self.room is not None:
             self.room.grow(ticket)
+        if ticket.phase is Phase.YIELDING and ticket.produced > ticket.asked_at + _DEAF:
+            ticket.go_on()
+            self._order.renew()  # somebody else has to make room
 
     def _began(self, ticket: Ticket) -> None:
         """The first of an answer, or of its continuation: what came before was the prompt."""

@@ -72,7 +72,8 @@ class Room:
     ) -> bool:
         """True when a ticket takes nothing from those held back before it.
 
-        One that was paused never does: it may have been for them.
+        One that was paused does so only where their own key holds them back: it may have been
+        paused for them.
 
         Args:
             ticket: who might be let in.
@@ -80,17 +81,7 @@ class Room:
             rows: who runs.
             slots: how many may run.
         """
-        return (
-            not ticket.granted
-            and ticket not in back
-            and all(
-                self._leaves(
-                    ticket, one, {row.number for row in rows if row.granted >= one.held_at}
-                )
-                and (self._key_bound(one) or self._leaves_slot(one, rows, slots))
-                for one in back
-            )
-        )
+        return ticket not in back and all(self._beside(ticket, one, rows, slots) for one in back)
 
     def freeing(self, ticket: Ticket, able: list[Ticket], going: set[int]) -> list[Ticket]:
         """Of the rows that could be paused for a ticket those that help; none if all are too few.
@@ -101,13 +92,24 @@ class Room:
             able = [row for row in able if key_of(row.caller) == key_of(ticket.caller)]
         return able if self.fits(ticket, going.union(row.number for row in able)) else []
 
-    def _leaves(self, ticket: Ticket, back: Ticket, later: set[int]) -> bool:
-        books, owner, cap = self.books, key_of(back.caller), _cap(back)
+    def _beside(self, ticket: Ticket, back: Ticket, rows: Collection[Ticket], slots: int) -> bool:
+        bound = self._key_bound(back)
+        if bound and key_of(ticket.caller) != key_of(back.caller):
+            return True
+        later = {row.number for row in rows if row.granted >= back.held_at}
+        return (
+            not ticket.granted
+            and self.fits(ticket)
+            and self._leaves(ticket, back, later, of_key=bound)
+            and (bound or self._leaves_slot(back, rows, slots))
+        )
+
+    def _leaves(self, ticket: Ticket, back: Ticket, later: set[int], *, of_key: bool) -> bool:
+        books, cap = self.books, _cap(back)
         both = books.size(self.demand(ticket)) + books.size(self.demand(back))
-        if cap is not None and self._key_bound(back):
-            other = key_of(ticket.caller) != owner
-            return other or books.of(later, owner) + both <= cap
-        return self.fits(ticket) and books.of(later) + both <= books.available
+        if of_key and cap is not None:
+            return books.of(later, key_of(back.caller)) + both <= cap
+        return books.of(later) + both <= books.available
 
     def _leaves_slot(self, back: Ticket, rows: Collection[Ticket], slots: int) -> bool:
         return sum(row.granted >= back.held_at for row in rows) + 2 <= slots

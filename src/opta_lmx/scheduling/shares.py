@@ -188,7 +188,8 @@ class Share:
         if self.queue:
             if not fits(self.queue[0]):
                 return []
-            return self.queue[:1] if passes is None else list(filter(passes, self.queue))[:1]
+            first = next(filter(passes, self.queue), None) if passes else self.queue[0]
+            return [] if first is None else [first]
         found = [
             (child, heads)
             for child in self.active.values()

@@ -70,6 +70,11 @@ class Slots:
         """Slots that may be held now: the worker's, or fewer where the limit is lower."""
         return self._slots if self._limit is None else min(self._slots, self._limit)
 
+    @property
+    def width(self) -> int:
+        """Slots the worker has, however few of them may be held now."""
+        return self._slots
+
     def set_slots(self, slots: int) -> None:
         """Say how many rows the worker can run; running ones are never cut."""
         self._slots = max(1, slots)

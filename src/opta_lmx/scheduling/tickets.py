@@ -2,6 +2,8 @@
 
 from enum import IntEnum
 
+import msgspec
+
 from opta_lmx.core.principal import Caller
 from opta_lmx.scheduling.places import Tally
 from opta_lmx.scheduling.rules import Work
@@ -32,6 +34,7 @@ class Ticket:
 
     __slots__ = (
         "aged",
+        "asked_at",
         "base",
         "caller",
         "entered_at",
@@ -84,6 +87,8 @@ class Ticket:
         """Tokens of answer since the latest grant."""
         self.paused_at: tuple[float, ...] = ()
         """When it was last asked to yield, at most two times."""
+        self.asked_at = 0
+        """Tokens of answer it had when it was last asked to yield."""
         self.held_at = 0
         """What its grant's rank would have been when its caches were first found not to fit."""
         self.base = 0
@@ -109,4 +114,11 @@ class Ticket:
     def ask_to_yield(self) -> None:
         """It is to give its slot up: it no longer claims one."""
         self.phase = Phase.YIELDING
+        self.asked_at = self.produced
         self.share.claim(-1)
+
+    def go_on(self) -> None:
+        """It did not yield, because the engine cannot pause it after all: it is left alone."""
+        self.phase = Phase.RUNNING
+        self.work = msgspec.structs.replace(self.work, pausable=False)
+        self.share.claim(1)

@@ -1,5 +1,7 @@
 """A line whose rows share too little memory: who waits, who may pass, who gives way."""
 
+from typing import Any
+
 import pytest
 
 from opta_lmx.core.errors import ErrorKind, LmxError
@@ -7,6 +9,7 @@ from opta_lmx.core.kv_cost import KvCost
 from opta_lmx.core.principal import Budgets, Caller, Lane, Principal
 from opta_lmx.scheduling.fair_line import FairLine
 from opta_lmx.scheduling.kv import GRAIN
+from opta_lmx.scheduling.room import Room
 from opta_lmx.scheduling.rules import LaneRule, LineRules, Pausing, Work
 from tests.support.clocks import HandClock
 
@@ -281,3 +284,57 @@ def test_nobody_is_paused_in_vain() -> None:
     ask(at, caller("victim"), 80)  # 900: too much beside its own
     assert granted(at) == []
     assert at.preempt() is None
+
+
+def test_a_paused_row_goes_on_while_another_key_waits_for_its_own_cap() -> None:
+    at = line(10**6, pauses=True)
+    paused = ask(at, caller("a"), 2000, 800)
+    assert granted(at) == [paused]
+    at.charge(paused, 300)  # so the other key would be first
+    full = caller("b", cap=5000)
+    running = ask(at, full, 300, 100)
+    assert granted(at) == [running]
+    waiting = ask(at, full, 300, 100)
+    at.yielded(paused)
+    assert granted(at) == [paused]
+    at.release(running)
+    assert granted(at) == [waiting]
+
+
+def test_who_waits_for_the_cap_of_a_key_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    at = line(10**6)
+    full = caller("a", cap=1000)
+    running = ask(at, full, 60)
+    assert granted(at) == [running]
+    for _ in range(100):
+        ask(at, full, 40)
+    looked = 0
+    passes = Room.passes
+
+    def counted(room: Room, *args: Any) -> bool:
+        nonlocal looked
+        looked += 1
+        return passes(room, *args)
+
+    monkeypatch.setattr(Room, "passes", counted)
+    assert granted(at) == []
+    assert looked <= 100
+
+
+def test_a_row_that_does_not_yield_is_left_alone_and_another_is_asked() -> None:
+    at = line(0, slots=2, pauses=True)
+    rows = [ask(at, caller("a", lane=Lane.BACKGROUND), 1, 10**6) for _ in range(2)]
+    assert granted(at) == rows
+    for row in rows:
+        at.charge(row, 10)
+    waiting = ask(at, caller("b"), 1)
+    deaf = at.preempt()
+    assert deaf in rows
+    at.charge(deaf, 64)
+    assert at.preempt() is None
+    at.charge(deaf, 1)
+    other = at.preempt()
+    assert other in rows
+    assert other != deaf
+    at.yielded(other)
+    assert granted(at) == [waiting]

@@ -28,6 +28,8 @@ from opta_lmx.core.types import SamplingParams
 if TYPE_CHECKING:
     from opta_lmx.backends.mlx.batch import Batch
     from opta_lmx.backends.mlx.loader import LoadedModel, MlxOptions
+    from opta_lmx.backends.refusal import Limits
+    from opta_lmx.core.kv_cost import KvCost
 
 _IMPORT_S = 20.0
 _LOAD_FLOOR_S = 20.0
@@ -35,8 +37,6 @@ _SLOWEST_DISK = 50e6
 """Bytes per second a cold disk surely gives, for the load's predicted time."""
 _WARM_UP_S = 60.0
 _WARM_UP_TOKENS = 32
-_SPARE_PART = 8
-"""Of the memory for caches, this part may go into padding."""
 _SLOW_S = 10.0
 """A first warm-up that took longer is not repeated, though it measured compilation too."""
 
@@ -127,7 +127,6 @@ def create() -> Engine:
 
 
 def _make_batch(spec: Load, loaded: "LoadedModel", options: "MlxOptions", emit: Emit) -> "Batch":
-    from opta_lmx.backends.mlx import memory
     from opta_lmx.backends.mlx.batch import Batch
     from opta_lmx.backends.mlx.running import Running, Width
     from opta_lmx.backends.refusal import Limits
@@ -137,8 +136,9 @@ def _make_batch(spec: Load, loaded: "LoadedModel", options: "MlxOptions", emit: 
         context=min(spec.context or loaded.folder.context, loaded.folder.context),
         slots=spec.slots,
     )
-    cost = memory.kv_cost(memory.probe(loaded.model))
-    width = Width(cost.at, _spare(loaded, options))
+    # Padding takes no more than what the budget leaves for it.
+    _, cost = _budget(loaded, options, limits)
+    width = Width(cost.at, min(_spare(loaded, options), cost.peak))
     running = Running(loaded.model, loaded.tokenizer.eos_ids, limits.slots, width)
     return Batch(running, loaded.tokenizer, limits, Pace(), emit)
 
@@ -148,7 +148,16 @@ def _spare(loaded: "LoadedModel", options: "MlxOptions") -> int:
     from opta_lmx.backends.mlx import memory
 
     allowed = options.kv_bytes or memory.free_bytes() or loaded.weights_bytes
-    return min(loaded.weights_bytes, allowed // _SPARE_PART)
+    return min(loaded.weights_bytes, allowed // memory.SPARE_PART)
+
+
+def _budget(loaded: "LoadedModel", options: "MlxOptions", limits: "Limits") -> tuple[int, "KvCost"]:
+    """Bytes for caches, and what rows take of them."""
+    from opta_lmx.backends.mlx import memory
+
+    spare = _spare(loaded, options) if limits.slots > 1 else 0
+    cost = memory.kv_cost(memory.probe(loaded.model))
+    return memory.budget(cost, limits, options.kv_bytes or memory.free_bytes(), spare)
 
 
 def _ready(
@@ -160,10 +169,7 @@ def _ready(
     from opta_lmx.backends.mlx import caches, loader, memory
 
     limits = batch.limits
-    cost = memory.kv_cost(memory.probe(loaded.model))
-    allowed = options.kv_bytes or memory.free_bytes()
-    spare = _spare(loaded, options) if limits.slots > 1 else 0
-    kv_bytes, cost = memory.budget(cost, limits, allowed, spare)
+    kv_bytes, cost = _budget(loaded, options, limits)
     return Ready(
         context=limits.context,
         slots=limits.slots,

@@ -18,6 +18,8 @@ from opta_lmx.core.kv_cost import KvCost
 
 _SHARE = 0.8
 """Of the memory free after loading: the rest is for activations, tokenizers and the system."""
+SPARE_PART = 8
+"""Of the memory for caches, this part may go into padding."""
 _PROBE_TOKENS = 8
 _AHEAD = 255
 """mlx-lm takes memory for 256 tokens at a time."""
@@ -52,7 +54,9 @@ def budget(cost: KvCost, limits: Limits, allowed: int, spare: int) -> tuple[int,
     window = cost.at(limits.context)
     if msgspec.structs.replace(cost, slack=0).at(limits.context) <= size < window:
         size = window  # it was meant to do for a whole window
-    peak = max(0, min(peak, size - window))
+    # A window that memory does not hold is never filled: there is no more to leave for it.
+    room = size - window if size >= window else size // SPARE_PART
+    peak = max(0, min(peak, room))
     return size, msgspec.structs.replace(cost, peak=peak)
 
 
