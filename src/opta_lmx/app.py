@@ -83,7 +83,8 @@ def build(
     planner = Planner(store, settings.engine, home, settings.models.aliases, settings.memory)
     options = engine_options(settings.engine, settings.queue, home)
     caches = prefix_caches(settings.engine, clock, telemetry)
-    memory = memory_policy(settings.memory, required)
+    on_demand = settings.engine.load_on_demand
+    memory = memory_policy(settings.memory, required, on_demand=on_demand)
     options = msgspec.structs.replace(
         options,
         caches=caches,

@@ -138,7 +138,6 @@ class Server:
         for name in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(name, self._on_signal)
         serving = asyncio.create_task(self._uvicorn.serve([self._listener]))
-        self._app.engine.look_after()
         loading = asyncio.create_task(self._load_models())
         stopping = asyncio.create_task(self._stop.wait())
         await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -167,6 +166,8 @@ class Server:
                 )
                 self._stop.set()
                 return
+        # Only now, so that nothing is loaded ahead into the memory of those that were named.
+        self._app.engine.look_after()
 
     async def _drain(self) -> None:
         """Let running answers finish; what remains is ended with a typed error by `close`."""

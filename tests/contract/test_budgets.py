@@ -382,6 +382,7 @@ def test_what_is_left_of_a_minute_is_seen(server: LiveServer) -> None:
         "prompt_tokens": LIMIT,
         "prompt_tokens_per_minute": LIMIT,
         "max_tokens": None,
+        "kv_bytes": None,
     }
     assert fresh["minute"] == {"limit": LIMIT, "remaining": LIMIT, "reset_s": 0.0}
     assert ask(server, WAYS[0], "sk-own-8", 150).status == 200

@@ -1,5 +1,6 @@
 """Looks after the loaded models by itself: who was idle for too long, who is wanted soon."""
 
+import functools
 from collections.abc import Callable
 
 import msgspec
@@ -42,6 +43,7 @@ class Keeper:
         self._clock = clock
         self._telemetry = telemetry
         self._tried_at: dict[str, float] = {}
+        self._told: dict[str, str] = {}
 
     async def run(self) -> None:
         """Look, and look again, until cancelled."""
@@ -50,9 +52,12 @@ class Keeper:
             await self._clock.sleep(TICK_S)
 
     def look(self) -> None:
-        """Unload who is to go, load at most one that is wanted."""
+        """Unload who is to go, load at most one that is wanted. What fails is logged."""
+        self._attempt("", self._look)
+
+    def _look(self) -> None:
         for ref, reason in self._memory.surplus():
-            self._hands.evict(ref, reason)
+            self._evict(ref, reason)
         if not self._prefetch():
             self._warm()
 
@@ -60,17 +65,12 @@ class Keeper:
         chosen = self._memory.ahead()
         if chosen is None:
             return False
-        try:
-            plan = self._hands.plan(chosen.model)
-        except LmxError as error:
-            self._memory.forget(chosen.model)
-            self._memory.gone(chosen.model)
-            self._log(chosen.model, error)
-            plan = None
+        # First those that go: they are off the books already, whatever becomes of the new one.
         for ref in chosen.evict:
-            self._hands.evict(ref, "prefetch")
-        if plan is not None:
-            self._hands.start(plan, "prefetch")
+            self._evict(ref, "prefetch")
+        if not self._attempt(chosen.model, lambda: self._load(chosen.model, "prefetch")):
+            self._memory.forget(chosen.model)
+            self._memory.withdraw(chosen.model)
         return True
 
     def _warm(self) -> None:
@@ -79,16 +79,39 @@ class Keeper:
             if now - self._tried_at.get(ref, -_AGAIN_S) < _AGAIN_S:
                 continue
             self._tried_at[ref] = now
-            try:
-                plan = self._hands.plan(ref)
-                self._memory.admit(plan, evict=False)
-            except LmxError as error:
-                self._log(ref, error)
-                continue
-            self._hands.start(plan, "warm")
-            return
+            if self._attempt(ref, functools.partial(self._load, ref, "warm")):
+                return
+            self._memory.withdraw(ref)
 
-    def _log(self, ref: str, error: LmxError) -> None:
-        self._telemetry.log(
-            "warning", "model not loaded ahead", model=ref, code=error.code, reason=error.message
-        )
+    def _load(self, ref: str, reason: str) -> None:
+        """Plan a model, reserve memory where that has not been done, and start it."""
+        plan = self._hands.plan(ref)
+        self._memory.admit_ahead(plan)
+        self._hands.start(plan, reason)
+
+    def _evict(self, ref: str, reason: str) -> None:
+        self._attempt(ref, functools.partial(self._hands.evict, ref, reason))
+
+    def _attempt(self, ref: str, act: Callable[[], object]) -> bool:
+        """Do something; False, and the failure logged, where it fails.
+
+        What is tried again and fails for the same reason is logged once.
+        """
+        try:
+            act()
+        except Exception as cause:  # noqa: BLE001  (boundary: one failure must not end the keeping)
+            self._tell(ref, cause)
+            return False
+        self._told.pop(ref, None)
+        return True
+
+    def _tell(self, ref: str, cause: Exception) -> None:
+        reason = cause.code if isinstance(cause, LmxError) else repr(cause)
+        if self._told.get(ref) == reason:
+            return
+        self._told[ref] = reason
+        log = functools.partial(self._telemetry.log, model=ref)
+        if isinstance(cause, LmxError):
+            log("warning", "model not loaded ahead", code=cause.code, reason=cause.message)
+        else:
+            log("error", "memory keeper failed", exc_info=cause)

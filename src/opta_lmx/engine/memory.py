@@ -24,7 +24,8 @@ class MemoryPolicy(msgspec.Struct, frozen=True):
     """What models may take, and which of them stay.
 
     `pinned` and `warm` are references to models; `ttl_s` is how long one may be idle (None: for
-    ever); requests less than `gap_s` apart are one spell of use.
+    ever); requests less than `gap_s` apart are one spell of use. With `on_demand` off only
+    operators decide who is loaded: nothing is loaded ahead, and no request says how long one stays.
     """
 
     budget_bytes: int = sys.maxsize
@@ -33,6 +34,7 @@ class MemoryPolicy(msgspec.Struct, frozen=True):
     warm: tuple[str, ...] = ()
     prefetch: bool = False
     gap_s: float = GAP_S
+    on_demand: bool = True
 
 
 class ModelMemory(msgspec.Struct, frozen=True):
@@ -96,17 +98,31 @@ class Memory:
 
     def arrived(self, ref: str) -> None:
         """A request for a model came."""
+        self.asked(ref)
         need = self._needs.get(ref)
         self._forecast.arrived(ref, self._clock.monotonic(), 0.0 if need is None else need.load_s)
 
-    def admit(self, plan: Plan, *, evict: bool = True) -> tuple[str, ...]:
+    def asked(self, ref: str) -> None:
+        """Somebody waits for a model: if it is being loaded ahead, that goes on."""
+        self._ledger.asked(ref)
+
+    def admit(self, plan: Plan) -> tuple[str, ...]:
         """Reserve memory for a model; those named in return must be unloaded for it.
 
-        `evict`: others may be. Raises what `MemoryLedger.admit` raises.
+        Raises what `MemoryLedger.admit` raises.
         """
         need, now = self._look(plan)
-        spare = None if evict else _nobody
-        return self._counted(lambda: self._ledger.admit(plan.ref, need, now, spare))
+        return self._counted(lambda: self._ledger.admit(plan.ref, need, now))
+
+    def admit_ahead(self, plan: Plan) -> None:
+        """Reserve free memory for a model nobody has asked for. Raises as `admit`, uncounted."""
+        need, now = self._look(plan)
+        self._ledger.admit(plan.ref, need, now, _nobody, asked=False)
+
+    def withdraw(self, ref: str) -> None:
+        """A model for which memory was reserved is not loaded after all."""
+        self._ledger.withdraw(ref)
+        self._moved.set()
 
     def readmit(self, plan: Plan) -> tuple[str, ...]:
         """As `admit`, for a model that is loaded anew: its old worker ends for it."""
@@ -136,11 +152,14 @@ class Memory:
         return self._need(plan), self._clock.monotonic()
 
     def _need(self, plan: Plan) -> MemoryNeed:
-        """What the model takes: as measured when it was loaded before, else as estimated."""
+        """What the model takes: as measured when it was loaded before, else as estimated.
+
+        One that was estimated to fit and takes more than there is may still be loaded alone.
+        """
         need = plan.need
         estimate, measured = self._measured.get(plan.ref, (0, 0))
         if measured and estimate == need.total:
-            need = MemoryNeed(measured)
+            need = MemoryNeed(min(measured, max(estimate, self._policy.budget_bytes)))
         need = msgspec.structs.replace(need, load_s=self._book.times.load_s(plan.work))
         self._needs[plan.ref] = need
         self._needs.move_to_end(plan.ref)
@@ -170,11 +189,12 @@ class Memory:
 
     def ahead(self) -> Prefetch | None:
         """A model to load before it is asked for, and who goes for it; it is reserved."""
-        if not self._policy.prefetch:
+        if not (self._policy.prefetch and self._policy.on_demand):
             return None
         self._refresh()
         needs = {ref: need for ref, need in self._needs.items() if self._absent(ref)}
-        return prefetch(self._forecast, self._ledger, needs, self._clock.monotonic())
+        warm = self._refs(self._policy.warm)
+        return prefetch(self._forecast, self._ledger, needs, self._clock.monotonic(), warm)
 
     def missing(self) -> list[str]:
         """Models to be kept warm that are not loaded; none while any model is being loaded."""
@@ -216,8 +236,10 @@ class Memory:
         ttl_s = self._ttl_s(ref)
         if math.isinf(ttl_s) or ref in self._refs(self._policy.pinned):
             return None
-        used = line.running + line.waiting or runtime.state is not ModelState.READY
-        return ttl_s if used else max(0.0, ttl_s - (self._clock.monotonic() - line.left_at))
+        if line.running + line.waiting or runtime.state is not ModelState.READY:
+            return ttl_s
+        since = max(line.left_at, self._ledger.last_use(ref) or line.left_at)
+        return max(0.0, ttl_s - (self._clock.monotonic() - since))
 
     # --- looking --------------------------------------------------------------
 
@@ -253,18 +275,22 @@ class Memory:
         return found
 
     def _ttl_s(self, ref: str) -> float:
-        """How long a model may be idle: as was asked for it, as configured for it, as for all."""
+        """How long a model may be idle: as configured for it, as was asked for, as for all."""
         runtime = self._runtimes.get(ref)
         if runtime is None or ref in self._refs(self._policy.warm):
             return math.inf
-        for ttl_s in (runtime.keep_s, runtime.plan.ttl_s, self._policy.ttl_s):
+        asked_s = runtime.keep_s if self._policy.on_demand else None
+        for ttl_s in (runtime.plan.ttl_s, asked_s, self._policy.ttl_s):
             if ttl_s is not None:
                 return ttl_s
         return math.inf
 
 
 def keep(runtime: ModelRuntime, seconds: float | None) -> None:
-    """From now on a model may be idle for so long: infinity for good, None changes nothing."""
+    """From now on a model may be idle for so long: infinity for good, None changes nothing.
+
+    What the operator has set for the model goes before it.
+    """
     if seconds is not None:
         runtime.keep_s = seconds
 
@@ -272,14 +298,16 @@ def keep(runtime: ModelRuntime, seconds: float | None) -> None:
 def measured_bytes(runtime: ModelRuntime) -> int:
     """What a model takes that has just come up, with all it may ever need.
 
-    MLX's caches grow as they are used; the others allocate theirs when they load.
+    MLX's caches grow as they are used; the others allocate theirs when they load. Of a worker
+    that has been used already nobody knows how much of them is there.
     """
     ready, worker, need = runtime.ready, runtime.worker, runtime.plan.need
     pid = None if worker is None else worker.pid
     resident = 0 if pid is None else resident_bytes(pid) or 0
     weights = need.weights if ready is None else ready.weights_bytes
     if runtime.plan.backend == "mlx":
-        return max(resident + need.kv, need.total)
+        unused = worker is not None and not worker.steps
+        return max(resident + need.kv if unused else resident, need.total)
     return max(resident, weights + (0 if ready is None else ready.kv_bytes))
 
 

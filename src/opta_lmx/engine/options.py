@@ -27,7 +27,9 @@ def prefix_caches(
     return lambda plan: PrefixCache(plan.ref, limits, plan.states, clock, telemetry)
 
 
-def memory_policy(memory: MemorySettings, required: Sequence[str] = ()) -> MemoryPolicy:
+def memory_policy(
+    memory: MemorySettings, required: Sequence[str] = (), *, on_demand: bool = True
+) -> MemoryPolicy:
     """What models may take; those that are `required` at all times are pinned too."""
     return MemoryPolicy(
         budget_bytes=budget_bytes(memory),
@@ -35,6 +37,7 @@ def memory_policy(memory: MemorySettings, required: Sequence[str] = ()) -> Memor
         pinned=(*memory.pinned, *required),
         warm=tuple(memory.warm),
         prefetch=memory.prefetch,
+        on_demand=on_demand,
     )
 
 

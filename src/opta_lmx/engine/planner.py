@@ -309,11 +309,12 @@ def _read_template(override: ModelOverride) -> str | None:
     if override.template is None:
         return None
     try:
-        return override.template.expanduser().read_text()
-    except OSError as error:
+        return override.template.expanduser().read_text(encoding="utf-8")
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
         raise LmxError(
             ErrorKind.INVALID_REQUEST,
-            f"The chat template {override.template} cannot be read: {error.strerror}.",
+            f"The chat template {override.template} cannot be read: {reason}.",
             code="invalid_config",
             param="engine.overrides",
         ) from None

@@ -108,6 +108,7 @@ class Engine:
         self._ports = (clock, telemetry, options.loads)
         self._runtimes: dict[str, ModelRuntime] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._leaving: dict[str, asyncio.Task[None]] = {}
         self._device = Device(clock, options.governor)
         self._memory = Memory(options.memory, self._runtimes, resolver.canonical, self._ports)
         self._keeper: asyncio.Task[None] | None = None
@@ -161,6 +162,7 @@ class Engine:
                 `model_too_large`; UNAVAILABLE `memory_busy`; what kept it from loading.
         """
         runtime = self.find(ref) or self._admit(self.resolver.plan(ref, context), "operator")
+        self._memory.asked(runtime.plan.ref)
         runtime, ready = await self._serving(runtime)
         if context is None or ready.context >= context:
             return runtime
@@ -197,7 +199,7 @@ class Engine:
     def look_after(self) -> None:
         """Begin to unload and to load ahead of requests, if that has not begun.
 
-        The first load begins it too.
+        The first load begins it too. What is loaded ahead makes room for who asks.
         """
         if self._keeper is None or self._keeper.done():
             clock, telemetry, _ = self._ports
@@ -235,6 +237,8 @@ class Engine:
             await asyncio.wait([self._keeper])
         for runtime in list(self._runtimes.values()):
             await self._forget(runtime, server_stopping())
+        if self._leaving:
+            await asyncio.wait(self._leaving.values())
         self._device.close()
 
     def _replace(self, runtime: ModelRuntime, plan: Plan, loaded_context: int) -> ModelRuntime:
@@ -248,14 +252,8 @@ class Engine:
                 param="context_length",
             )
         self._make_room(self._memory.readmit(plan))
-        leaving = self._retire(runtime, _unloaded(plan.ref))
-
-        async def prepare() -> Load:
-            if leaving is not None:
-                await settle(asyncio.wait([leaving]))
-            return await plan.prepare()
-
-        return self._start(msgspec.structs.replace(plan, prepare=prepare), "operator")
+        self._retire(runtime, _unloaded(plan.ref))
+        return self._start(plan, "operator")
 
     def _admit(self, plan: Plan, reason: str) -> ModelRuntime:
         """Load a model into the memory that is reserved for it here."""
@@ -293,9 +291,15 @@ class Engine:
         return runtime
 
     def _in_room(self, plan: Plan) -> Callable[[], Awaitable[Load]]:
-        """What makes the model ready to be loaded, begun when its memory is truly free."""
+        """What makes the model ready to be loaded, begun when its memory is truly free.
+
+        A worker of the same model that is ending has then written what it held.
+        """
+        leaving = self._leaving.get(plan.ref)
 
         async def prepare() -> Load:
+            if leaving is not None:
+                await settle(asyncio.wait([leaving]))
             await self._memory.room()
             return await plan.prepare()
 
@@ -305,6 +309,8 @@ class Engine:
         """A model that could not be loaded is forgotten, so the next request tries afresh."""
         ref = runtime.plan.ref
         self._memory.gone(ref)
+        if self._leaving.get(ref) is task:
+            del self._leaving[ref]
         if not task.cancelled() and (cause := task.exception()) is not None:
             runtime.fail(cause)
         if runtime.state is ModelState.FAILED:
@@ -324,6 +330,7 @@ class Engine:
         task = self._drop(runtime)
         runtime.retire(reason)
         if task is not None:
+            self._leaving[runtime.plan.ref] = task
             task.cancel()
         return task
 

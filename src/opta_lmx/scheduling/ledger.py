@@ -54,7 +54,8 @@ class MemoryLine(msgspec.Struct, frozen=True):
 class _Entry:
     """What is known of a loaded model."""
 
-    def __init__(self, need: MemoryNeed, now: float) -> None:
+    def __init__(self, need: MemoryNeed, now: float, *, asked: bool = True) -> None:
+        self.asked = asked
         self.size = self.estimate = need.total
         self.load_s = max(_LEAST_RELOAD_S, need.load_s)
         self.measured = False
@@ -70,9 +71,10 @@ class _Entry:
 class MemoryLedger:
     """Keeps the books of one machine budget and decides who makes room.
 
-    Only idle models are ever chosen: ready, without users, not pinned. A model is admitted on
-    its estimate before it is loaded; bytes of those that leave count until they are `gone`, so
-    loading begins when `may_load` says so.
+    Only idle models are ever chosen: without users, not pinned, and ready or still being loaded
+    without anybody having asked for them. A model is admitted on its estimate before it is
+    loaded; bytes of those that leave count until they are `gone`, so loading begins when
+    `may_load` says so.
 
     Args:
         budget: bytes for all models together.
@@ -134,6 +136,8 @@ class MemoryLedger:
         need: MemoryNeed,
         now: float,
         spare: Callable[[str, float], bool] | None = None,
+        *,
+        asked: bool = True,
     ) -> tuple[str, ...]:
         """Reserve memory for a model; those named in return must be unloaded for it.
 
@@ -145,6 +149,7 @@ class MemoryLedger:
             now: monotonic seconds.
             spare: asked of every idle model, with the seconds for which it has been idle, whether
                 it may go; all may if absent.
+            asked: somebody waits for it; one for which nobody does makes room while it is loaded.
 
         Raises:
             LmxError: INSUFFICIENT_RESOURCES `model_too_large` when it can never be loaded beside
@@ -161,7 +166,7 @@ class MemoryLedger:
             raise self._busy(model, need.total, idle)
         for name in victims:
             self._leave(name)
-        self._entries[model] = _Entry(need, now)
+        self._entries[model] = _Entry(need, now, asked=asked)
         return tuple(victims)
 
     def readmit(self, model: str, need: MemoryNeed, now: float) -> tuple[str, ...]:
@@ -194,7 +199,18 @@ class MemoryLedger:
             entry.size, entry.measured = size, True
             entry.last_use = now
 
+    def withdraw(self, model: str) -> None:
+        """The model is not loaded after all: what was reserved for it is free."""
+        if self.is_loading(model):
+            del self._entries[model]
+
     # --- use
+
+    def asked(self, model: str) -> None:
+        """Somebody waits for a model that may have been loaded ahead."""
+        entry = self._entries.get(model)
+        if entry is not None:
+            entry.asked = True
 
     def use(self, model: str, users: int, last_use: float) -> None:
         """So many use the model or wait for it now; it is not evicted while any do.
@@ -205,6 +221,11 @@ class MemoryLedger:
         if entry is not None:
             entry.users = users
             entry.last_use = max(entry.last_use, last_use)
+
+    def last_use(self, model: str) -> float | None:
+        """When the model was last used, or came up (monotonic s); None if it is not loaded."""
+        entry = self._entries.get(model)
+        return None if entry is None else entry.last_use
 
     # --- going
 
@@ -237,22 +258,27 @@ class MemoryLedger:
         return tuple(
             name
             for name in sorted(self._idle(now), key=lambda name: self._entries[name].last_use)
-            if now - self._entries[name].last_use > ttl_s(name)
+            if now - self._entries[name].last_use > ttl_s(name) and not self.is_loading(name)
         )
 
     def overdraft(self, now: float) -> tuple[str, ...]:
-        """Idle models to unload because others measured more than estimated; marked as leaving."""
-        idle = self._idle(now)
-        victims = self._enough(idle, -self.free)
-        chosen = idle if victims is None else victims
-        for name in chosen:
+        """Idle models to unload because some measured more than estimated; marked as leaving.
+
+        Nobody goes in vain: none where all of them would not be enough, nor the only model there
+        is, which would take as much when it is loaded again.
+        """
+        if len(self._entries) == 1:
+            return ()
+        victims = self._enough(self._idle(now), -self.free) or []
+        for name in victims:
             self._leave(name)
-        return tuple(chosen)
+        return tuple(victims)
 
     # --- choosing
 
     def _is_idle(self, name: str, entry: _Entry) -> bool:
-        return entry.state is Residency.READY and not entry.users and name not in self.pinned
+        in_use = entry.users or (entry.asked and entry.state is Residency.LOADING)
+        return not in_use and name not in self.pinned
 
     def _idle(self, now: float) -> list[str]:
         """Models that may be unloaded, those that lose least by it first."""

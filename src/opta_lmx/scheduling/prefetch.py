@@ -2,7 +2,7 @@
 
 import math
 from collections import OrderedDict, deque
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from statistics import median
 
 import msgspec
@@ -102,7 +102,11 @@ class UsageForecast:
 
 
 def prefetch(
-    forecast: UsageForecast, ledger: MemoryLedger, needs: Mapping[str, MemoryNeed], now: float
+    forecast: UsageForecast,
+    ledger: MemoryLedger,
+    needs: Mapping[str, MemoryNeed],
+    now: float,
+    spared: Collection[str] = (),
 ) -> Prefetch | None:
     """Choose a model to load ahead of its next use, and reserve its memory.
 
@@ -114,6 +118,7 @@ def prefetch(
         ledger: the machine's memory.
         needs: what each known model takes.
         now: monotonic seconds.
+        spared: models that do not go for it.
     """
     if ledger.loading:
         return None
@@ -127,10 +132,11 @@ def prefetch(
     for at, model in sorted(due):
 
         def wanted_later(other: str, idle_s: float, at: float = at) -> bool:
-            return forecast.next_use(other, now, idle_s) > at
+            return other not in spared and forecast.next_use(other, now, idle_s) > at
 
         try:
-            return Prefetch(model, ledger.admit(model, needs[model], now, wanted_later))
+            evict = ledger.admit(model, needs[model], now, wanted_later, asked=False)
+            return Prefetch(model, evict)
         except LmxError:
             continue
     return None

@@ -88,7 +88,7 @@ class Serving:
         if runtime.error is not None:
             raise runtime.error.again()
         line = runtime.line
-        most = line.slots + line.rules.max_waiting
+        most = line.width + line.rules.max_waiting
         if answers > most:
             raise invalid(
                 f"This call asks for {answers} answers, more than the {most} that this model's "

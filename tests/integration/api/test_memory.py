@@ -1,14 +1,23 @@
 """Memory over HTTP: who is unloaded for whom, who stays, and what is refused with numbers."""
 
+import asyncio
 import os
+import signal
+import socket
 from collections.abc import Generator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from opta_lmx.app import build
+from opta_lmx.config.settings import Settings
+from opta_lmx.server import Server
+from tests.support.asynchronous import in_loop
 from tests.support.server import LiveServer, sim_server
-from tests.support.waiting import wait_until
+from tests.support.sim import SimResolver
+from tests.support.waiting import until, wait_until
 
 GB = 10**9
 SCRIPTS: dict[str, dict[str, Any]] = {
@@ -181,3 +190,18 @@ def test_a_request_may_say_how_long_its_model_stays(server: LiveServer) -> None:
     assert 50 < server.status("a")["expires_s"] <= 60
     tell(keep_alive="100ms")
     wait_until(lambda: server.status("a") == {})
+
+
+@in_loop
+async def test_what_is_kept_warm_waits_for_the_models_that_were_named(tmp_path: Path) -> None:
+    memory = {"budget_bytes": 10 * GB, "warm": ["brief", "b"]}
+    settings = Settings.model_validate({"memory": memory, "logging": {"level": "error"}})
+    resolver = SimResolver(tmp_path / "logs", SCRIPTS)
+    app = build(settings, tmp_path, [], resolver)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        running = asyncio.create_task(Server(app, listener, ["a"], 1.0, 1 << 20).run())
+        await until(lambda: len(resolver.loads) >= 2 or running.done())
+        assert resolver.loads == ["a", "brief"]  # and b has no room
+        await until(lambda: all(one.state == "ready" for one in app.engine.memory().models))
+        signal.raise_signal(signal.SIGTERM)
+        await running

@@ -1,5 +1,6 @@
 """A model that is wanted regularly is there when it is asked for; real workers, simulated time."""
 
+import asyncio
 import random
 from collections import Counter
 from collections.abc import Iterator
@@ -9,10 +10,12 @@ from typing import Any
 import msgspec
 import pytest
 
+from opta_lmx.core.errors import LmxError
 from opta_lmx.core.principal import Caller
 from opta_lmx.core.telemetry import NullTelemetry
-from opta_lmx.engine.memory import MemoryPolicy
+from opta_lmx.engine.memory import MemoryPolicy, keep
 from opta_lmx.engine.residency import Engine
+from opta_lmx.engine.runtime import Plan
 from opta_lmx.scheduling.ledger import Residency
 from tests.support.asynchronous import in_loop
 from tests.support.clocks import SteppedClock
@@ -38,12 +41,32 @@ class Counts(NullTelemetry):
     def __init__(self) -> None:
         self.loads: Counter[tuple[str, str]] = Counter()
         self.evictions: Counter[tuple[str, str]] = Counter()
+        self.rejections = 0
+        self.lines: list[tuple[str, object]] = []
+
+    def log(self, level: str, event: str, **fields: object) -> None:
+        self.lines.append((event, fields.get("model")))
 
     def count(self, name: str, value: float = 1, **labels: str) -> None:
         if name == "model_loads_total":
             self.loads[labels["model"], labels["reason"]] += int(value)
         if name == "model_evictions_total":
             self.evictions[labels["model"], labels["reason"]] += int(value)
+        if name == "admission_rejections_total":
+            self.rejections += int(value)
+
+
+class Blind(SimResolver):
+    """Cannot plan some models, for a reason that no room foresees."""
+
+    def __init__(self, folder: Path, models: Scripts) -> None:
+        super().__init__(folder, models)
+        self.broken: set[str] = set()
+
+    def plan(self, ref: str, context: int | None = None) -> Plan:
+        if ref in self.broken:
+            raise UnicodeDecodeError("utf-8", b"\xff", 0, 1, "no text")
+        return super().plan(ref, context)
 
 
 class House:
@@ -53,7 +76,7 @@ class House:
         self.clock, self.counts = SteppedClock(1000.0), Counts()
         memory = MemoryPolicy(**{"budget_bytes": 12 * GB, **policy})
         options = msgspec.structs.replace(engine_options(), memory=memory)
-        self.resolver = SimResolver(folder, models)
+        self.resolver = Blind(folder, models)
         self.engine = Engine(self.resolver, options, self.clock, self.counts)
 
     async def settle(self) -> None:
@@ -154,6 +177,121 @@ async def test_what_is_to_be_warm_is_loaded_into_free_memory_only(tmp_path: Path
     await house.clock.advance(60.0)
     assert house.engine.find("a") is None  # an operator's word counts
     await house.engine.close()
+
+
+@in_loop
+async def test_a_model_that_is_being_kept_warm_makes_room_for_who_asks(tmp_path: Path) -> None:
+    house = House(tmp_path, {**MODELS, "a": {**MODELS["a"], "load_ms": 60_000}}, warm=("a",))
+    house.engine.look_after()
+    await until(lambda: house.engine.find("a") is not None)
+    await house.visit("b")  # which has room only without it
+    assert house.engine.find("a") is None
+    assert house.counts.evictions["a", "room"] == 1
+    await house.engine.close()
+
+
+@in_loop
+async def test_who_joins_a_load_ahead_of_requests_does_not_lose_it(tmp_path: Path) -> None:
+    house = House(tmp_path, {**MODELS, "a": {**MODELS["a"], "load_ms": 300}}, warm=("a",))
+    house.engine.look_after()
+    await until(lambda: house.engine.find("a") is not None)
+    loading = asyncio.create_task(house.engine.load("a"))
+    await asyncio.sleep(0)
+    with pytest.raises(LmxError, match="In use: a"):
+        house.engine.runtime("b")
+    assert (await loading).plan.ref == "a"
+    await house.engine.close()
+
+
+@in_loop
+async def test_a_warm_model_without_room_is_said_once_and_refuses_nobody(tmp_path: Path) -> None:
+    house = House(tmp_path, warm=("a",))
+    await house.use("b")
+    for _ in range(5):
+        await house.clock.advance(31.0)
+    assert house.counts.lines.count(("model not loaded ahead", "a")) == 1
+    assert house.counts.rejections == 0
+    await house.engine.close()
+
+
+@in_loop
+async def test_what_is_kept_warm_is_not_unloaded_ahead_of_requests(tmp_path: Path) -> None:
+    house = House(tmp_path, warm=("b",), prefetch=True, ttl_s=1.0)
+    await regular(house, "a")
+    await house.settle()
+    assert house.engine.find("b") is not None
+    for _ in range(28):
+        await house.clock.advance(TICK_S)
+        await house.settle()
+    assert house.engine.find("b") is not None
+    assert not house.counts.loads["a", "prefetch"]
+    await house.engine.close()
+
+
+@in_loop
+async def test_a_failure_nobody_foresaw_strands_nothing(tmp_path: Path) -> None:
+    house = House(tmp_path, prefetch=True, warm=("pinned",))
+    await regular(house, "a")
+    await house.visit("b")
+    await house.settle()
+    house.resolver.broken = {"a", "pinned"}
+    for _ in range(28):
+        await house.clock.advance(TICK_S)
+        await house.settle()
+    failures = [model for event, model in house.counts.lines if event == "memory keeper failed"]
+    assert "a" in failures
+    assert house.engine.find("b") is None  # it went for a
+    await house.visit("b")
+    assert house.engine.memory().free_bytes == 12 * GB - 7 * GB - GB
+    house.resolver.broken = set()
+    await house.clock.advance(31.0)
+    await house.settle()
+    assert house.engine.find("pinned") is not None
+    await house.engine.close()
+
+
+@in_loop
+async def test_a_model_that_takes_more_than_there_is_can_be_loaded_again(tmp_path: Path) -> None:
+    models = {**MODELS, "large": {"needs_bytes": 11 * GB, "takes_bytes": 13 * GB}}
+    house = House(tmp_path, models)
+    for _ in range(2):
+        await house.visit("large")
+        await house.settle()
+        await house.clock.advance(1.0)
+        assert house.engine.memory().free_bytes == -GB
+        assert house.engine.find("large") is not None  # nobody gains by its going
+        await house.visit("a")
+        assert house.engine.find("large") is None
+    await house.engine.close()
+
+
+@in_loop
+async def test_the_time_to_stay_begins_when_the_model_is_there(tmp_path: Path) -> None:
+    house = House(tmp_path, {"a": {"needs_bytes": GB, "load_ms": 300}}, ttl_s=100.0)
+    house.engine.runtime("a")
+    await house.clock.advance(50.0)
+    await house.settle()
+    (status,) = house.engine.status()
+    assert status.expires_s == 100.0
+    await house.clock.advance(10.0)
+    (status,) = house.engine.status()
+    assert status.expires_s == 90.0
+    await house.engine.close()
+
+
+@in_loop
+async def test_a_request_says_how_long_only_where_the_operator_has_not(tmp_path: Path) -> None:
+    models = {"free": {}, "set": {"ttl_s": 50.0}}
+    for on_demand, expected in (
+        (True, {"free": 7.0, "set": 50.0}),
+        (False, {"free": 100.0, "set": 50.0}),
+    ):
+        house = House(tmp_path, models, ttl_s=100.0, on_demand=on_demand)
+        for model in models:
+            keep(house.engine.runtime(model), 7.0)
+        await house.settle()
+        assert {one.id: one.expires_s for one in house.engine.status()} == expected
+        await house.engine.close()
 
 
 async def regular(house: House, model: str) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from opta_lmx.core.errors import ErrorKind, LmxError
+from opta_lmx.engine.runtime import ModelRuntime
 from tests.integration.serving.test_sim_serving import LONG, Stack, outcome, with_stack
 from tests.support.waiting import until
 
@@ -157,3 +158,32 @@ def test_the_log_of_a_crashed_worker_survives_its_restart(tmp_path: Path) -> Non
         assert "scripted step failure" in (tmp_path / "a.log.1").read_text()
 
     with_stack(tmp_path, {"a": {"raise_at_step": 2}}, body)
+
+
+def test_a_model_asked_for_while_it_ends_is_loaded_when_its_worker_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the old worker writes must be whole before the new one looks for it."""
+
+    async def body(stack: Stack) -> None:
+        await stack.engine.load("a")
+        may_end, end = asyncio.Event(), ModelRuntime._part
+
+        async def slowly(runtime: ModelRuntime) -> None:
+            await may_end.wait()
+            await end(runtime)
+
+        monkeypatch.setattr(ModelRuntime, "_part", slowly)
+        ending = asyncio.ensure_future(stack.engine.unload("a"))
+        await asyncio.sleep(0)
+        answer = asyncio.ensure_future(stack.text("a"))
+        await until(lambda: _state(stack) == "loading")
+        for _ in range(50):
+            await asyncio.sleep(0)
+        assert stack.resolver.loads == ["a"]
+        may_end.set()
+        assert await answer
+        await ending
+        assert stack.resolver.loads == ["a", "a"]
+
+    with_stack(tmp_path, {"a": {}}, body)

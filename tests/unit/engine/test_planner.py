@@ -89,6 +89,17 @@ def test_a_way_of_writing_nobody_reads_is_refused_at_the_start(tmp_path: Path, f
     assert "esperanto" in caught.value.message
 
 
+@pytest.mark.parametrize("template", ["absent", "bytes", "a\0b", "~nobody.at.all/x"])
+def test_a_template_that_cannot_be_read_is_the_operators_to_mend(
+    tmp_path: Path, template: str
+) -> None:
+    (tmp_path / "bytes").write_bytes(b"\xff\xfe{{ x }}")
+    path = template if template.startswith("~") else str(tmp_path / template)
+    with pytest.raises(LmxError) as caught:
+        planner_of(tmp_path, overrides={"org/m": {"template": path}}).plan("m")
+    assert (caught.value.code, caught.value.param) == ("invalid_config", "engine.overrides")
+
+
 def test_an_override_replaces_what_the_template_tells(tmp_path: Path) -> None:
     plain = planner_of(tmp_path).plan("m")
     assert asyncio.run(_prepared(plain)).speech is None

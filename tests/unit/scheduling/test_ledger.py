@@ -128,9 +128,67 @@ def test_an_estimate_that_was_too_small_is_made_up_for() -> None:
     ledger.use("c", 1, 4)
     assert ledger.overdraft(5) == ("a",)
     assert ledger.free == 25
-    ledger.loaded("c", 200, 6)
-    assert ledger.overdraft(7) == ("b",)
-    assert ledger.overdraft(8) == ()
+    ledger.loaded("c", 140, 6)
+    assert ledger.overdraft(7) == ()  # without b too it would be too much
+    ledger.use("c", 0, 8)
+    assert ledger.overdraft(9) == ("c",)
+
+
+def test_a_model_that_takes_more_than_there_is_stays_while_it_is_alone() -> None:
+    ledger = holding(100, ("a", 99, 1, 0))
+    ledger.loaded("a", 101, 1)
+    assert ledger.overdraft(2) == ()
+    assert ledger.admit("b", need(1), 3) == ("a",)
+
+
+def test_what_nobody_asked_for_makes_room_while_it_is_loaded() -> None:
+    ledger = MemoryLedger(100)
+    assert ledger.admit("ahead", need(60), 0, asked=False) == ()
+    assert ledger.expired(50, lambda _: 1.0) == ()  # its time begins when it is there
+    assert ledger.admit("other", need(30), 51) == ()
+    assert ledger.admit("next", need(60), 52) == ("ahead",)
+    assert ledger.loading
+    ledger.gone("ahead")
+    with pytest.raises(LmxError):
+        ledger.admit("last", need(60), 53)  # nobody loads these in vain
+
+
+def test_a_load_that_somebody_has_joined_goes_on() -> None:
+    ledger = MemoryLedger(100)
+    ledger.admit("ahead", need(60), 0, asked=False)
+    ledger.use("ahead", 1, 0)
+    with pytest.raises(LmxError, match="In use: ahead"):
+        ledger.admit("next", need(60), 1)
+    ledger.use("ahead", 0, 1)
+    ledger.asked("ahead")
+    ledger.asked("nobody")
+    with pytest.raises(LmxError, match="In use: ahead"):
+        ledger.admit("next", need(60), 2)
+
+
+def test_what_was_reserved_is_given_back() -> None:
+    ledger = holding(100, ("a", 60, 1, 0))
+    assert ledger.evict("a")
+    ledger.admit("a", need(60), 1, asked=False)
+    assert not ledger.may_load()
+    ledger.withdraw("a")
+    ledger.withdraw("nobody")
+    assert ledger.free == 100
+    assert [line.state for line in ledger.lines(2)] == [Residency.LEAVING]
+    ledger.gone("a")
+    ledger = holding(100, ("b", 60, 1, 0))
+    ledger.withdraw("b")  # it is there
+    assert "b" in ledger
+
+
+def test_a_model_was_last_used_when_it_came_up() -> None:
+    ledger = MemoryLedger(100)
+    ledger.admit("a", need(60), 1)
+    ledger.loaded("a", 60, 9)
+    assert ledger.last_use("a") == 9
+    ledger.use("a", 0, 11)
+    assert ledger.last_use("a") == 11
+    assert ledger.last_use("nobody") is None
 
 
 def test_only_what_is_idle_for_too_long_expires() -> None:
@@ -176,25 +234,36 @@ class LedgerMachine(RuleBasedStateMachine):
         self.now = 0.0
         self.users = dict.fromkeys(NAMES, 0)
         self.loading: dict[str, int] = {}
+        self.ahead: set[str] = set()
         self.ready: dict[str, int] = {}
         self.leaving: list[tuple[str, int]] = []
 
     def take_away(self, names: tuple[str, ...]) -> None:
         for name in names:
-            assert name in self.ready
+            assert name in self.ready or name in self.ahead
             assert not self.users[name]
             assert name not in self.ledger.pinned
-            self.leaving.append((name, self.ready.pop(name)))
+            held = self.ready if name in self.ready else self.loading
+            self.leaving.append((name, held.pop(name)))
 
-    @rule(name=st.sampled_from(NAMES), size=st.integers(1, 110), load_s=st.floats(0.5, 60))
-    def admit(self, name: str, size: int, load_s: float) -> None:
-        known = name in self.loading or name in self.ready
-        movable = [n for n in self.ready if not self.users[n] and n not in self.ledger.pinned]
-        fixed = sum(self.loading.values()) + sum(
-            size for n, size in self.ready.items() if n not in movable
+    @rule(
+        name=st.sampled_from(NAMES),
+        size=st.integers(1, 110),
+        load_s=st.floats(0.5, 60),
+        asked=st.booleans(),
+    )
+    def admit(self, name: str, size: int, load_s: float, *, asked: bool) -> None:
+        held = {**self.loading, **self.ready}
+        known = name in held
+        fixed = sum(
+            size
+            for n, size in held.items()
+            if self.users[n]
+            or n in self.ledger.pinned
+            or (n in self.loading and n not in self.ahead)
         )
         try:
-            victims = self.ledger.admit(name, need(size, load_s), self.now)
+            victims = self.ledger.admit(name, need(size, load_s), self.now, asked=asked)
         except LmxError:
             assert not known
             assert fixed + size > self.BUDGET
@@ -203,12 +272,27 @@ class LedgerMachine(RuleBasedStateMachine):
             assert victims == ()
             return
         assert fixed + size <= self.BUDGET
-        freed = {victim: self.ready[victim] for victim in victims}
+        freed = {victim: held[victim] for victim in victims}
         self.take_away(victims)
-        self.loading[name] = size
-        self.users[name] = 0
+        self.comes(name, size, asked=asked)
         spare = self.BUDGET - sum(self.loading.values()) - sum(self.ready.values())
         assert all(spare - bytes_ < 0 for bytes_ in freed.values())
+
+    def comes(self, name: str, size: int, *, asked: bool = True) -> None:
+        self.loading[name] = size
+        self.users[name] = 0
+        self.ahead -= {name}
+        self.ahead |= set() if asked else {name}
+
+    @rule(name=st.sampled_from(NAMES))
+    def join(self, name: str) -> None:
+        self.ledger.asked(name)
+        self.ahead -= {name}
+
+    @rule(name=st.sampled_from(NAMES))
+    def give_up(self, name: str) -> None:
+        self.ledger.withdraw(name)
+        self.loading.pop(name, None)
 
     @rule(data=st.data(), share=st.floats(0.5, 1.0))
     def finish_loading(self, data: st.DataObject, share: float) -> None:
@@ -237,8 +321,7 @@ class LedgerMachine(RuleBasedStateMachine):
         if old is not None:
             self.leaving.append((name, old))
             self.ready.pop(name, None)
-        self.loading[name] = size
-        self.users[name] = 0
+        self.comes(name, size)
 
     @rule(name=st.sampled_from(NAMES))
     def unload(self, name: str) -> None:

@@ -208,6 +208,25 @@ def test_one_of_which_nothing_is_known_goes_when_it_has_been_idle_longer() -> No
         assert (prefetch(forecast, ledger, TWO, 495) is not None) is goes
 
 
+def test_those_that_are_spared_stay() -> None:
+    for spared, goes in (({"a"}, False), ({"b"}, True)):
+        ledger, forecast = MemoryLedger(10 * GB), UsageForecast()
+        ledger.admit("a", TWO["a"], 0)
+        ledger.loaded("a", 8 * GB, 1)
+        for number in range(5):
+            forecast.arrived("b", 100.0 * number)
+        chosen = prefetch(forecast, ledger, TWO, 495, spared)
+        assert (chosen is not None) is goes
+
+
+def test_a_request_goes_before_what_is_loaded_ahead_of_it() -> None:
+    ledger, forecast = MemoryLedger(10 * GB), UsageForecast()
+    for number in range(5):
+        forecast.arrived("b", 100.0 * number)
+    assert prefetch(forecast, ledger, TWO, 495) == Prefetch("b", ())
+    assert ledger.admit("a", TWO["a"], 496) == ("b",)
+
+
 def test_a_forecast_takes_steady_intervals() -> None:
     forecast = UsageForecast(gap_s=5)
     for number in range(3):

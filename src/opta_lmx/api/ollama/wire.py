@@ -42,10 +42,10 @@ def keep_s(keep_alive: object) -> float | None:
     if isinstance(keep_alive, str):
         parts = _PART.findall(keep_alive)
         seconds = sum(float(number) * _UNIT_S[unit] for number, unit in parts)
-        keep_alive = -1 if keep_alive.startswith("-") else seconds
+        keep_alive = -seconds if keep_alive.startswith("-") else seconds
     if not isinstance(keep_alive, int | float):
         return None
-    return float(keep_alive) if 0 <= keep_alive <= _FOR_GOOD_S else math.inf
+    return abs(float(keep_alive)) if 0 <= keep_alive <= _FOR_GOOD_S else math.inf
 
 
 def _check_format(value: object) -> object:

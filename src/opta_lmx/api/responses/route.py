@@ -192,6 +192,7 @@ class ResponsesRoute:
         async def plain() -> bytes:
             with own_words():
                 accepted = await answering.open()
+            answering.close()  # before the answer is sent: its client may ask again at once
             tokens = accepted.prompt_tokens
             return encode({"object": "response.input_tokens", "input_tokens": tokens})
 

@@ -163,7 +163,7 @@ def test_formats(format_: Any, output: JsonOutput | None) -> None:
 @pytest.mark.parametrize(
     ("keep_alive", "unload"),
     [
-        *((value, True) for value in (0, 0.0, "0", "0s", "0m")),
+        *((value, True) for value in (0, 0.0, "0", "0s", "0m", "-0s")),
         *((value, False) for value in (None, 5, -1, "5m", "1h30m", "-1", "10ms")),
     ],
 )
@@ -178,7 +178,7 @@ def test_only_no_time_at_all_unloads(keep_alive: Any, unload: bool) -> None:
     [
         (None, None),
         *((value, math.inf) for value in (-1, -0.5, "-1", "-1m", "-.5s", 1e300, "9" * 60)),
-        *((value, 0.0) for value in (0, "0", "0s", "0h0m")),
+        *((value, 0.0) for value in (0, "0", "0s", "0h0m", "-0s", -0.0)),
         (5, 5.0),
         ("5", 5.0),
         ("1h30m", 5400.0),
