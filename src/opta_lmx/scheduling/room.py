@@ -101,7 +101,7 @@ class Room:
             not ticket.granted
             and self.fits(ticket)
             and self._leaves(ticket, back, later, of_key=bound)
-            and (bound or self._leaves_slot(back, rows, slots))
+            and (bound or len(later) + 2 <= slots)  # a slot each, for it and who is held back
         )
 
     def _leaves(self, ticket: Ticket, back: Ticket, later: set[int], *, of_key: bool) -> bool:
@@ -110,9 +110,6 @@ class Room:
         if of_key and cap is not None:
             return books.of(later, key_of(back.caller)) + both <= cap
         return books.of(later) + both <= books.available
-
-    def _leaves_slot(self, back: Ticket, rows: Collection[Ticket], slots: int) -> bool:
-        return sum(row.granted >= back.held_at for row in rows) + 2 <= slots
 
     def _key_bound(self, ticket: Ticket) -> bool:
         return not self._fits_key(ticket, self.demand(ticket))
