@@ -36,6 +36,7 @@ from opta_lmx.backends.frames import (
     encode,
     to_worker_decoder,
 )
+from opta_lmx.backends.gathering import Gathering
 from opta_lmx.backends.protocol import (
     Embedder,
     Engine,
@@ -46,6 +47,7 @@ from opta_lmx.backends.protocol import (
     Texts,
 )
 from opta_lmx.backends.registry import check_draft, create_engine
+from opta_lmx.core.clock import SystemClock
 from opta_lmx.core.types import Prompt
 
 _RECEIVE_BYTES = 1 << 18
@@ -129,6 +131,8 @@ class Worker:
         self._out = Outbox(sock)
         self._commands: queue.SimpleQueue[ToWorker] = queue.SimpleQueue()
         self._texts = TextQueue()
+        self._clock = SystemClock()
+        self._gathering = Gathering(self._clock)
 
     def run(self) -> NoReturn:
         """Load the model named by the first frame, then serve until the socket ends."""
@@ -162,15 +166,18 @@ class Worker:
             self._fail(f"{type(error).__name__}: {error}", "step_failed", _STEP_FAILED_EXIT)
 
     def _apply_commands(self, engine: Engine) -> None:
-        wait = not engine.busy
+        rested = not engine.busy
+        wait_s = None if rested else 0.0
+        began: float | None = None
         while True:
             try:
-                command = self._commands.get(block=wait)
+                command = self._commands.get(block=wait_s != 0.0, timeout=wait_s)
             except queue.Empty:
                 return
-            wait = False
             match command:
                 case Submit():
+                    self._gathering.settle(command.id)
+                    began = self._clock.monotonic() if began is None else began
                     engine.submit(command)
                 case Embed():
                     self._embed(engine, command)
@@ -182,6 +189,7 @@ class Worker:
                     self._cache(engine, command)
                 case _:
                     pass
+            wait_s = self._gathering.left_s(began) if rested and began is not None else 0.0
 
     def _cache(self, engine: Engine, command: Cache) -> None:
         if isinstance(engine, Holder):
@@ -205,8 +213,12 @@ class Worker:
                 for body in buffer.feed(data):
                     frame = to_worker_decoder.decode(body)
                     if isinstance(frame, Prepare):
+                        self._gathering.expect(frame.id)
                         self._texts.put(frame)
-                    elif not (isinstance(frame, Cancel) and self._texts.withdraw(frame.id)):
+                        continue
+                    if isinstance(frame, Cancel):
+                        self._gathering.settle(frame.id)
+                    if not (isinstance(frame, Cancel) and self._texts.withdraw(frame.id)):
                         self._commands.put(frame)
         finally:
             _leave(0)
