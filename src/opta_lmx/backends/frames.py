@@ -90,6 +90,9 @@ class Submit(msgspec.Struct, tag=True, frozen=True):
 
     `salt` names whose caches may be used where the engine matches prefixes by itself: requests
     of different salts never share any. The worker only compares it.
+
+    `first`: nothing else of its key runs. Where prompts are processed one after the other, its
+    own goes before those of who has more.
     """
 
     id: int
@@ -104,6 +107,7 @@ class Submit(msgspec.Struct, tag=True, frozen=True):
     keep: tuple[Keep, ...] = ()
     keep_end: int = 0
     salt: str = ""
+    first: bool = False
 
 
 class Embed(msgspec.Struct, tag=True, frozen=True):

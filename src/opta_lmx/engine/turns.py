@@ -3,6 +3,8 @@
 import asyncio
 from collections import Counter
 
+import msgspec
+
 from opta_lmx.backends.frames import Cancel, Ready, Step
 from opta_lmx.core.clock import Clock
 from opta_lmx.core.errors import ErrorKind, LmxError
@@ -271,6 +273,8 @@ class Turns:
         assert self._worker is not None
         course.phase = Phase.RUNNING
         request = self.cache.planned(*course.rest())
+        if self.line.is_alone(course.ticket):
+            request = msgspec.structs.replace(request, first=True)
         self._share_memory()
         self._worker.submit(request, course.stream)
 

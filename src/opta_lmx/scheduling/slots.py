@@ -102,6 +102,11 @@ class Slots:
         ticket = self._tickets.get(number)
         return Caller() if ticket is None else ticket.caller
 
+    def is_alone(self, number: int) -> bool:
+        """True when a ticket holds the only slot of its key."""
+        row = self._rows.get(number)
+        return row is not None and row.tally.owner is not None and row.tally.owner.running == 1
+
     @property
     def rows(self) -> Collection[Ticket]:
         """Tickets that hold a slot."""

@@ -39,6 +39,7 @@ class Worker:
     def __init__(self, slots: int) -> None:
         self.slots = slots
         self.rows: dict[int, tuple[int, TokenStream, int]] = {}
+        self.first: list[int] = []
         self.cancelled: list[Cancel] = []
 
     def submit(self, request: Submit, stream: TokenStream) -> None:
@@ -46,6 +47,7 @@ class Worker:
         assert len(self.rows) < self.slots
         assert request.generated == tuple(range(1, len(request.generated) + 1))
         self.rows[request.id] = (len(request.generated), stream, request.max_tokens)
+        self.first += [request.id] * request.first
 
     def cancel(self, request: Cancel) -> None:
         self.cancelled.append(request)
@@ -334,3 +336,16 @@ class TurnsMachine(RuleBasedStateMachine):
 
 TestTurns = TurnsMachine.TestCase
 TestTurns.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+
+@in_loop
+async def test_the_worker_is_told_who_is_the_only_one_of_its_key() -> None:
+    rig = Rig(4, pauses=False)
+    greedy = rig.ask("a")
+    await settled()
+    rig.ask("a")
+    modest = rig.ask("b")
+    await settled()
+    assert rig.worker is not None
+    assert len(rig.worker.rows) == 3
+    assert rig.worker.first == [greedy, modest]

@@ -181,10 +181,12 @@ class GgufEngine:
         row = self._rows.find(item.request)
         assert row is not None
         if isinstance(item, TokenOut):
+            self._slots.progressed(item.request, 0)
             harvest.token(row, item)
         elif isinstance(item, Drafted):
             harvest.drafted(row, item)
         elif isinstance(item, Progress):
+            self._slots.progressed(item.request, item.total - item.done)
             harvest.progress(row, item)
             self._rows.measure(item)
         else:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -14,6 +14,8 @@ COPY_TOKENS = 128
 """From so many tokens on a copy is worth its two exchanges with llama.cpp."""
 _COPY_COST = 8
 """Copying so many tokens costs at most as much as processing one."""
+_MOVE_TOKENS = 64
+"""Fewer tokens of others' prompts to go before its own are no reason to run on another slot."""
 
 
 class Held(NamedTuple):
@@ -61,6 +63,8 @@ class _Slot:
         self.cells = 0
         self.used_at = used_at
         self.paused = False
+        self.left = 0
+        """Tokens of its request's prompt that are still to be processed."""
 
     def shared(self, tokens: Tokens, tenant: str) -> int:
         return common(self.held, tokens) if self.tenant == tenant else 0
@@ -74,6 +78,10 @@ class SlotTable:
     lost there; copying is cheap beside processing. So a conversation goes on where it is held,
     and another one with the same beginning gets a copy of that, on the slot least worth keeping.
     What a paused request leaves in its slot is put aside when another needs the slot.
+
+    llama.cpp processes prompts one after the other, by the numbers of their slots. So the lowest
+    free one is left to a request that is the only one of its key (`Submit.first`), which runs
+    there when long prompts would go before its own elsewhere.
 
     Where the caches are shared, a request starts only when its prompt and its longest answer
     fit beside the others; those that do not fit wait in order of arrival.
@@ -117,7 +125,7 @@ class SlotTable:
             return None
         request = self._line[0]
         tokens, tenant = submitted(request), tenant_of(request.salt)
-        source, slot = self._choose(tokens, tenant)
+        source, slot = self._in_turn(request.first, tokens, tenant)
         left = request.max_tokens - len(request.generated)
         # A started slot holds its old tokens until its turn to prefill comes.
         cells = max(len(tokens) + left, len(slot.held))
@@ -129,6 +137,7 @@ class SlotTable:
         aside = self._put_aside(slot, tokens, tenant)
         # Whatever becomes of the request, this much of the old is true of the slot.
         slot.held, slot.tenant, slot.cells = tokens[:cached], tenant, cells
+        slot.left = len(tokens) - cached
         self._taken[request.id] = slot
         before = Before(
             erase=self._make_room(),
@@ -138,6 +147,10 @@ class SlotTable:
             forget=self._forget(tokens, tenant),
         )
         return Start(request, slot.number, cached, fresh, before)
+
+    def progressed(self, request: int, left: int) -> None:
+        """Note how many tokens of a running request's prompt are still to be processed."""
+        self._taken[request].left = left
 
     def release(self, request: int, held: Tokens = (), *, paused: bool = False) -> int:
         """Free a running request's slot and return its number.
@@ -163,9 +176,29 @@ class SlotTable:
         slot = self._free.get(number)
         return None if slot is None else Held(slot.held, slot.tenant)
 
-    def _choose(self, tokens: Tokens, tenant: str) -> tuple[_Slot, _Slot]:
+    def _in_turn(self, first: bool, tokens: Tokens, tenant: str) -> tuple[_Slot, _Slot]:
+        """As `_choose`, with a view to whose prompt is to be processed first."""
+        source, slot = self._choose(tokens, tenant, self._free.values())
+        lowest = min(self._free.values(), key=lambda each: each.number)
+        shared = source.shared(tokens, tenant)
+        if not first and self._taken:
+            others = [each for each in self._free.values() if each is not lowest]
+            keeps = slot is not lowest or shared >= COPY_TOKENS
+            return (source, slot) if keeps or not others else self._choose(tokens, tenant, others)
+        gained = self._before(slot) - self._before(lowest)
+        if gained <= max(_MOVE_TOKENS, (len(tokens) - shared) // 2):
+            return source, slot
+        if shared < COPY_TOKENS:
+            return lowest, lowest
+        return (source, slot if source is slot and self._cells is not None else lowest)
+
+    def _before(self, slot: _Slot) -> int:
+        """Tokens of prompts that llama.cpp processes before one on this slot."""
+        return sum(each.left for each in self._taken.values() if each.number < slot.number)
+
+    def _choose(self, tokens: Tokens, tenant: str, free: Collection[_Slot]) -> tuple[_Slot, _Slot]:
         """The slot (or what was put aside) whose tokens a request uses, and that it runs on."""
-        free, aside = self._free.values(), self._aside.values()
+        aside = self._aside.values()
         shares = {slot: slot.shared(tokens, tenant) for slot in (*free, *aside)}
 
         def lost(slot: _Slot) -> float:

@@ -28,10 +28,12 @@ def submit(
     ids: Iterable[int] = (1,),
     max_tokens: int = 1,
     salt: str = "",
+    *,
     generated: tuple[int, ...] = (),
+    first: bool = False,
 ) -> Submit:
-    ids = tuple(ids)
-    return Submit(number, ids, SamplingParams(), max_tokens, generated=generated, salt=salt)
+    options = {"generated": generated, "salt": salt, "first": first}
+    return Submit(number, tuple(ids), SamplingParams(), max_tokens, **options)
 
 
 def begin(table: SlotTable, request: Submit) -> Start:
@@ -275,7 +277,7 @@ def test_room_and_slots_are_never_overdrawn(
     for add, length, tokens in actions:
         if add:
             number += 1
-            table.add(submit(number, (number,) * length, tokens))
+            table.add(submit(number, (number,) * length, tokens, first=length % 2 == 0))
         elif running:
             request = next(iter(running))
             del running[request]
@@ -340,3 +342,60 @@ def test_what_a_slot_still_holds_counts_until_it_is_overwritten() -> None:
     assert begin(table, submit(2, ((1,) * 75 + (5,)), 10)).slot == 0
     table.add(submit(3, (7,) * 20, 5))
     assert table.start() is None
+
+
+def occupy(table: SlotTable, number: int, left: int) -> None:
+    """Have a request run on this slot, with so many tokens of its prompt to be processed."""
+    held = tuple(range(number * 10_000, number * 10_000 + COPY_TOKENS))
+    table.restore(number, Held(held, tenant_of("")))
+    assert begin(table, submit(100 + number, (*held, 7))).slot == number
+    table.progressed(100 + number, left)
+
+
+def test_the_lowest_slot_is_left_to_who_has_nothing_running() -> None:
+    """A prompt there is processed before all others, however many of another key came first."""
+    table = SlotTable(4, None)
+    hog = [begin(table, submit(n, range(n * 1000, n * 1000 + 50), first=n == 1)) for n in (1, 2, 3)]
+    assert [each.slot for each in hog] == [0, 2, 3]
+    table.release(1)
+    assert begin(table, submit(4, range(4000, 4050))).slot == 1
+    assert begin(table, submit(5, range(5000, 5050), first=True)).slot == 0
+
+
+def test_the_last_free_slot_is_taken_whoever_asks() -> None:
+    table = SlotTable(2, None)
+    occupy(table, 1, 0)
+    assert begin(table, submit(1, range(50))).slot == 0
+
+
+@pytest.mark.parametrize("left", [LONG, 151, 150, 0])
+@pytest.mark.parametrize("cells", [None, 40 * LONG])
+def test_who_would_wait_long_behind_others_moves_ahead_of_them(
+    left: int, cells: int | None
+) -> None:
+    """Its conversation is copied; but no copies are made of cells that all slots share."""
+    table = SlotTable(3, cells)
+    conversation = tuple(range(LONG))
+    table.restore(2, Held(conversation, tenant_of("")))
+    occupy(table, 1, left)
+    turn = submit(5, (*conversation, *range(9000, 9300)), first=True)
+    started = begin(table, turn)
+    moves = cells is None and left > 150
+    assert (started.slot, started.before.copy) == ((0, 2) if moves else (2, None))
+    assert started.cached == LONG
+
+
+def test_without_a_conversation_it_just_starts_lower() -> None:
+    table = SlotTable(3, None)
+    table.restore(0, Held((8,) * 100, tenant_of("")))
+    occupy(table, 1, 500)
+    started = begin(table, submit(5, range(300), first=True))
+    assert (started.slot, started.cached, started.before.copy) == (0, 0, None)
+
+
+def test_prompts_of_higher_slots_do_not_matter() -> None:
+    table = SlotTable(3, None)
+    conversation = tuple(range(LONG))
+    table.restore(1, Held(conversation, tenant_of("")))
+    occupy(table, 2, 10 * LONG)
+    assert begin(table, submit(5, (*conversation, *range(9000, 9300)), first=True)).slot == 1
