@@ -45,7 +45,7 @@ class Judged(msgspec.Struct, frozen=True):
 
 
 class SharedPrefix(msgspec.Struct, frozen=True):
-    """Eight bots of one house at once, after one of them was there before.
+    """Eight bots of one house at once.
 
     Prompt tokens are summed over the eight: `computed` is what the server says did not come
     from its cache, `needed` what no earlier request had.
@@ -60,7 +60,8 @@ class SharedPrefix(msgspec.Struct, frozen=True):
 class GateRound(msgspec.Struct, frozen=True):
     """One round: the contest's results, and this server's work in a burst of its own.
 
-    `ours` and `theirs` are waves of bots with a shared prefix, side by side.
+    `ours` and `theirs` are waves of bots with a shared prefix, side by side, after another bot
+    had sent it; `cold` is a wave without, on this server and on the other.
 
     `steps` are engine steps while eight answers of `answer_tokens` tokens were made at once;
     `cpu` the worker's CPU per token over the bare loop's, for pairs of bursts that took turns.
@@ -69,6 +70,7 @@ class GateRound(msgspec.Struct, frozen=True):
     played: Round
     ours: list[SharedPrefix]
     theirs: list[SharedPrefix]
+    cold: list[SharedPrefix]
     steps: float
     answer_tokens: int
     cpu: list[float]
@@ -108,6 +110,9 @@ FIGURES: dict[str, Callable[[GateRound], float]] = {
     ),
     "throughput_over_peer": _of(BURST, lambda result: result.tokens_per_s),
     "first_token_over_peer": _of(BUSY, lambda result: result.ttft.p95),
+    "cold_first_token_over_peer": lambda one: (
+        one.cold[0].first_token.p95 / one.cold[1].first_token.p95
+    ),
     "shared_first_token_over_peer": lambda one: median(
         ours.first_token.p95 / theirs.first_token.p95
         for ours, theirs in zip(one.ours, one.theirs, strict=True)

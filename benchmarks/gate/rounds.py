@@ -60,11 +60,13 @@ async def play(sides: Sides, stage: Stage, rounds: int, seed: str, note: Note) -
         note(f"round {number + 1} of {rounds}")
         contested = await contest.play_round(SCENARIOS, number)
         ours, theirs = await shared_waves(stage, (own, other), f"{seed}/{number}")
+        cold = await shared_waves(stage, (own, other), f"{seed}/{number}", cold=True)
         played.append(
             GateRound(
                 played=contested,
                 ours=ours,
                 theirs=theirs,
+                cold=[waves[0] for waves in cold],
                 steps=await count_steps(sides.ours, PromptMaker(f"{seed}/{number}/n", words)),
                 answer_tokens=ANSWER_TOKENS,
                 cpu=await cpu_pairs(sides, f"{seed}/{number}/cpu", words),
@@ -74,15 +76,15 @@ async def play(sides: Sides, stage: Stage, rounds: int, seed: str, note: Note) -
 
 
 async def shared_waves(
-    stage: Stage, servers: Sequence[Server], seed: str
+    stage: Stage, servers: Sequence[Server], seed: str, *, cold: bool = False
 ) -> list[list[SharedPrefix]]:
-    """A few waves of bots with a shared prefix on each server, who begins in turn."""
+    """Waves of bots with a shared prefix on each server, who begins in turn; one if `cold`."""
     found: list[list[SharedPrefix]] = [[] for _ in servers]
-    for wave in range(WAVES):
-        house = stage.house(SHARED_SCALE, f"{seed}/{wave}")
+    for wave in range(1 if cold else WAVES):
+        house = stage.house(SHARED_SCALE, f"{seed}/{cold}/{wave}")
         sides = list(zip(servers, found, strict=True))
         for server, waves in reversed(sides) if wave % 2 else sides:
-            waves.append(await shared_prefix(house, stage, server))
+            waves.append(await shared_prefix(house, stage, server, cold=cold))
     return found
 
 
@@ -116,13 +118,14 @@ def _steps(peer: Peer) -> float:
     return sum(value for name, value in found.items() if name.startswith(_STEPS + "{"))
 
 
-async def shared_prefix(house: House, stage: Stage, server: Server) -> SharedPrefix:
-    """One bot's first turn, then eight others' at once."""
-    first = await _turns(house, server, [0])
+async def shared_prefix(house: House, stage: Stage, server: Server, *, cold: bool) -> SharedPrefix:
+    """Eight bots' first turns at once, after one other's unless `cold`."""
+    first = [] if cold else await _turns(house, server, [0])
     found = await _turns(house, server, list(range(1, WIDTH + 1)))
     asked = [one for one in (*first, *found) if one.served]
     ids = stage.counter.ids([render(one.ask, joined=not server.plain) for one in asked])
-    rows = [row for row in look(asked, ids) if row.who != first[0].who]
+    others = {one.who for one in first}
+    rows = [row for row in look(asked, ids) if row.who not in others]
     return SharedPrefix(
         first_token=Spread.of_seconds([one.ttft for one in found if one.ttft is not None]),
         computed=sum(row.counted - row.cached for row in rows),

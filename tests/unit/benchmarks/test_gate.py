@@ -28,6 +28,7 @@ def played(speed: float = 300.0, worker_cpu: float = 1.1, computed: int = 100) -
         Round(ours, theirs, {"c8 burst": raw}),
         [SharedPrefix(first, computed, 100, 0)],
         [SharedPrefix(Spread(8, 100.0, 100.0, 100.0, 100.0), 100, 100, 0)],
+        [SharedPrefix(Spread(8, p95, p95, p95, p95), 100, 100, 0) for p95 in (20.0, 80.0)],
         steps=70,
         answer_tokens=64,
         cpu=[0.5 * worker_cpu, worker_cpu, worker_cpu, 3 * worker_cpu],
@@ -68,6 +69,7 @@ def test_the_figures() -> None:
     assert found["throughput_over_peer"] == 1.5
     assert found["first_token_over_peer"] == 0.4
     assert found["shared_first_token_over_peer"] == 0.5
+    assert found["cold_first_token_over_peer"] == 0.25
     assert found["steps_per_token"] == 70 / 64
     assert found["prefill_over_needed"] == 1
 
