@@ -122,9 +122,13 @@ class Order:
         fits: Callable[[Ticket], bool],
         passes: Callable[[Ticket], bool] | None = None,
     ) -> Ticket | None:
-        """Of those in a lane who are equally far behind, the one with most in cache."""
+        """Of those in a lane who are equally far behind: who was promised, or has most in cache."""
         found = state.share.contenders(self.rules.quantum, fits, passes)
-        return min(found, key=_by_cache_then_share, default=None)
+
+        def rank(ticket: Ticket) -> tuple[float, ...]:
+            return ticket.share not in self._promises, *_by_cache_then_share(ticket)
+
+        return min(found, key=rank, default=None)
 
     def _fitting(self, slots: int) -> Callable[[Ticket], bool]:
         """A test that says whether the caps let a ticket's client have one more slot."""
@@ -196,7 +200,7 @@ class Order:
 
 
 def _by_cache_then_share(ticket: Ticket) -> tuple[float, ...]:
-    """Most in cache first, then the lowest counters from above, then the oldest."""
+    """Most in cache first, the lowest counters from above, who never ran, then the oldest."""
     _, tenant, key, client = ticket.share.path
     return (
         -ticket.work.cached,
@@ -206,5 +210,6 @@ def _by_cache_then_share(ticket: Ticket) -> tuple[float, ...]:
         key.claims,
         client.used,
         client.claims,
+        ticket.granted > 0,
         ticket.order,
     )

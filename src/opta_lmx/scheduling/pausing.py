@@ -71,7 +71,7 @@ def _owes(row: Ticket, waiting: Ticket, rules: LineRules) -> bool:
     if then < now:
         return True
     enough = rules.pausing.slice_tokens
-    return enough is not None and row.stint >= enough and then <= now and mine.used < its.used
+    return enough is not None and row.stint >= enough and then <= now and mine.used <= its.used
 
 
 def _apart(one: Share, other: Share) -> tuple[Share, Share]:

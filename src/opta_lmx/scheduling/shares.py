@@ -2,11 +2,14 @@
 
 The levels are lane, tenant, key and client. Each counter is cost divided by weight; who has the
 lowest goes next. Whoever starts to wait is lifted to the lowest of those who already do, so
-nobody saves up service by asking for nothing.
+nobody saves up service by asking for nothing; and to what an equal share would have come to by
+now (the virtual time of fair queueing, Parekh and Gallager 1993), so an endless row of newcomers
+does not go before one who has had something.
 """
 
 import math
 from collections.abc import Callable, Iterator
+from heapq import heappop, heappush
 from typing import TYPE_CHECKING
 
 from opta_lmx.scheduling.pace import Average
@@ -35,17 +38,21 @@ class Share:
         "backlog_s",
         "children",
         "claims",
+        "even",
         "floor",
         "flow",
         "flow_at",
         "idle",
+        "leaving",
         "name",
         "parent",
         "path",
+        "present",
         "queue",
         "ready",
         "running",
         "used",
+        "weighing",
         "weight",
     )
 
@@ -58,6 +65,15 @@ class Share:
         self.used = 0.0
         self.floor = 0.0
         """The counter of the last child that was picked: a newcomer starts no lower."""
+        self.even = 0.0
+        """What each child would have had if all present had been served evenly: neither does a
+        newcomer start lower than this."""
+        self.weighing = 0.0
+        """Weight of the children that are present."""
+        self.present = False
+        """It has something ready or running, or has had more than evenly since it had."""
+        self.leaving: list[tuple[float, int, Share]] = []
+        """Children present for that last reason alone, or who were; the lowest counter first."""
         self.children: dict[object, Share] = {}
         self.active: dict[object, Share] = {}
         """Children with ready tickets."""
@@ -83,6 +99,8 @@ class Share:
         if child is None:
             child = self.children[name] = Share(weight, self, name)
             self.idle[name] = None
+        if child.present:
+            self.weighing += weight - child.weight
         child.weight = weight
         return child
 
@@ -92,7 +110,7 @@ class Share:
         if parent is None or self.ready:
             return self.used
         waiting = [other.used for other in parent.active.values()]
-        return max(self.used, parent.floor, min(waiting) if waiting else 0.0)
+        return max(self.used, parent.floor, parent.even, min(waiting) if waiting else 0.0)
 
     @property
     def root(self) -> "Share":
@@ -126,6 +144,36 @@ class Share:
         """Count service for this client and everybody above it."""
         for share in self.path:
             share.used += cost / share.weight
+            if share.parent is not None:
+                share.parent._serve(cost, share.weight)  # noqa: SLF001  (of its own kind)
+
+    def _serve(self, cost: float, weight: float) -> None:
+        """A child of this weight had so much: the share of all grows, some who left are gone."""
+        self.even += cost / max(self.weighing, weight)
+        while self.leaving and self.leaving[0][0] <= self.even:
+            *_, child = heappop(self.leaving)
+            idle = child.present and not child.ready and not child.running
+            if idle and child.used <= self.even:
+                child._part()  # noqa: SLF001
+
+    def _arrive(self) -> None:
+        """It counts among its parent's children from here on."""
+        if not self.present and self.parent is not None:
+            self.present = True
+            self.parent.weighing += self.weight
+
+    def _leave(self) -> None:
+        """It has nothing any more; who has had more than evenly stays until the others have."""
+        parent = self.parent
+        if parent is not None and self.used > parent.even:
+            heappush(parent.leaving, (self.used, id(self), self))
+        else:
+            self._part()
+
+    def _part(self) -> None:
+        if self.parent is not None:
+            self.present = False
+            self.parent.weighing -= self.weight
 
     def hold(self, count: int) -> None:
         """Count slots held, and claimed, by this client."""
@@ -145,6 +193,7 @@ class Share:
                 share.used = share.entry()
                 share.parent.active[share.name] = share
                 share.parent.idle.pop(share.name, None)
+                share._arrive()  # noqa: SLF001
             share.ready += 1
             share.backlog += ticket.expected
             share.backlog_s += ticket.expected_s
@@ -214,6 +263,8 @@ class Share:
             parent = share.parent
             if parent is None or share.ready or share.running:
                 return
+            if share.present:
+                share._leave()  # noqa: SLF001
             parent.idle.pop(share.name, None)
             parent.idle[share.name] = None
             while len(parent.idle) > remembered:

@@ -24,7 +24,7 @@ def test_the_newest_row_of_who_holds_most_makes_room() -> None:
 
 
 def test_of_two_who_hold_too_much_the_worse_makes_room() -> None:
-    bench = pausing_bench(slots=6)
+    bench = pausing_bench(slots=6, quantum=1024.0)
     rows = bench.ask(bot("hog"), count=4)
     bench.grants()
     bench.ask(bot("second"), count=2)
@@ -42,7 +42,7 @@ def test_a_client_has_no_row_of_its_own_paused() -> None:
 
 
 def test_a_kept_promise_is_no_promise_any_more() -> None:
-    bench = pausing_bench(slots=6)
+    bench = pausing_bench(slots=6, quantum=1024.0)
     rows = bench.ask(bot("hog"), count=6)
     bench.grants()
     bench.ask(bot("victim"), count=4)
@@ -50,6 +50,7 @@ def test_a_kept_promise_is_no_promise_any_more() -> None:
     bench.line.yielded(rows[5])
     assert bench.grants() == ["victim"]
     assert bench.line._order._promises == []
+    bench.line.charge(rows[0], 100)  # the hog has had more again
     assert bench.line.preempt() == rows[4]
 
 
@@ -115,7 +116,8 @@ def test_nobody_is_paused_before_patience_is_at_an_end() -> None:
 
 
 def test_a_row_is_paused_twice_at_most_and_not_before_it_has_gone_on() -> None:
-    bench = pausing_bench(slots=2, pausing=Pausing(progress_tokens=4, calm_s=10.0))
+    pausing = Pausing(progress_tokens=4, calm_s=10.0)
+    bench = pausing_bench(slots=2, quantum=1024.0, pausing=pausing)
     rows = bench.ask(bot("hog"), count=2)
     bench.grants()
 
