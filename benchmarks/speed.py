@@ -155,6 +155,9 @@ def failures(rounds: Sequence[SpeedRound]) -> Iterator[str]:
                 yield f"round {at}, {side}: {count} x {kind}"
             if side == OURS and result.miscounted:
                 yield f"round {at}, {side}: {result.miscounted} requests with false usage"
+        for side in one.cold:
+            for wave in (*one.shared[side], one.cold[side]):
+                yield from (f"round {at}, {side}: {wrong}" for wrong in wave.wrong(WIDTH))
 
 
 class Race:
@@ -193,7 +196,9 @@ class Race:
         servers = [server_of(self._sides[name], plain=name != OURS) for name in _SHARERS]
         waves = await shared_waves(self._stage, servers, f"{self._seed}/{number}")
         found.shared = dict(zip(_SHARERS, waves, strict=True))
-        cold = await shared_waves(self._stage, servers, f"{self._seed}/{number}", cold=True)
+        cold = await shared_waves(
+            self._stage, servers, f"{self._seed}/{number}", turn=number, cold=True
+        )
         found.cold = {name: one for name, (one,) in zip(_SHARERS, cold, strict=True)}
         return found
 

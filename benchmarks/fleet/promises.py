@@ -1,12 +1,15 @@
 """Whether Retry-After told the truth: the time promised beside the time a place was to be had.
 
-A client cannot see the line, but it sees its own requests. It was refused because all places
-were taken; a place came free when the first of the requests then under way had ended. Where the
-retry was refused again, there was none for it until the try that was let in.
+A client cannot see the line, but it sees its key's requests. Places are left by those that begin
+to be answered: so the first of these after a refusal left the place of who was refused first, the
+second that of the next. Where the retry was refused again, there was none for it until the try
+that was let in.
 """
 
-from bisect import bisect_left
-from collections.abc import Sequence
+import math
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
@@ -49,22 +52,32 @@ class Honesty(msgspec.Struct, frozen=True):
 
 def promises(asked: Sequence[Asked]) -> list[Promise]:
     """Judge the first refusal of every request that was let in later."""
-    ends = sorted(one.last.end for one in asked if one.served)
-    found: list[Promise] = []
+    of_key: dict[str, list[Asked]] = defaultdict(list)
     for one in asked:
-        first = one.tries[0]
-        if first.refused and first.retry_after is not None and not one.last.refused:
-            found.append(Promise(max(LEAST_S, first.retry_after), _truth(one, ends)))
-    return found
+        of_key[one.key].append(one)
+    return [promise for own in of_key.values() for promise in _of_one_key(own)]
 
 
-def _truth(one: Asked, ends: Sequence[float]) -> float:
-    first, admitted = one.tries[0], next(each for each in one.tries if not each.refused)
-    if len(one.tries) > 1 and one.tries[1] is admitted:
-        place = bisect_left(ends, first.end)
-        free = ends[place] if place < len(ends) else admitted.sent
-        return max(LEAST_S, min(free, admitted.sent) - first.end)
-    return max(LEAST_S, admitted.sent - first.end)
+def _of_one_key(asked: Sequence[Asked]) -> Iterator[Promise]:
+    begun = sorted(each.first for one in asked for each in one.tries if each.first is not None)
+    back = [(one.tries[0].end, _let_in(one)) for one in asked if one.tries and one.tries[0].refused]
+    for one in asked:
+        first = one.tries[0] if one.tries else None
+        if first is None or first.retry_after is None or not first.refused or one.last.refused:
+            continue
+        told = max(LEAST_S, first.retry_after)
+        if one.tries[1].refused:
+            yield Promise(told, max(LEAST_S, _let_in(one) - first.end))
+            continue
+        before = sum(came < first.end < let_in for came, let_in in back)
+        place = bisect_right(begun, first.end) + before
+        free = begun[place] if place < len(begun) else _let_in(one)
+        yield Promise(told, max(LEAST_S, min(free, _let_in(one)) - first.end))
+
+
+def _let_in(one: Asked) -> float:
+    """When the try was sent that was not refused; never, if all were."""
+    return next((each.sent for each in one.tries if not each.refused), math.inf)
 
 
 def honesty(asked: Sequence[Asked]) -> Honesty:

@@ -45,7 +45,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--think", type=float, default=5.0, help="mean seconds a bot thinks")
     add("--cache-bytes", type=int, default=_CACHE_BYTES, help="the prefix cache's budget")
     add_common(parser)
-    parser.set_defaults(queue=16, scale=0.1)
+    parser.set_defaults(queue=6, scale=0.1)
     return parser.parse_args(arguments)
 
 
@@ -64,7 +64,9 @@ def verdicts(found: Summary, full: float) -> list[str]:
         if not abs(grown.ratio - 1) <= FLAT:
             wrong.append(f"memory of {name}: last third / middle third is {grown.ratio:.3f}")
     told = found.honesty
-    if told.judged >= ENOUGH and not told.error_p50 <= HONEST:
+    if told.judged < ENOUGH:
+        wrong.append(f"only {told.judged} refusals could be judged")
+    elif not told.error_p50 <= HONEST:
         wrong.append(f"Retry-After is {told.error_p50:.0%} off at the median")
     if told.given_up:
         wrong.append(f"{told.given_up} requests were refused ten times")

@@ -79,8 +79,9 @@ def run(rounds: int, factor: float, console: Console) -> Report:
             sides = Sides(peer, other, raw)
             played = loop.run(play(sides, stage, rounds, str(time.time()), note.update))
     wrong = failures([one.played for one in played])
-    untrue = sum(wave.untrue for one in played for wave in one.ours)
-    wrong += [f"{untrue} untrue counts of cached tokens"] * (untrue > 0)
+    for one in played:
+        for wave in (*one.ours, *one.theirs, *one.cold):
+            wrong += wave.wrong(SLOTS)
     return Report(machine(), factor, judge(played, limits), wrong, played)
 
 

@@ -56,6 +56,13 @@ class SharedPrefix(msgspec.Struct, frozen=True):
     needed: int
     untrue: int
 
+    def wrong(self, width: int) -> list[str]:
+        """What makes the wave no measurement."""
+        found = [f"{width - self.first_token.count} bots without an answer"]
+        return found * (self.first_token.count != width) + [
+            f"{self.untrue} untrue counts of cached tokens"
+        ] * (self.untrue > 0)
+
 
 class GateRound(msgspec.Struct, frozen=True):
     """One round: the contest's results, and this server's work in a burst of its own.

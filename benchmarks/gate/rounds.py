@@ -60,7 +60,7 @@ async def play(sides: Sides, stage: Stage, rounds: int, seed: str, note: Note) -
         note(f"round {number + 1} of {rounds}")
         contested = await contest.play_round(SCENARIOS, number)
         ours, theirs = await shared_waves(stage, (own, other), f"{seed}/{number}")
-        cold = await shared_waves(stage, (own, other), f"{seed}/{number}", cold=True)
+        cold = await shared_waves(stage, (own, other), f"{seed}/{number}", turn=number, cold=True)
         played.append(
             GateRound(
                 played=contested,
@@ -76,14 +76,17 @@ async def play(sides: Sides, stage: Stage, rounds: int, seed: str, note: Note) -
 
 
 async def shared_waves(
-    stage: Stage, servers: Sequence[Server], seed: str, *, cold: bool = False
+    stage: Stage, servers: Sequence[Server], seed: str, *, turn: int = 0, cold: bool = False
 ) -> list[list[SharedPrefix]]:
-    """Waves of bots with a shared prefix on each server, who begins in turn; one if `cold`."""
+    """Waves of bots with a shared prefix on each server; one if `cold`.
+
+    Who begins changes from one to the next, and with `turn`.
+    """
     found: list[list[SharedPrefix]] = [[] for _ in servers]
     for wave in range(1 if cold else WAVES):
         house = stage.house(SHARED_SCALE, f"{seed}/{cold}/{wave}")
         sides = list(zip(servers, found, strict=True))
-        for server, waves in reversed(sides) if wave % 2 else sides:
+        for server, waves in reversed(sides) if (wave + turn) % 2 else sides:
             waves.append(await shared_prefix(house, stage, server, cold=cold))
     return found
 

@@ -1,6 +1,7 @@
 """Random fleets for the simulated line: who asks for what, when, of which machine."""
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -23,13 +24,18 @@ class Asked:
     patience_s: float | None
 
 
+Following = Callable[..., Asked | None]
+"""Of random draws, a request that is over, the time, and whether it was `served`."""
+
+
 @dataclass(frozen=True)
 class Scenario:
     """A machine, its rules and everything that is asked of it.
 
     `prefill` and `decode` are tokens per second of one row; `step` is tokens per event;
     `limits` are (time, slots) at which the adaptive limit changes. `kv` is what caches take,
-    where memory for them is short, and `kv_bytes` what there is.
+    where memory for them is short, and `kv_bytes` what there is. A refused request is tried so
+    many times, after waits of whole seconds; `following` says what its client asks when it is over.
     """
 
     seed: int
@@ -42,6 +48,8 @@ class Scenario:
     limits: tuple[tuple[float, int], ...] = ()
     kv: KvCost | None = None
     kv_bytes: int = 0
+    tries: int = 5
+    following: Following | None = None
 
     @cached_property
     def prompt_cost(self) -> float:

@@ -5,6 +5,8 @@ the scenario's speeds, and keeps its own account of who was served how much.
 """
 
 import heapq
+import math
+import random
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,6 +18,9 @@ from opta_lmx.scheduling.fair_line import FairLine
 from opta_lmx.scheduling.rules import Work
 from tests.support.fleet_scenarios import Asked, Scenario
 from tests.support.fleet_watch import Watch
+
+_LATE_S = (0.0, 0.1)
+"""How much later than told a client is back (s)."""
 
 
 class SimClock:
@@ -96,6 +101,14 @@ def fair(scenario: Scenario, clock: SimClock) -> FairLine:
     return line
 
 
+@dataclass(eq=False)
+class Call:
+    """A request and how often it was refused."""
+
+    asked: Asked
+    tries: int = 0
+
+
 @dataclass
 class Row:
     """A request that has a ticket."""
@@ -127,11 +140,12 @@ class Machine:
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._count = 0
         self._prices = self.scenario.rules.prices
+        self._draw = random.Random(self.scenario.seed)
 
     def play(self) -> Watch:
         """Run until nothing is left to do; return what was seen."""
         for one in self.scenario.asked:
-            self._at(one.at, lambda one=one: self._arrive(one))
+            self._at(one.at, lambda one=one: self._arrive(Call(one)))
         for when, limit in self.scenario.limits:
             self._at(when, lambda limit=limit: self._limit(limit))
         while self._events:
@@ -141,6 +155,7 @@ class Machine:
             event()
             self._dispatch()
             self.watch.look(when)
+            self.watch.places.look(when)
             self._weigh()
         self.watch.left_over = len(self.rows)
         return self.watch
@@ -151,20 +166,42 @@ class Machine:
 
     def _limit(self, limit: int) -> None:
         self.line.set_limit(limit)
-        self.watch.slots = min(limit, self.scenario.slots)
+        self.watch.slots = self.watch.places.slots = min(limit, self.scenario.slots)
 
-    def _arrive(self, one: Asked) -> None:
-        now = self.clock.time
+    def _arrive(self, call: Call) -> None:
+        one, now = call.asked, self.clock.time
         try:
             (number,) = self.line.enter_many(1, one.caller)
         except LmxError as refused:
-            self.watch.refused(one.caller, refused.retry_after or 0.0, now)
+            self._refused(call, refused.retry_after or 0.0)
             return
         self.rows[number] = Row(one)
-        self.watch.entered(number, one.caller)
+        self.watch.entered(number, one.caller, call, now)
         self._at(now + one.prepare_s, lambda: self._prepared(number))
         if one.patience_s is not None:
             self._at(now + one.patience_s, lambda: self._give_up(number))
+
+    def _refused(self, call: Call, told: float) -> None:
+        """Who is refused comes back when it was told to, or gives up."""
+        call.tries += 1
+        last = call.tries >= self.scenario.tries
+        self.watch.refused(call, call.asked.caller, told, self.clock.time, last=last)
+        if not last:
+            late = self._draw.uniform(*_LATE_S)
+            self._at(
+                self.clock.time + math.ceil(told) + late,
+                lambda: self._arrive(call),
+            )
+        else:
+            self._again(call.asked, served=False)
+
+    def _again(self, one: Asked, *, served: bool) -> None:
+        """A request is over: its client may have another one."""
+        following = self.scenario.following
+        if following is not None:
+            after = following(self._draw, one, self.clock.time, served=served)
+            if after is not None:
+                self._at(after.at, lambda: self._arrive(Call(after)))
 
     def _prepared(self, number: int) -> None:
         row = self.rows.get(number)
@@ -189,6 +226,7 @@ class Machine:
         else:
             self.line.leave(number)
             self.watch.left(number, row.asked.caller)
+        self.watch.gone(row.asked.caller)
 
     def _dispatch(self) -> None:
         while (number := self.line.grant()) is not None:
@@ -244,6 +282,8 @@ class Machine:
             del self.rows[number]
             self.line.release(number)
             self.watch.stopped(number, row.asked.caller)
+            self.watch.gone(row.asked.caller)
+            self._again(row.asked, served=True)
         elif row.asked_to_yield:
             self._yield(number, row)
         else:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from itertools import combinations
 
 from opta_lmx.core.principal import Caller, Lane
+from tests.support.fleet_places import PlacesWatch
 from tests.support.fleet_scenarios import Scenario
 
 Client = tuple[Lane, str, str]
@@ -36,15 +37,6 @@ class Gap:
 
 
 @dataclass
-class Refusal:
-    """A refused request: what it was told, and which tickets of its client waited then."""
-
-    told: float
-    at: float
-    own: set[int]
-
-
-@dataclass
 class Seat:
     """A client's tickets and its service."""
 
@@ -53,7 +45,6 @@ class Seat:
     running: int = 0
     ready: dict[int, None] = field(default_factory=dict)
     waiting: set[int] = field(default_factory=set)
-    refusals: list[Refusal] = field(default_factory=list)
 
 
 class Watch:
@@ -72,10 +63,9 @@ class Watch:
         self.waits: list[tuple[Client, float, float]] = []
         """Seconds that clients waited for first grants, and what that may be at most."""
         self._due: dict[int, tuple[float, float]] = {}
-        self.errors: list[float] = []
-        """Relative errors of what refused callers were told."""
-        self.refusals = self.pauses = self.left_over = 0
-        self.busy_s = self.lost_s = self.kept_s = 0.0
+        self.places = PlacesWatch(self.rules, self.slots)
+        self.pauses = self.left_over = 0
+        self.busy_s = self.lost_s = self.kept_s = self.away_s = 0.0
         self._started: set[int] = set()
         self._held: dict[object, int] = defaultdict(int)
         """Slots held, by lane, by key and by client of a key."""
@@ -103,8 +93,9 @@ class Watch:
 
     # --- what happens ---------------------------------------------------------
 
-    def entered(self, number: int, caller: Caller) -> None:
+    def entered(self, number: int, caller: Caller, call: object, now: float) -> None:
         self.seats[name_of(caller)].waiting.add(number)
+        self.places.entered(call, caller, now)
 
     def ready(self, number: int, now: float, cost: float) -> None:
         seat = next(one for one in self.seats.values() if number in one.waiting)
@@ -120,7 +111,8 @@ class Watch:
             self._started.add(number)
             since, most = self._due[number]
             self.waits.append((name_of(caller), now - since, most))
-            self._place_left(seat, number, now)
+            seat.waiting.discard(number)
+            self.places.left(caller)
 
     def yielded(self, number: int, caller: Caller) -> None:
         seat = self.seats[name_of(caller)]
@@ -133,27 +125,19 @@ class Watch:
     def left(self, number: int, caller: Caller) -> None:
         seat = self.seats[name_of(caller)]
         seat.ready.pop(number, None)
-        self._place_left(seat, number, self._now)
+        if number in seat.waiting:
+            seat.waiting.discard(number)
+            self.places.left(caller)
+
+    def gone(self, caller: Caller) -> None:
+        """A ticket is over."""
+        self.places.gone(caller)
 
     def served(self, caller: Caller, cost: float) -> None:
         self.seats[name_of(caller)].served += cost
 
-    def refused(self, caller: Caller, told: float, now: float) -> None:
-        self.refusals += 1
-        seat = self.seats[name_of(caller)]
-        if seat.waiting:
-            seat.refusals.append(Refusal(told, now, set(seat.waiting)))
-
-    def _place_left(self, seat: Seat, number: int, now: float) -> None:
-        """A place came free: for whom it was the last one, a place is now its own."""
-        seat.waiting.discard(number)
-        for refusal in seat.refusals:
-            refusal.own.discard(number)
-            if not refusal.own:
-                truth = min(60.0, max(1.0, now - refusal.at))
-                if not refusal.told == truth == 1.0:
-                    self.errors.append(abs(refusal.told - truth) / truth)
-        seat.refusals = [one for one in seat.refusals if one.own]
+    def refused(self, call: object, caller: Caller, told: float, now: float, *, last: bool) -> None:
+        self.places.refused(call, caller, told, now, last=last)
 
     def caches(self, rows: list[tuple[int, Caller]]) -> None:
         """The tokens that each running row holds, and whose it is."""
@@ -174,14 +158,12 @@ class Watch:
 
     # --- what is so -----------------------------------------------------------
 
-    _now = 0.0
-
     def passes(self, before: float, now: float) -> None:
         """Time goes by: count slots that serve, and those that do not though somebody waits."""
-        self._now = now
         span = now - before
         running = sum(self._held[lane] for lane in Lane)
         free = max(0, self.slots - running)
+        self.away_s += span * min(free, self.places.away)
         self.busy_s += span * running
         if free:
             ready = sum(len(seat.ready) for seat in self.seats.values())
@@ -226,6 +208,7 @@ class Watch:
         """Count slots that a client holds, for its key and its lane too."""
         who = seat.caller.principal.key
         seat.running += count
+        self.places.running += count
         for held in (seat.caller.lane, who, (who, seat.caller.client)):
             self._held[held] += count
 

@@ -5,6 +5,7 @@ A step begun with the first of them makes all others wait for its end, and their
 answers then take more steps than together. So the first waits, briefly, for those on their way.
 """
 
+import math
 import threading
 
 from opta_lmx.core.clock import Clock
@@ -27,8 +28,10 @@ class Gathering:
 
     def expect(self, request: int) -> None:
         """A prompt has come that is to be prepared."""
+        now = self._clock.monotonic()
         with self._lock:
-            self._coming[request] = self._clock.monotonic()
+            self._give_up(now)
+            self._coming[request] = now
 
     def settle(self, request: int) -> None:
         """It was submitted, or never will be."""
@@ -43,8 +46,14 @@ class Gathering:
         """
         now = self._clock.monotonic()
         with self._lock:
-            # Some prompts are only counted, and some requests wait in line: their time is over.
-            late = [one for one, came in self._coming.items() if now - came >= LONGEST_S]
-            for one in late:
-                del self._coming[one]
-            return max(0.0, since + LONGEST_S - now) if self._coming else 0.0
+            self._give_up(now)
+            latest = min(since, max(self._coming.values(), default=-math.inf))
+        return max(0.0, latest + LONGEST_S - now)
+
+    def _give_up(self, now: float) -> None:
+        """Some prompts are only counted, and some requests wait in line: their time is over."""
+        while self._coming:
+            request, came = next(iter(self._coming.items()))
+            if now - came < LONGEST_S:
+                return
+            del self._coming[request]

@@ -228,6 +228,7 @@ class Worker:
             request = self._texts.get()
             least = prompt_length(request.prompt) // LONGEST_PIECE
             if least > context:
+                self._gathering.settle(request.id)
                 self._out.emit(Prepared(request.id, at_least=least))
                 continue
             self._out.emit(Preparing(request.id))
@@ -240,6 +241,8 @@ class Worker:
                 traceback.print_exc()
                 words = f"{type(error).__name__}: {error}"
                 answer = Prepared(request.id, error=words, param=_param_of(request.prompt))
+            if answer.error is not None:
+                self._gathering.settle(request.id)
             self._out.emit(answer)
 
     def _fail(self, message: str, code: str, status: int) -> NoReturn:

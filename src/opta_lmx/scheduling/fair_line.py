@@ -1,10 +1,13 @@
 """The bounded waiting line of one model: fair to keys and clients, by service, not by turns."""
 
+from opta_lmx.core.clock import Clock
 from opta_lmx.core.errors import ErrorKind, LmxError
 from opta_lmx.core.principal import Caller, Lane
 from opta_lmx.scheduling.places import key_of
+from opta_lmx.scheduling.promises import Before, Promises
 from opta_lmx.scheduling.retry import retry_after
-from opta_lmx.scheduling.rules import Depth, Position, Work
+from opta_lmx.scheduling.rules import Depth, LineRules, Position, Work
+from opta_lmx.scheduling.shares import Share
 from opta_lmx.scheduling.slots import Slots
 from opta_lmx.scheduling.tickets import Phase, Ticket
 
@@ -25,6 +28,10 @@ class FairLine(Slots):
         clock: time.
     """
 
+    def __init__(self, rules: LineRules, clock: Clock) -> None:
+        super().__init__(rules, clock)
+        self._promises = Promises(self._forecast.outside)
+
     # --- waiting --------------------------------------------------------------
 
     def enter(self, caller: Caller) -> int:
@@ -33,15 +40,21 @@ class FairLine(Slots):
 
     def enter_many(self, count: int, caller: Caller) -> tuple[int, ...]:
         """Take several tickets or none. Raises RATE_LIMITED when there is not room for all."""
-        if not self._places.has_room(caller, count, self.slots, self.running):
+        now = self._clock.monotonic()
+        before = self._promises.before(caller, now)
+        places, rows = self._places, self.running
+        if not places.has_room(caller, count, self.slots, rows, kept=before.kept, due=before.due):
+            wait_s = self._place_s(caller, count, before, now)
+            if count <= self.slots + self.rules.max_waiting:
+                self._promises.tell(caller, count, self._order.known(caller).path, wait_s, now)
             raise LmxError(
                 ErrorKind.RATE_LIMITED,
                 f"The waiting line of this model is full ({self.waiting} waiting, "
                 f"{self.running} running). Retry later.",
                 code="queue_full",
-                retry_after=self.retry_after(caller),
+                retry_after=wait_s,
             )
-        now = self._clock.monotonic()
+        self._promises.redeem(caller, now)
         tally = self._places.enter(caller, count)
         first, self._last = self._last + 1, self._last + count
         numbers = tuple(range(first, self._last + 1))
@@ -204,6 +217,32 @@ class FairLine(Slots):
         self._refused += 1
         before = self._order.known(caller).queue[:-1]
         return retry_after(self._turn(caller, before).estimate_s, self._refused)
+
+    def _place_s(self, caller: Caller, count: int, before: Before, now: float) -> float:
+        """Seconds until `count` places are this caller's, as it is told."""
+        lack = self._places.lack(caller, count, self.slots, self.running, before.places)
+        client = self._places.client(caller)
+        assert client.owner is not None
+        scene = self._forecast.scene(self._rows.values(), self._useful_slots, now)
+
+        def turns_s(counters: list[Share], leave: int, paused: int) -> float:
+            # Paused ones have their turns before, and leave no place.
+            turns = max(1, leave) + paused
+            return self._forecast.turns_s(caller, counters, turns, scene)
+
+        key, lanes = self._forecast.key(caller), self._forecast.lanes()
+        paused = client.owner.paused
+        own_s = turns_s(key, lack.own, paused) if lack.own > 0 else 0.0
+        if own := client.waiting + before.client:
+            own_s = max(own_s, turns_s([self._order.known(caller)], own, client.paused))
+        found_s = min(
+            own_s,
+            turns_s(key, lack.part, paused),
+            turns_s(lanes, lack.shared, self.waiting - self._places.waiting),
+        )
+        self._refused += 1
+        # The longer it has lasted, the longer it is likely to.
+        return retry_after(max(found_s, before.waited_s / 2), self._refused)
 
     def position(self, number: int) -> Position:
         """How many go before a waiting ticket, and how long that takes; (0, 0) for any other."""

@@ -1,9 +1,11 @@
 """How much is served before a given request comes to its turn."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
-from opta_lmx.core.principal import Caller
+import msgspec
+
+from opta_lmx.core.principal import Caller, Lane
 from opta_lmx.scheduling.order import Order
 from opta_lmx.scheduling.pace import Pace, answer_left, believed, still_to_come
 from opta_lmx.scheduling.retry import MAX_RETRY_S
@@ -29,10 +31,21 @@ class Load(NamedTuple):
 
 
 NOTHING = Load()
+_LEAST_S = 0.001
 _ROUNDS = 3
 """How often an estimate is made again with those who come while it lasts."""
 Pending = Mapping[Share, Load]
 """What running rows have yet to cause, by counter."""
+Queued = Callable[[Share], Load]
+"""What waits below a counter."""
+
+
+class Scene(NamedTuple):
+    """When an estimate is made, how many slots there are, and what running rows have yet to do."""
+
+    now: float
+    slots: int
+    soon: Pending
 
 
 def pending(rows: Iterable[tuple[Share, Load]]) -> dict[Share, Load]:
@@ -44,7 +57,9 @@ def pending(rows: Iterable[tuple[Share, Load]]) -> dict[Share, Load]:
     return total
 
 
-def ahead_of(share: Share, own: Load, soon: Pending, now: float, seconds: float) -> list[Load]:
+def ahead_of(
+    share: Share, own: Load, soon: Pending, now: float, seconds: float, *, queued: Queued
+) -> list[Load]:
     """What goes before, at each level from a counter up to all lanes; it starts with `own`.
 
     Everybody is served in proportion to weight, from where the counters stand: a sibling gets
@@ -57,6 +72,7 @@ def ahead_of(share: Share, own: Load, soon: Pending, now: float, seconds: float)
         soon: what running rows have yet to cause.
         now: the time (s).
         seconds: how long others go on to come, at the rate they came lately.
+        queued: what others have waiting.
     """
     found = [own]
     for below in reversed(share.path):
@@ -67,15 +83,16 @@ def ahead_of(share: Share, own: Load, soon: Pending, now: float, seconds: float)
             due = (level - other.entry()) * other.weight - soon.get(other, NOTHING).cost
             if due <= 0:
                 continue
-            if other.ready and other.backlog > 0:
+            load = queued(other)
+            if load.cost > 0:
                 # Requests are served whole: the last one goes beyond the level by half of it.
-                due += other.backlog / other.ready / 2
-                part = min(1.0, due / other.backlog)
-                cost += part * other.backlog
-                slot_s += part * other.backlog_s
+                due += load.cost / max(1.0, load.requests) / 2
+                part = min(1.0, due / load.cost)
+                cost += part * load.cost
+                slot_s += part * load.seconds
                 requests += part * other.ready
-            if flow_cost > 0 and due > other.backlog:
-                part = min(seconds, (due - other.backlog) / flow_cost)
+            if flow_cost > 0 and due > load.cost:
+                part = min(seconds, (due - load.cost) / flow_cost)
                 cost += part * flow_cost
                 slot_s += part * flow_s
         found.append(Load(cost, slot_s, requests))
@@ -95,6 +112,8 @@ class Forecast:
         self._order = order
         self._pace = pace
         self._answer_price = answer_price
+        self.outside: dict[Share, int] = {}
+        """Requests that were refused and are to come back, by counter."""
 
     def answer(self, ticket: Ticket) -> Load:
         """What a ticket's answer has yet to cause, judged by its client's, its key's, or all."""
@@ -132,11 +151,68 @@ class Forecast:
         """
         cost = sum(one.expected for one in before)
         own = Load(cost, sum(one.expected_s for one in before), len(before))
-        soon = pending(self._row(row, now) for row in rows)
-        share, found = self._order.known(caller), Position(0, 0.0)
+        return self._turn(self._order.known(caller), own, caller, self.scene(rows, slots, now))
+
+    def lanes(self) -> list[Share]:
+        """The counters of all lanes."""
+        return [state.share for state in self._order.lanes]
+
+    def key(self, caller: Caller) -> list[Share]:
+        """The counters of a caller's key, in every lane where it has one."""
+        who, found = caller.principal, list[Share]()
+        for lane in self.lanes():
+            tenant = lane.children.get(who.tenant)
+            key = None if tenant is None else tenant.children.get(who.key)
+            found += [] if key is None else [key]
+        return found
+
+    def turns_s(
+        self, caller: Caller, counters: Iterable[Share], number: int, scene: Scene
+    ) -> float:
+        """Seconds until `number` of those who wait below some counters have had their turns.
+
+        Beyond those who wait now, others like them are thought to come.
+
+        Args:
+            caller: who asks.
+            counters: its key in several lanes, or several lanes.
+            number: how many, at least one.
+            scene: when.
+        """
+        rate = 0.0
+        for share in [one for one in counters if one.ready] or [self._order.known(caller)]:
+            of_lane = msgspec.structs.replace(caller, lane=Lane(share.path[0].name))
+            own = NOTHING.plus(self._usual(share), number - 1)
+            turn_s = self._turn(share, own, of_lane, scene).estimate_s
+            rate += number / max(_LEAST_S, turn_s)
+        return number / rate
+
+    def _queued(self, share: Share) -> Load:
+        """What waits below a counter, and what was refused and is to come back."""
+        found = Load(share.backlog, share.backlog_s, share.ready)
+        back = self.outside.get(share)
+        return found.plus(self._usual(share), back) if back else found
+
+    def _usual(self, share: Share) -> Load:
+        """What one request of those below a counter is expected to cause."""
+        if share.ready:
+            return NOTHING.plus(Load(share.backlog, share.backlog_s, share.ready), 1 / share.ready)
+        cost = self._pace.answer.value * self._answer_price
+        return Load(cost, self._pace.request_s.value, 1.0)
+
+    def scene(self, rows: Iterable[Ticket], slots: int, now: float) -> Scene:
+        """What estimates at one moment start from."""
+        return Scene(now, slots, pending(self._row(row, now) for row in rows))
+
+    def _turn(self, share: Share, own: Load, caller: Caller, scene: Scene) -> Position:
+        """When the turn comes of what goes after `own`, of all that is below a counter."""
+        now, slots, soon = scene
+        found = Position(0, 0.0)
         caps = [min(cap, slots) for cap in self._order.caps(caller, slots)]
         for _ in range(_ROUNDS):
-            levels = ahead_of(share, own, soon, now, min(MAX_RETRY_S, found.estimate_s))
+            levels = ahead_of(
+                share, own, soon, now, min(MAX_RETRY_S, found.estimate_s), queued=self._queued
+            )
             # One of the rows must end before anybody's turn comes.
             turns_s = [
                 (level.seconds + soon.get(one, NOTHING).seconds / cap) / cap

@@ -1,4 +1,6 @@
-"""Who has a place in the line: a bound for all, and one place for each in any case."""
+"""Who has a place in the line: a bound for all, and places for each key in any case."""
+
+from typing import NamedTuple
 
 from opta_lmx.core.principal import Caller
 from opta_lmx.scheduling.rules import LineRules
@@ -18,6 +20,11 @@ class Tally:
         self.running = 0
         self.tickets = 0
 
+    @property
+    def paused(self) -> int:
+        """Tickets that have run and wait again."""
+        return self.tickets - self.waiting - self.running
+
     def add(self, *, tickets: int = 0, waiting: int = 0, running: int = 0) -> None:
         """Change the counts, the owner's too."""
         tally: Tally | None = self
@@ -28,12 +35,40 @@ class Tally:
             tally = tally.owner
 
 
-_Key = tuple[str, str]
+KeyName = tuple[str, str]
 
 
-def key_of(caller: Caller) -> _Key:
+def key_of(caller: Caller) -> KeyName:
     """The key behind a request, by tenant and name."""
     return caller.principal.tenant, caller.principal.key
+
+
+_OVERDRAFT = 4
+"""This part of the shared places may be filled once more for promises that are due."""
+
+
+class First(NamedTuple):
+    """Places that were promised to others: of the same key, and of other keys."""
+
+    key: int
+    others: int
+
+
+NOBODY = First(0, 0)
+
+
+class Lack(NamedTuple):
+    """Tickets that must leave their places before there is room; none where it is not positive.
+
+    Attributes:
+        shared: of all keys, for a shared place.
+        part: of the key, for a place of the key's part.
+        own: of the key, for a place that a client with nothing waiting has.
+    """
+
+    shared: int
+    part: int
+    own: int
 
 
 class Places:
@@ -41,9 +76,9 @@ class Places:
 
     def __init__(self, rules: LineRules) -> None:
         self._rules = rules
-        self._keys: dict[_Key, Tally] = {}
-        self._clients: dict[tuple[_Key, str], Tally] = {}
-        self._first: _Key | None = None
+        self._keys: dict[KeyName, Tally] = {}
+        self._clients: dict[tuple[KeyName, str], Tally] = {}
+        self._first: KeyName | None = None
         self.several_keys = rules.several_keys
         """More than one key has asked, or may."""
         self.waiting = 0
@@ -55,23 +90,54 @@ class Places:
         known = self._clients.get((key, caller.client))
         return known or Tally(self._keys.get(key) or Tally())
 
-    def has_room(self, caller: Caller, count: int, slots: int, running: int) -> bool:
-        """True when `count` more tickets of this caller may wait.
+    def has_room(
+        self,
+        caller: Caller,
+        count: int,
+        slots: int,
+        running: int,
+        *,
+        kept: First = NOBODY,
+        due: bool = False,
+    ) -> bool:
+        """True when `count` more tickets of this caller may wait, and `kept` places stay free.
 
-        They may while the shared places last. Beyond them, a key with nothing waiting has a
-        place, and so has a client of a key that has not filled its own.
+        They may while the shared places last. Beyond them each key has its part of as many, and a
+        client with nothing waiting has a place while its key has not filled its own. Where slots
+        are free for them at once they may in any case. Who was promised a place that is `due` by
+        now has it even a little beyond all that: the estimate was wrong, not the caller.
         """
-        shared = self._rules.max_waiting
-        if self.waiting + count <= max(0, slots - running) + shared:
+        extra = -(-self._rules.max_waiting // _OVERDRAFT) if due else 0
+        if self.waiting + count <= slots - running:
             return True
-        if count > slots + shared:
+        lack = self.lack(caller, count, slots, running, kept)
+        if lack.shared <= extra:
+            return True
+        if count > slots + self._rules.max_waiting:
             return False
-        client = self.client(caller)
-        key = client.owner
-        assert key is not None
-        if key.waiting == 0:
-            return True
-        return client.waiting == 0 and key.waiting + count <= self._rules.places_of_a_key()
+        return lack.part <= extra or (lack.own <= extra and self.client(caller).waiting == 0)
+
+    def lack(self, caller: Caller, count: int, slots: int, running: int, first: First) -> Lack:
+        """What must happen before `count` more tickets of this caller have room.
+
+        Args:
+            caller: whose tickets.
+            count: how many.
+            slots: how many there are.
+            running: how many of them are held.
+            first: places that others have first.
+        """
+        owner = self.client(caller).owner
+        assert owner is not None
+        shared, of_key = self._rules.max_waiting, owner.waiting + first.key
+        keys = len(self._keys) + (key_of(caller) not in self._keys)
+        part = of_key + count - max(1, shared // keys)
+        return Lack(
+            self.waiting + sum(first) + count - max(0, slots - running) - shared,
+            # However many answers a call wants, it has room where nothing else of its key waits.
+            min(part, of_key),
+            of_key + count - self._rules.places_of_a_key(),
+        )
 
     def enter(self, caller: Caller, count: int) -> Tally:
         """Take the places; return the counts that the tickets carry on."""

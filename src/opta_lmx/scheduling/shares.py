@@ -109,8 +109,14 @@ class Share:
         parent = self.parent
         if parent is None or self.ready:
             return self.used
-        waiting = [other.used for other in parent.active.values()]
-        return max(self.used, parent.floor, parent.even, min(waiting) if waiting else 0.0)
+        if self.present:
+            return max(self.used, parent.floor, parent.lowest)
+        return max(self.used, parent.floor, parent.lowest, parent.even)
+
+    @property
+    def lowest(self) -> float:
+        """The lowest counter of the children that wait; 0 where none does."""
+        return min((child.used for child in self.active.values()), default=0.0)
 
     @property
     def root(self) -> "Share":
@@ -143,13 +149,20 @@ class Share:
     def charge(self, cost: float) -> None:
         """Count service for this client and everybody above it."""
         for share in self.path:
-            share.used += cost / share.weight
-            if share.parent is not None:
-                share.parent._serve(cost, share.weight)  # noqa: SLF001  (of its own kind)
+            parent = share.parent
+            assert parent is not None
+            if cost >= 0:
+                share.used += cost / share.weight
+            else:
+                # What is given back is no credit against those who came while it was charged.
+                others = (other.used for other in parent.active.values() if other is not share)
+                least = min(share.used, min(others, default=0.0))
+                share.used = max(share.used + cost / share.weight, least)
+            parent._advance(parent.even + cost / max(parent.weighing, share.weight))  # noqa: SLF001  (of its own kind)
 
-    def _serve(self, cost: float, weight: float) -> None:
-        """A child of this weight had so much: the share of all grows, some who left are gone."""
-        self.even += cost / max(self.weighing, weight)
+    def _advance(self, even: float) -> None:
+        """An even share has come to so much: some who left with more are gone by now."""
+        self.even = even
         while self.leaving and self.leaving[0][0] <= self.even:
             *_, child = heappop(self.leaving)
             idle = child.present and not child.ready and not child.running
@@ -157,10 +170,11 @@ class Share:
                 child._part()  # noqa: SLF001
 
     def _arrive(self) -> None:
-        """It counts among its parent's children from here on."""
+        """It counts among its parent's children from here on; time is where it starts."""
         if not self.present and self.parent is not None:
             self.present = True
             self.parent.weighing += self.weight
+            self.parent._advance(max(self.parent.even, self.parent.floor, self.parent.lowest))  # noqa: SLF001
 
     def _leave(self) -> None:
         """It has nothing any more; who has had more than evenly stays until the others have."""
@@ -191,9 +205,9 @@ class Share:
         for share in self.path:
             if not share.ready and share.parent is not None:
                 share.used = share.entry()
+                share._arrive()  # noqa: SLF001
                 share.parent.active[share.name] = share
                 share.parent.idle.pop(share.name, None)
-                share._arrive()  # noqa: SLF001
             share.ready += 1
             share.backlog += ticket.expected
             share.backlog_s += ticket.expected_s

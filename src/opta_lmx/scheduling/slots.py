@@ -103,9 +103,11 @@ class Slots:
         return Caller() if ticket is None else ticket.caller
 
     def is_alone(self, number: int) -> bool:
-        """True when a ticket holds the only slot of its key."""
+        """True when a ticket holds the only slot of its key, and no job of the background does."""
         row = self._rows.get(number)
-        return row is not None and row.tally.owner is not None and row.tally.owner.running == 1
+        if row is None or row.tally.owner is None or row.caller.lane is Lane.BACKGROUND:
+            return False
+        return row.tally.owner.running == 1
 
     @property
     def rows(self) -> Collection[Ticket]:

@@ -184,11 +184,24 @@ def test_more_than_was_shared_counts_as_all_of_it() -> None:
 
 
 def test_a_kept_promise_is_judged_by_the_first_place_that_came_free() -> None:
-    # Refused at 10 and told 8 s; another request ended at 14, so 4 s would have been right.
-    other = served(0, 1, 14)
+    # Refused at 10 and told 8 s; another request began at 14, so 4 s would have been right.
+    other = served(0, 14, 30)
     (found,) = promises([other, served(18, 19, 20, refused=((10, 8),))])
     assert (found.told_s, found.truth_s) == (8, 4)
     assert found.error == 1
+
+
+def test_places_come_free_for_those_first_who_were_refused_first() -> None:
+    others = [served(0, first, 40) for first in (12, 14, 16)]
+    refused = [served(25, 26, 27, refused=((at, 15.0),)) for at in (8, 9, 10)]
+    found = promises([*others, *refused])
+    assert [one.truth_s for one in found] == [12 - 8, 14 - 9, 16 - 10]
+
+
+def test_places_of_other_keys_are_none_of_its() -> None:
+    others = [served(0, 12, 40, key="other"), served(0, 14, 40)]
+    (found,) = promises([*others, served(18, 19, 20, refused=((10, 8),))])
+    assert found.truth_s == 4
 
 
 def test_a_broken_promise_is_judged_by_the_try_that_was_let_in() -> None:
@@ -198,7 +211,7 @@ def test_a_broken_promise_is_judged_by_the_try_that_was_let_in() -> None:
 
 
 def test_waits_below_a_second_count_as_one() -> None:
-    other = served(0, 1, 10.2)
+    other = served(0, 10.2, 10.4)
     (found,) = promises([other, served(11, 12, 13, refused=((10, 1),))])
     assert (found.told_s, found.truth_s, found.error) == (1, 1, 0)
 
@@ -300,6 +313,7 @@ SPREAD = Spread(1, 1.0, 1.0, 1.0, 1.0)
         {"honesty": Honesty(40, 1, 40, 1.0, 5.0, 0.2, 0.5, 0)},
         {"honesty": Honesty(40, 0, 40, 1.0, 5.0, 0.4, 0.5, 0)},
         {"honesty": Honesty(40, 0, 40, 1.0, 5.0, 0.2, 0.5, 1)},
+        {"honesty": Honesty(40, 0, 19, 1.0, 5.0, 0.2, 0.5, 0)},
         {"hits": HitRate(1, 1, 1, 1, 1.0, 1.0, 0, 1)},
         {"classes": [Class("bot", 9, 0, 0, SPREAD, SPREAD, SPREAD, 1.0, 1.0, {}, 0, 0)]},
         {

@@ -30,7 +30,7 @@ from tests.support.clocks import HandClock
 
 LANES = (LaneRule(8.0, patience_s=0.0), LaneRule(4.0, patience_s=0.0), LaneRule(1.0))
 PAUSING = Pausing(slice_tokens=1, progress_tokens=1, calm_s=0.0)
-RULES = LineRules(max_waiting=50, lanes=LANES, quantum=0.0, pausing=PAUSING)
+RULES = LineRules(max_waiting=50, lanes=LANES, quantum=0.0, reserve=0, pausing=PAUSING)
 
 
 class Worker:

@@ -198,11 +198,20 @@ def full_bench() -> Bench:
 
 def test_a_key_with_nothing_waiting_has_a_place() -> None:
     bench = full_bench()
-    for number in range(3):
-        key = f"late-{number}"
-        bench.line.enter(bot(key=key))
-        with pytest.raises(LmxError):
-            bench.line.enter(bot(key=key))
+    for number in range(9):
+        bench.line.enter(bot(key=f"late-{number}"))
+    with pytest.raises(LmxError):
+        bench.line.enter(bot(key="late-8"))
+
+
+def test_each_key_has_its_part_of_the_places() -> None:
+    bench = full_bench()
+    bench.line.enter_many(2, bot(key="late"))
+    with pytest.raises(LmxError):
+        bench.line.enter(bot(key="late"))
+    bench.line.enter(bot(key="later"))
+    with pytest.raises(LmxError):
+        bench.line.enter(bot(key="later"))
 
 
 def test_a_client_with_nothing_waiting_has_a_place_of_its_key() -> None:

@@ -76,18 +76,37 @@ class FairLineMachine(RuleBasedStateMachine):
         slots, shared = self.line.slots, self.rules.max_waiting
         key = self.keyed(caller)
         own = [one for one in key if self.callers[one].client == caller.client]
-        room = len(self.fresh) + count <= max(0, slots - self.line.running) + shared
-        own_place = not key or (not own and len(key) + count <= self.rules.places_of_a_key())
-        if room or (count <= slots + shared and own_place):
-            for ticket in self.line.enter_many(count, caller):
-                assert ticket not in self.callers
-                self.where[ticket], self.callers[ticket] = "preparing", caller
-                self.fresh.add(ticket)
-        else:
-            with pytest.raises(LmxError) as refused:
-                self.line.enter_many(count, caller)
-            assert refused.value.kind is ErrorKind.RATE_LIMITED
-            assert 1 <= (refused.value.retry_after or 0) <= 60
+        free = max(0, slots - self.line.running)
+        at_once = len(self.fresh) + count <= slots - self.line.running
+        room = len(self.fresh) + count <= free + shared
+        names = {(one.principal.tenant, one.principal.key) for one in self.those_callers()}
+        keys = len(names | {(caller.principal.tenant, caller.principal.key)})
+        own_place = not key or len(key) + count <= max(1, shared // keys)
+        own_place |= not own and len(key) + count <= self.rules.places_of_a_key()
+        room |= count <= slots + shared and own_place
+        promised = len(self.line._promises)
+        tickets, refused = self.entering(caller, count)
+        if refused is not None:
+            assert not at_once
+            assert promised or not room
+            assert refused.kind is ErrorKind.RATE_LIMITED
+            assert 1 <= (refused.retry_after or 0) <= 60
+            return
+        assert room or promised
+        for ticket in tickets:
+            assert ticket not in self.callers
+            self.where[ticket], self.callers[ticket] = "preparing", caller
+            self.fresh.add(ticket)
+
+    def entering(self, caller: Caller, count: int) -> tuple[tuple[int, ...], LmxError | None]:
+        try:
+            return self.line.enter_many(count, caller), None
+        except LmxError as refused:
+            return (), refused
+
+    def those_callers(self) -> list[Caller]:
+        """Whose tickets there are."""
+        return [self.callers[ticket] for ticket in self.where]
 
     @precondition(lambda self: self.those("preparing", "ready", "running"))
     @rule(data=st.data(), work=WORK)

@@ -20,7 +20,7 @@ class Bench:
     """
 
     def __init__(self, slots: int, rivals: int, quantum: float) -> None:
-        self.line = FairLine(LineRules(max_waiting=4 * rivals, quantum=quantum), HandClock())
+        self.line = FairLine(LineRules(max_waiting=400, quantum=quantum), HandClock())
         self.line.set_slots(slots)
         self.key = Principal(key="shared")
         self.rows: dict[int, int] = {}
@@ -77,6 +77,62 @@ def test_a_client_of_the_same_key_has_its_turn_each_round(
     most = 2 * (rivals + slots) + slots * round(quantum / COST) + 2
     for _ in range(12):
         bench.until_granted(bench.enter("steady"), most)
+
+
+def test_so_it_has_after_a_long_time_of_many_names() -> None:
+    """Bursts of names that are never seen again leave nothing behind that would slow time down."""
+    bench = Bench(2, 8, 1024.0)
+    for burst in range(400):
+        for number in range(6 if burst % 8 == 0 else 0):
+            bench.enter(f"burst-{burst}-{number}")
+        for _ in range(100):
+            bench.step()
+    for _ in range(2000):
+        bench.step()
+    for _ in range(6):
+        bench.until_granted(bench.enter("steady"), 2 * (8 + 2) + 2 * round(1024 / COST) + 2)
+    clients = bench.line._order.known(Caller(bench.key, "steady", Lane.INTERACTIVE)).parent
+    assert clients is not None
+    assert clients.weighing <= len(clients.leaving) + 11 <= 60
+
+
+def test_what_is_given_back_is_no_credit_against_those_who_came_meanwhile() -> None:
+    clock = HandClock()
+    line = FairLine(LineRules(quantum=0.0), clock)
+
+    def ask(client: str, prompt: int) -> int:
+        ticket = line.enter(Caller(Principal(key="k"), client, Lane.INTERACTIVE))
+        line.mark_ready(ticket, Work(prompt))
+        return ticket
+
+    broken = ask("hog", 30_000)
+    assert line.grant() == broken
+    for _ in range(5):
+        ask("hog", 100)
+    other = ask("other", 100)
+    line.release(broken, finished=False)
+    first = [line.grant()]
+    line.release(first[0] or 0)
+    first.append(line.grant())
+    assert other in first
+
+
+def test_a_row_that_waits_again_keeps_its_counter() -> None:
+    clock = HandClock()
+    line = FairLine(LineRules(quantum=0.0, preemptible=True), clock)
+    line.set_slots(2)
+
+    def run(client: str, prompt: int) -> int:
+        ticket = line.enter(Caller(Principal(key="k"), client, Lane.INTERACTIVE))
+        line.mark_ready(ticket, Work(prompt))
+        assert line.grant() == ticket
+        return ticket
+
+    small, large = run("small", 100), run("large", 10_000)
+    line.yielded(small)
+    share = line._order.known(Caller(Principal(key="k"), "small", Lane.INTERACTIVE))
+    assert share.used <= 200
+    assert large
 
 
 def test_newcomers_are_not_behind_those_who_wait() -> None:

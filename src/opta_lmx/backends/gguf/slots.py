@@ -1,6 +1,7 @@
 """Which slot of llama.cpp a request runs on, and who waits for cache room: pure bookkeeping."""
 
 import hashlib
+import math
 from collections import deque
 from collections.abc import Collection, Iterable, Sequence
 from functools import lru_cache
@@ -181,16 +182,29 @@ class SlotTable:
         source, slot = self._choose(tokens, tenant, self._free.values())
         lowest = min(self._free.values(), key=lambda each: each.number)
         shared = source.shared(tokens, tenant)
-        if not first and self._taken:
+        if not first:
             others = [each for each in self._free.values() if each is not lowest]
-            keeps = slot is not lowest or shared >= COPY_TOKENS
-            return (source, slot) if keeps or not others else self._choose(tokens, tenant, others)
-        gained = self._before(slot) - self._before(lowest)
-        if gained <= max(_MOVE_TOKENS, (len(tokens) - shared) // 2):
+            keeps = slot is not lowest or (source is slot and shared >= COPY_TOKENS)
+            if keeps or not others or not self._taken:
+                return source, slot
+            return self._choose(tokens, tenant, others)
+        if lowest is slot or self._before(slot) - self._before(lowest) <= self._price(
+            source, slot, lowest, tokens, tenant
+        ):
             return source, slot
-        if shared < COPY_TOKENS:
-            return lowest, lowest
-        return (source, slot if source is slot and self._cells is not None else lowest)
+        return (source if shared >= COPY_TOKENS else lowest), lowest
+
+    def _price(
+        self, source: _Slot, slot: _Slot, other: _Slot, tokens: Tokens, tenant: str
+    ) -> float:
+        """What it costs, in tokens processed, to run on another slot than the one chosen."""
+        shared = source.shared(tokens, tenant)
+        if source is slot and shared >= COPY_TOKENS and self._cells is not None:
+            return math.inf  # no copies are made of shared cells
+        lost = self._worth(other, len(other.held) - other.shared(tokens, tenant))
+        kept = self._worth(slot, len(slot.held) - slot.shared(tokens, tenant))
+        copying = shared // _COPY_COST if source is slot else 0
+        return max(_MOVE_TOKENS, (len(tokens) - shared) // 2) + max(0.0, lost - kept) + copying
 
     def _before(self, slot: _Slot) -> int:
         """Tokens of prompts that llama.cpp processes before one on this slot."""

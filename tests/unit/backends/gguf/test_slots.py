@@ -368,7 +368,7 @@ def test_the_last_free_slot_is_taken_whoever_asks() -> None:
     assert begin(table, submit(1, range(50))).slot == 0
 
 
-@pytest.mark.parametrize("left", [LONG, 151, 150, 0])
+@pytest.mark.parametrize("left", [LONG, 215, 214, 0])
 @pytest.mark.parametrize("cells", [None, 40 * LONG])
 def test_who_would_wait_long_behind_others_moves_ahead_of_them(
     left: int, cells: int | None
@@ -380,7 +380,8 @@ def test_who_would_wait_long_behind_others_moves_ahead_of_them(
     occupy(table, 1, left)
     turn = submit(5, (*conversation, *range(9000, 9300)), first=True)
     started = begin(table, turn)
-    moves = cells is None and left > 150
+    # Half of its own 300 tokens, and what copying the others costs.
+    moves = cells is None and left > 150 + LONG // 8
     assert (started.slot, started.before.copy) == ((0, 2) if moves else (2, None))
     assert started.cached == LONG
 
@@ -399,3 +400,21 @@ def test_prompts_of_higher_slots_do_not_matter() -> None:
     table.restore(1, Held(conversation, tenant_of("")))
     occupy(table, 2, 10 * LONG)
     assert begin(table, submit(5, (*conversation, *range(9000, 9300)), first=True)).slot == 1
+
+
+def test_a_long_conversation_is_not_overwritten_for_a_short_prompt() -> None:
+    table = SlotTable(4, None)
+    table.restore(0, Held(tuple(range(20_000)), tenant_of("")))
+    occupy(table, 1, 500)
+    started = begin(table, submit(5, range(50_000, 50_100), first=True))
+    assert (started.slot, started.before.copy) == (2, None)
+
+
+def test_a_copy_does_not_take_the_lowest_slot_either() -> None:
+    """Of two requests with the same beginning, the second leaves it to who has nothing."""
+    table = SlotTable(4, None)
+    shared = tuple(range(LONG))
+    table.restore(3, Held((*shared, 1), tenant_of("")))
+    occupy(table, 2, 0)
+    started = begin(table, submit(5, (*shared, *range(9000, 9300))))
+    assert started.slot != 0
