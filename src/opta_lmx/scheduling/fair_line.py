@@ -41,7 +41,7 @@ class FairLine(Slots):
     def enter_many(self, count: int, caller: Caller) -> tuple[int, ...]:
         """Take several tickets or none. Raises RATE_LIMITED when there is not room for all."""
         now = self._clock.monotonic()
-        before = self._promises.before(caller, now)
+        before = self._promises.before(caller, now, count)
         places, rows = self._places, self.running
         if not places.has_room(caller, count, self.slots, rows, kept=before.kept, due=before.due):
             wait_s = self._place_s(caller, count, before, now)
@@ -232,13 +232,15 @@ class FairLine(Slots):
 
         key, lanes = self._forecast.key(caller), self._forecast.lanes()
         paused = client.owner.paused
+        # Another key fills its part again: who leaves it leaves no shared place.
+        refilled = self._places.refilled(caller)
         own_s = turns_s(key, lack.own, paused) if lack.own > 0 else 0.0
         if own := client.waiting + before.client:
             own_s = max(own_s, turns_s([self._order.known(caller)], own, client.paused))
         found_s = min(
             own_s,
             turns_s(key, lack.part, paused),
-            turns_s(lanes, lack.shared, self.waiting - self._places.waiting),
+            turns_s(lanes, lack.shared + refilled, self.waiting - self._places.waiting),
         )
         self._refused += 1
         # The longer it has lasted, the longer it is likely to.
@@ -255,6 +257,7 @@ class FairLine(Slots):
 
     def _turn(self, caller: Caller, before: list[Ticket]) -> Position:
         now = self._clock.monotonic()
+        self._promises.expire(now)
         slots = self._useful_slots
         found = self._forecast.turn(caller, before, self._rows.values(), slots, now)
         preparing = self.waiting - self._order.ready

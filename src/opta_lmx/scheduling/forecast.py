@@ -90,7 +90,7 @@ def ahead_of(
                 part = min(1.0, due / load.cost)
                 cost += part * load.cost
                 slot_s += part * load.seconds
-                requests += part * other.ready
+                requests += min(other.ready, part * load.requests)
             if flow_cost > 0 and due > load.cost:
                 part = min(seconds, (due - load.cost) / flow_cost)
                 cost += part * flow_cost

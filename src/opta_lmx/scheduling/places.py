@@ -48,13 +48,20 @@ _OVERDRAFT = 4
 
 
 class First(NamedTuple):
-    """Places that were promised to others: of the same key, and of other keys."""
+    """Places that were promised to others.
+
+    Attributes:
+        key: of the same key.
+        others: of other keys.
+        clients: other clients of the key that were promised any: each has one place in any case.
+    """
 
     key: int
     others: int
+    clients: int
 
 
-NOBODY = First(0, 0)
+NOBODY = First(0, 0, 0)
 
 
 class Lack(NamedTuple):
@@ -133,11 +140,18 @@ class Places:
         keys = len(self._keys) + (key_of(caller) not in self._keys)
         part = of_key + count - max(1, shared // keys)
         return Lack(
-            self.waiting + sum(first) + count - max(0, slots - running) - shared,
+            self.waiting + first.key + first.others + count - max(0, slots - running) - shared,
             # However many answers a call wants, it has room where nothing else of its key waits.
             min(part, of_key),
-            of_key + count - self._rules.places_of_a_key(),
+            owner.waiting + first.clients + count - self._rules.places_of_a_key(),
         )
+
+    def refilled(self, caller: Caller) -> int:
+        """Waiting tickets of other keys whose places are their keys' own: no shared ones."""
+        owner = self.client(caller).owner
+        keys = len(self._keys) + (key_of(caller) not in self._keys)
+        part = max(1, self._rules.max_waiting // keys)
+        return sum(min(one.waiting, part) for one in self._keys.values() if one is not owner)
 
     def enter(self, caller: Caller, count: int) -> Tally:
         """Take the places; return the counts that the tickets carry on."""

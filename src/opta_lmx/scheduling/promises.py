@@ -14,6 +14,7 @@ _GRACE = 0.1
 """A place is kept for so long after its time (s, or this part of the wait, whichever is more)."""
 _OFTEN = 4
 """Refusals after which a caller's place is kept from then on, and estimates are believed less."""
+_MOST_OF_A_CLIENT = 64
 _MOST_OF_A_KEY = 128
 _MOST = 1024
 
@@ -21,10 +22,11 @@ _MOST = 1024
 class Promise:
     """Places that a client was told to come back for; times in seconds."""
 
-    __slots__ = ("back", "caller", "due", "ends", "path", "places", "since", "times")
+    __slots__ = ("back", "client", "due", "ends", "key", "path", "places", "since", "times")
 
     def __init__(self, caller: Caller, places: int, path: tuple[Share, ...], now: float) -> None:
-        self.caller = caller
+        self.key = key_of(caller)
+        self.client = caller.client
         self.places = places
         self.path = path
         """The counters that its service is likely to be counted by."""
@@ -56,6 +58,28 @@ class Before(NamedTuple):
 _NOTHING = Before()
 
 
+class _Sum:
+    """Adds up promises."""
+
+    def __init__(self) -> None:
+        self._key = self._others = 0
+        self._clients: set[str] = set()
+
+    def add(self, one: Promise, *, mine: bool, same: bool) -> None:
+        """Count a promise: of the caller's own key, and of its own client?"""
+        if not mine:
+            self._others += one.places
+            return
+        self._key += one.places
+        if not same:
+            self._clients.add(one.client)
+
+    @property
+    def first(self) -> First:
+        """All of them."""
+        return First(self._key, self._others, len(self._clients))
+
+
 class Promises:
     """Promises in the order in which callers were first refused.
 
@@ -74,30 +98,32 @@ class Promises:
     def __len__(self) -> int:
         return len(self._all)
 
-    def before(self, caller: Caller, now: float) -> Before:
-        """What others were promised before this caller; for a newcomer, everything."""
+    def before(self, caller: Caller, now: float, count: int = 1) -> Before:
+        """What others were promised before this caller; for a newcomer, everything.
+
+        `count`: places it needs; for more than it was promised nothing is due.
+        """
         if not self._all:
             return _NOTHING
         own = self._due(caller, now)
         key, kept_from = key_of(caller), now + _EARLY_S
-        of_key = of_others = kept_of_key = kept_of_others = of_client = 0
+        places, kept = _Sum(), _Sum()
+        of_client = 0
         for one in self._all:
             if one is own:
                 break
-            kept = one.places if one.due <= kept_from or one.times >= _OFTEN else 0
-            if key_of(one.caller) != key:
-                of_others += one.places
-                kept_of_others += kept
-                continue
-            of_key += one.places
-            kept_of_key += kept
-            of_client += one.places if one.caller.client == caller.client else 0
+            mine = one.key == key
+            same = mine and one.client == caller.client
+            of_client += one.places if same else 0
+            places.add(one, mine=mine, same=same)
+            if one.due <= kept_from or one.times >= _OFTEN:
+                kept.add(one, mine=mine, same=same)
         return Before(
-            First(of_key, of_others),
-            First(kept_of_key, kept_of_others),
+            places.first,
+            kept.first,
             of_client,
             now - own.since if own is not None and own.times >= _OFTEN else 0.0,
-            own is not None,
+            own is not None and count <= own.places,
         )
 
     def tell(
@@ -139,11 +165,11 @@ class Promises:
 
         Calls of one client have no other names, and most are told their waits in whole seconds.
         """
-        self._expire(now)
-        due = (one for one in self._all if one.due <= now and _same(one.caller, caller))
+        self.expire(now)
+        due = (one for one in self._all if one.due <= now and _is_of(one, caller))
         return min(due, key=lambda one: abs(one.back - now), default=None)
 
-    def _expire(self, now: float) -> None:
+    def expire(self, now: float) -> None:
         """Forget the promises that nobody came for."""
         if now <= self._next_end:
             return
@@ -154,11 +180,17 @@ class Promises:
         self._next_end = min((one.ends for one in self._all), default=float("inf"))
 
     def _full(self, caller: Caller) -> bool:
-        if len(self._all) < _MOST_OF_A_KEY:
+        """True when nothing more is promised: those of a client are few, however often it asks."""
+        if len(self._all) < _MOST_OF_A_CLIENT:
             return False
         key = key_of(caller)
-        of_key = sum(key_of(one.caller) == key for one in self._all)
-        return of_key >= _MOST_OF_A_KEY or len(self._all) >= _MOST
+        of_key = sum(one.key == key for one in self._all)
+        of_client = sum(_is_of(one, caller) for one in self._all)
+        most = (_MOST_OF_A_CLIENT, _MOST_OF_A_KEY, _MOST)
+        return any(
+            have >= bound
+            for have, bound in zip((of_client, of_key, len(self._all)), most, strict=True)
+        )
 
     def _count(self, promise: Promise, places: int) -> None:
         for share in promise.path:
@@ -169,5 +201,5 @@ class Promises:
                 self._outside.pop(share, None)
 
 
-def _same(one: Caller, other: Caller) -> bool:
-    return one.client == other.client and key_of(one) == key_of(other)
+def _is_of(promise: Promise, caller: Caller) -> bool:
+    return promise.client == caller.client and promise.key == key_of(caller)
