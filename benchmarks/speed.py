@@ -129,8 +129,8 @@ FIGURES: tuple[tuple[Goal, Callable[[SpeedRound], float]], ...] = (
     (Goal("tokens/s / mlx_lm.server's", 1.3, 1.5, larger=True), _over(MLX_LM)),
     (Goal("tokens/s / vllm-mlx's", 1.2, 1.3, larger=True), _over(VLLM)),
     (Goal("CPU of the worker per token / bare loop's", 1.2, 1.1), _worker_cpu),
-    (Goal("first token p95, 1,500 shared / mlx_lm.server's", 0.6, 0.5), _cold),
-    (Goal("the same after one who had sent them before"), _shared),
+    (Goal("first token p95, 1,500 shared / mlx_lm.server's", 0.6, 0.5), _shared),
+    (Goal("the same where nobody had sent them before"), _cold),
 )
 
 

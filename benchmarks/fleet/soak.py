@@ -3,7 +3,7 @@
 No 5xx, no hang, memory flat (last third within 5 % of the middle third), and every refusal a 429
 whose Retry-After is honest. The line is short on purpose, so that there are refusals. A prefix
 cache grows until its budget is used up, which is no leak; so its budget is made small here, and
-where memory grows it is said whether the cache was full before the middle third began.
+that it is full before the middle third begins is part of what must hold.
 """
 
 import argparse
@@ -57,13 +57,12 @@ def verdicts(found: Summary, full: float) -> list[str]:
         full: part of the prefix cache's budget that was used after a third of the run.
     """
     wrong = failures({"soak": found})
-    filling = "" if full >= FULL else f" (the prefix cache was {full:.0%} full, and may have grown)"
+    if not full >= FULL:
+        wrong.append(f"the prefix cache was only {full:.0%} full when the middle third began")
     for name, grown in (("the front", found.front), ("workers", found.workers)):
         # A ratio that is no number means there was nothing to compare: that is no pass.
         if not abs(grown.ratio - 1) <= FLAT:
-            wrong.append(
-                f"memory of {name}: last third / middle third is {grown.ratio:.3f}{filling}"
-            )
+            wrong.append(f"memory of {name}: last third / middle third is {grown.ratio:.3f}")
     told = found.honesty
     if told.judged < ENOUGH:
         wrong.append(f"only {told.judged} refusals could be judged")

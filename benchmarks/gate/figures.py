@@ -58,10 +58,12 @@ class SharedPrefix(msgspec.Struct, frozen=True):
 
     def wrong(self, width: int) -> list[str]:
         """What makes the wave no measurement."""
-        found = [f"{width - self.first_token.count} bots without an answer"]
-        return found * (self.first_token.count != width) + [
-            f"{self.untrue} untrue counts of cached tokens"
-        ] * (self.untrue > 0)
+        found: list[str] = []
+        if self.first_token.count != width:
+            found.append(f"{width - self.first_token.count} bots without an answer")
+        if self.untrue:
+            found.append(f"{self.untrue} untrue counts of cached tokens")
+        return found
 
 
 class GateRound(msgspec.Struct, frozen=True):

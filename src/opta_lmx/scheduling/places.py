@@ -137,8 +137,7 @@ class Places:
         owner = self.client(caller).owner
         assert owner is not None
         shared, of_key = self._rules.max_waiting, owner.waiting + first.key
-        keys = len(self._keys) + (key_of(caller) not in self._keys)
-        part = of_key + count - max(1, shared // keys)
+        part = of_key + count - self._part(caller)
         return Lack(
             self.waiting + first.key + first.others + count - max(0, slots - running) - shared,
             # However many answers a call wants, it has room where nothing else of its key waits.
@@ -148,10 +147,13 @@ class Places:
 
     def refilled(self, caller: Caller) -> int:
         """Waiting tickets of other keys whose places are their keys' own: no shared ones."""
-        owner = self.client(caller).owner
-        keys = len(self._keys) + (key_of(caller) not in self._keys)
-        part = max(1, self._rules.max_waiting // keys)
+        owner, part = self.client(caller).owner, self._part(caller)
         return sum(min(one.waiting, part) for one in self._keys.values() if one is not owner)
+
+    def _part(self, caller: Caller) -> int:
+        """Of the shared places, those that are each key's own, this caller's among them."""
+        keys = len(self._keys) + (key_of(caller) not in self._keys)
+        return max(1, self._rules.max_waiting // keys)
 
     def enter(self, caller: Caller, count: int) -> Tally:
         """Take the places; return the counts that the tickets carry on."""

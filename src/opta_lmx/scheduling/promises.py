@@ -186,11 +186,7 @@ class Promises:
         key = key_of(caller)
         of_key = sum(one.key == key for one in self._all)
         of_client = sum(_is_of(one, caller) for one in self._all)
-        most = (_MOST_OF_A_CLIENT, _MOST_OF_A_KEY, _MOST)
-        return any(
-            have >= bound
-            for have, bound in zip((of_client, of_key, len(self._all)), most, strict=True)
-        )
+        return of_client >= _MOST_OF_A_CLIENT or of_key >= _MOST_OF_A_KEY or len(self._all) >= _MOST
 
     def _count(self, promise: Promise, places: int) -> None:
         for share in promise.path:

@@ -297,14 +297,9 @@ def soaked(**changed: object) -> Summary:
 
 
 def test_a_soak_that_held() -> None:
-    for full in (0.95, 0.5, math.nan):
-        assert verdicts(soaked(), full) == []
-
-
-@pytest.mark.parametrize(("full", "told"), [(0.95, False), (0.5, True), (math.nan, True)])
-def test_where_memory_grew_it_is_said_whether_the_cache_was_full(full: float, told: bool) -> None:
-    (wrong,) = verdicts(soaked(workers=Growth(100, 106, 1.06)), full)
-    assert ("prefix cache" in wrong) == told
+    assert verdicts(soaked(), 0.95) == []
+    for short in (0.5, math.nan):
+        assert "prefix cache" in verdicts(soaked(), short)[0]
 
 
 SPREAD = Spread(1, 1.0, 1.0, 1.0, 1.0)

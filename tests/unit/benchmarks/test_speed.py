@@ -39,19 +39,19 @@ def played(ours: float, mlx_lm: float, vllm: float | None) -> SpeedRound:
     if vllm is not None:
         burst[VLLM] = result(vllm)
     raw = RawResult(8, 512, 100, 1.0, 400.0, 2.5, 100.0, 1.0, cpu_ms_per_token=1.6)
-    warm = {OURS: [shared(90.0)], MLX_LM: [shared(100.0)]}
-    return SpeedRound(burst, raw, warm, {OURS: shared(30.0), MLX_LM: shared(100.0)})
+    warm = {OURS: [shared(30.0)], MLX_LM: [shared(100.0)]}
+    return SpeedRound(burst, raw, warm, {OURS: shared(20.0), MLX_LM: shared(100.0)})
 
 
 def test_figures_are_medians_of_each_rounds_own_ratios() -> None:
     rounds = [played(1, 100, 1), played(300, 200, 200), played(160, 100, 100), played(30, 10, 40)]
-    speed, peer, cpu, first, again = lines(rounds)
+    speed, peer, cpu, first, cold = lines(rounds)
     assert (speed.value, speed.low, speed.high) == (1.6, 1.5, 3.0)
     assert peer.value == 1.5
     assert cpu.value == pytest.approx(1.25)
     assert first.value == pytest.approx(0.3)
-    assert again.value == pytest.approx(0.9)
-    verdicts = [one.verdict for one in (speed, peer, cpu, first, again)]
+    assert cold.value == pytest.approx(0.2)
+    verdicts = [one.verdict for one in (speed, peer, cpu, first, cold)]
     assert verdicts == ["aim reached", "aim reached", "MISSED", "aim reached", ""]
 
 

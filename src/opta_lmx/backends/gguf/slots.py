@@ -201,8 +201,10 @@ class SlotTable:
         shared = source.shared(tokens, tenant)
         if source is slot and shared >= COPY_TOKENS and self._cells is not None:
             return math.inf  # no copies are made of shared cells
-        lost = self._worth(other, len(other.held) - other.shared(tokens, tenant))
-        kept = self._worth(slot, len(slot.held) - slot.shared(tokens, tenant))
+        lost, kept = (
+            self._worth(each, len(each.held) - each.shared(tokens, tenant))
+            for each in (other, slot)
+        )
         copying = shared // _COPY_COST if source is slot else 0
         return max(_MOVE_TOKENS, (len(tokens) - shared) // 2) + max(0.0, lost - kept) + copying
 
