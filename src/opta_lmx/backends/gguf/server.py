@@ -18,6 +18,7 @@ from typing import Any
 from opta_lmx.backends.gguf.plan import GgufOptions, Plan
 from opta_lmx.backends.gguf.speculation import set_draft
 from opta_lmx.backends.protocol import LoadError
+from opta_lmx.core.clock import block_for
 
 MAX_SOCKET_PATH = 100
 """Bytes; macOS allows 104 with the terminator."""
@@ -27,6 +28,10 @@ SLOTS = ".slots"
 
 _ERRORS_ONLY = 1
 _CAUSE = re.compile(r"error loading model: (?P<cause>.+)")
+_LAST_WORDS = "exiting due to"
+_LOG_S = 1.0
+"""llama.cpp's log is written by a thread of its own: it may come this much after the failure."""
+_LOG_POLL_S = 0.01
 _ERROR_LINE = re.compile(r"^\S+ E \s*(?P<cause>.+)$", re.MULTILINE)
 _immortal: list[Any] = []
 
@@ -52,7 +57,7 @@ def start_server(
         try:
             server = xllamacpp.Server(params)
         except RuntimeError as error:
-            raise LoadError(_reason(read_log()) or str(error)) from error
+            raise LoadError(_reason(_whole(read_log)) or str(error)) from error
     _immortal.append(server)
     if server.listening_address != f"unix://{path}":
         raise LoadError(f"llama.cpp listens on {server.listening_address}, not on its socket")
@@ -158,6 +163,15 @@ def _captured_stderr() -> Generator[Callable[[], str]]:
             os.dup2(original, 2)
             os.close(original)
             sys.stderr.write(read())
+
+
+def _whole(read_log: Callable[[], str]) -> str:
+    """What was logged, once the log has come to its end, or all that came in time."""
+    for _ in range(round(_LOG_S / _LOG_POLL_S)):
+        if _LAST_WORDS in (log := read_log()):
+            return log
+        block_for(_LOG_POLL_S)
+    return read_log()
 
 
 def _reason(log: str) -> str:
