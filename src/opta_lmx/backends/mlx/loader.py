@@ -11,6 +11,7 @@ import msgspec
 from mlx.utils import tree_flatten
 from mlx_lm.utils import load_model
 
+from opta_lmx.backends.mlx.cpu import kernels
 from opta_lmx.backends.mlx.folder import ModelFolder, read_folder
 from opta_lmx.backends.mlx.memory import hold
 from opta_lmx.backends.protocol import LoadError
@@ -73,6 +74,7 @@ def load(path: Path, options: MlxOptions) -> LoadedModel:
     """
     folder = read_folder(path)
     tokenizer = HfTokenizer.from_folder(path)
+    kernels.install()
     try:
         model: Any = load_model(path, lazy=True)[0]
         dtype = dtype_of(options)
