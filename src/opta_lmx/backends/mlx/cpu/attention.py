@@ -7,7 +7,7 @@ import numpy as np
 
 _TILE = 1 << 18
 """Scores in one tile: 1 MiB, what one core's second-level cache holds."""
-_LEAST_ROWS = 32
+_LEAST_ROWS = 64
 """A tile is never flatter: products with fewer rows leave the vector units waiting."""
 _MOST_ROWS = 512
 _LOWEST = np.finfo(np.float32).min
