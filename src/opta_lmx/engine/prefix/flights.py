@@ -1,6 +1,7 @@
 """Requests in flight, what they are about to store, and who waits for it."""
 
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 from opta_lmx.backends.frames import Reuse
 from opta_lmx.engine.prefix.entries import Entry
@@ -9,12 +10,22 @@ from opta_lmx.engine.prefix.shelf import Shelf
 from opta_lmx.engine.prefix.tree import Node, Path
 
 
+class Pending(NamedTuple):
+    """A state to come: its tokens, its bytes, and how many of these are kept free for it.
+
+    An answer's end has 0 tokens and bytes: its length is not known before it is stored.
+    """
+
+    tokens: int
+    size: int
+    reserved: int = 0
+
+
 class Flight:
     """One submitted request, the `number`-th.
 
-    `pending` maps a handle to the tokens it will hold and the bytes reserved for it; the answer's
-    end has 0 tokens there: its length is not known before it is stored. `entry` is what the
-    request starts from, until it has started; `joins`: it is still to come.
+    `pending` maps a handle to what is known of the state to come. `entry` is what the request
+    starts from, until it has started; `joins`: it is still to come.
     """
 
     __slots__ = ("entry", "joins", "node", "number", "pending", "plan")
@@ -25,13 +36,13 @@ class Flight:
         self.node = node
         self.entry = entry
         self.joins = plan.reuse is not None and entry is None
-        self.pending: dict[int, tuple[int, int]] = {}
+        self.pending: dict[int, Pending] = {}
 
     def offers(self, path: Path, usable: int, trimmable: bool) -> tuple[int, int] | None:
         """The best pending state for a prompt with this path: (tokens it may use, handle)."""
         shared = min(path.shared_with(self.node), usable)
         best: tuple[int, int] | None = None
-        for handle, (tokens, _) in self.pending.items():
+        for handle, (tokens, _, _) in self.pending.items():
             if tokens and (tokens <= shared or trimmable):
                 offer = (min(tokens, shared), handle)
                 # Of two that serve equally well the sooner one.
@@ -77,26 +88,37 @@ class Flights:
         return handle in self._tickets
 
     def expect(self, ticket: int, states: Iterable[tuple[int, int]]) -> None:
-        """Make room for states to come, each a handle and the tokens it will hold.
+        """Note states to come, each a handle and the tokens it will hold (0: the answer's end).
 
-        Without room they are let come all the same, and have to find it then.
+        An end takes over what its row had in memory, so only a checkpoint needs room of its own.
         """
         flight = self._flights[ticket]
-        rules, length = self._shelf.rules, flight.node.depth
-        sizes = [(handle, tokens, rules.size(tokens or length)) for handle, tokens in states]
-        fits = self._shelf.make_room(sum(size for _, _, size in sizes))
-        for handle, tokens, size in sizes:
-            reserved = size if fits else 0
-            self._shelf.reserved += reserved
-            flight.pending[handle] = (tokens, reserved)
+        for handle, tokens in states:
+            size = self._shelf.rules.size(tokens) if tokens else 0
+            self._shelf.promised += size
+            flight.pending[handle] = Pending(tokens, size)
             self._tickets[handle] = ticket
+
+    def make_room(self, flight: Flight) -> None:
+        """Keep room free for the checkpoints of a prompt that is being processed.
+
+        Not before: requests may wait long in the worker, and what is held serves others meanwhile.
+        Without room they are let come all the same, and have to find it then.
+        """
+        coming = {handle: one for handle, one in flight.pending.items() if not one.reserved}
+        if self._shelf.make_room(sum(one.size for one in coming.values())):
+            for handle, one in coming.items():
+                self._shelf.reserved += one.size
+                flight.pending[handle] = one._replace(reserved=one.size)
 
     def settle(self, handle: int) -> Flight | None:
         """A state has come or never will: free its room. Returns whose it was."""
         ticket = self._tickets.pop(handle, None)
         flight = None if ticket is None else self._flights[ticket]
         if flight is not None:
-            self._shelf.reserved -= flight.pending.pop(handle)[1]
+            pending = flight.pending.pop(handle)
+            self._shelf.promised -= pending.size
+            self._shelf.reserved -= pending.reserved
         return flight
 
     def leader(self, path: Path, usable: int, salt: str, least: int) -> tuple[int | None, Reuse]:

@@ -186,6 +186,7 @@ class PrefixIndex(Books):
             return
         self.counts.cached_tokens += cached
         entry, flight.entry = flight.entry, None
+        self._flights.make_room(flight)
         if cached != flight.plan.cached and not flight.joins:
             self.counts.corrections += 1
         if entry is not None:

@@ -22,12 +22,17 @@ class Shelf:
         rules: budgets and costs.
         clock: now.
         model: the `ModelKey.digest()` that files are made for.
+
+    Attributes:
+        promised: bytes of the checkpoints that requests in flight are to bring.
+        reserved: bytes of them that are kept free, for they come soon.
     """
 
     def __init__(self, rules: CacheRules, clock: Clock, model: str) -> None:
         self.rules = rules
         self.counts = Counts()
         self.outbox = Outbox()
+        self.promised = 0
         self.reserved = 0
         self._clock = clock
         self.model = model
@@ -88,9 +93,9 @@ class Shelf:
             self._leave_memory(entry)
 
     def free_bytes(self) -> int:
-        """What could be made free for a new request."""
+        """What could be made free for a new request, beside what others were promised."""
         bound = sum(entry.size for entry in self._handles.values() if not self._may_go(entry))
-        return self._limit - self.reserved - bound + self._leaving
+        return self._limit - self.promised - bound + self._leaving
 
     def make_room(self, size: int) -> bool:
         """Evict the least worthy entries until `size` more fit; False when that cannot be."""

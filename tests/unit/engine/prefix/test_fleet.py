@@ -1,8 +1,11 @@
 """Whole fleets of conversations, in simulation: how much of what was seen before is reused."""
 
+from collections import deque
+from statistics import median
+
 import pytest
 
-from opta_lmx.engine.prefix import CacheRules, PrefixIndex, read_manifest
+from opta_lmx.engine.prefix import CachePlan, CacheRules, PrefixIndex, read_manifest
 from opta_lmx.engine.prefix.tree import common, pack
 from tests.support.bot_prompts import SYSTEM, Bot, Dialect
 from tests.support.states import HandClock, StateKeeper, run
@@ -53,6 +56,30 @@ class Fleet:
         assert self.index.memory_bytes <= self.rules.budget_bytes
         return plan.cached, min(shared, len(ids) - 1), len(ids)
 
+    def begin(self, bot: Bot) -> CachePlan:
+        """Submit a request, whose prompt is processed at once, and leave it running."""
+        bot.ask(60)
+        ids, cuts = bot.prompt()
+        self.tickets += 1
+        plan = self.index.plan(ids, cuts, "tenant", bot.name)
+        assert self.index.begin(self.tickets, plan)
+        self.keeper.obey(self.index.take_orders())
+        self.keeper.begin(self.tickets, plan)
+        self.keeper.start(self.tickets, plan)
+        for keep in plan.keep:
+            self.keeper.keep(plan, keep.handle)
+            self.keeper.obey(self.index.take_orders())
+        return plan
+
+    def finish(self, ticket: int, plan: CachePlan, bot: Bot) -> None:
+        """End its answer."""
+        answer = bot.answer(150)
+        if plan.keep_end:
+            self.keeper.keep(plan, plan.keep_end, answer)
+        self.index.ended(ticket)
+        self.keeper.obey(self.index.take_orders())
+        assert self.index.memory_bytes <= self.rules.budget_bytes
+
 
 @pytest.mark.parametrize("named", [True, False])
 @pytest.mark.parametrize("trimmable", [True, False])
@@ -87,6 +114,30 @@ def test_a_small_budget_keeps_what_all_share(dialect: Dialect, trimmable: bool) 
             cached += found
             length += total
     print(f"{dialect} trimmable={trimmable}: {cached / length:.3f} of all tokens from cache")
+
+
+@pytest.mark.parametrize("trimmable", [True, False])
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_a_small_budget_is_used_while_many_run(dialect: Dialect, trimmable: bool) -> None:
+    """What rows will leave one day does not push out what others could start from now."""
+    fleet = Fleet(rules_for(trimmable, 6 * (PROMPT if trimmable else PROMPT // 4)), 12, dialect)
+    running: deque[tuple[int, CachePlan, Bot]] = deque()
+    cached = length = 0
+    used: list[float] = []
+    for number in range(15 * len(fleet.bots)):
+        bot = fleet.bots[number % len(fleet.bots)]
+        plan = fleet.begin(bot)
+        running.append((fleet.tickets, plan, bot))
+        if len(running) > 8:
+            fleet.finish(*running.popleft())
+        fleet.clock.now += 1
+        if number >= 5 * len(fleet.bots):
+            cached += plan.cached
+            length += plan.tokens
+            used.append(fleet.index.memory_bytes / fleet.rules.budget_bytes)
+    print(f"{dialect} trimmable={trimmable}: {median(used):.2f} full, {cached / length:.3f} cached")
+    assert median(used) >= 0.8
+    assert cached >= 0.7 * length
 
 
 @pytest.mark.parametrize("trimmable", [True, False])

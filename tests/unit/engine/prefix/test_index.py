@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from opta_lmx.engine.prefix import (
+    CachePlan,
     CacheRules,
     Divergence,
     Manifest,
@@ -233,3 +234,35 @@ def test_every_part_of_the_model_key_counts() -> None:
         ModelKey("b"),
     ]
     assert len({key.digest() for key in keys}) == len(keys)
+
+
+def begun(index: PrefixIndex, keeper: StateKeeper, ticket: int, first: int) -> CachePlan:
+    """Submit a request that shares nothing with others."""
+    plan = index.plan(range(first, first + 1000), [], "t", f"s{ticket}")
+    assert index.begin(ticket, plan)
+    keeper.obey(index.take_orders())
+    keeper.begin(ticket, plan)
+    return plan
+
+
+def test_what_is_held_stays_until_something_comes_in_its_place() -> None:
+    index, keeper = make(budget_bytes=25_000, request_share=1.0)
+    asked(keeper, 1, PROMPT)
+    plans = [begun(index, keeper, ticket, 3000 * ticket) for ticket in (2, 3)]
+    assert [len(plan.keep) for plan in plans] == [1, 0], "more is promised than there is room for"
+    assert index.cached(PROMPT, "t") == len(PROMPT) - 1, "requests that wait took its place"
+
+    keeper.start(3, plans[1])
+    assert index.cached(PROMPT, "t") == len(PROMPT) - 1, "an answer's end took it ahead of time"
+    keeper.start(2, plans[0])
+    assert index.memory_bytes + 10 * plans[0].keep[0].tokens <= 25_000, "there is no room for it"
+    for plan in plans:
+        for keep in plan.keep:
+            keeper.keep(plan, keep.handle)
+        keeper.keep(plan, plan.keep_end, [1, 2, 3])
+        keeper.obey(index.take_orders())
+    assert 20_000 <= index.memory_bytes <= 25_000
+    for ticket in (2, 3):
+        index.ended(ticket)
+    assert index.idle()
+    assert index._shelf.promised == index._shelf.reserved == 0
