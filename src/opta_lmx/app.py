@@ -15,7 +15,8 @@ from opta_lmx.api.admin.queues import by_lane
 from opta_lmx.api.guard import Guard
 from opta_lmx.api.http import create_http
 from opta_lmx.api.responses.surface import ResponsesSurface
-from opta_lmx.config.settings import ModelsSettings, Settings
+from opta_lmx.config.sections.models import ModelsSettings
+from opta_lmx.config.settings import Settings
 from opta_lmx.core.clock import Clock, SystemClock
 from opta_lmx.core.telemetry import Telemetry
 from opta_lmx.engine.downloads import Downloads

@@ -30,13 +30,9 @@ from opta_lmx.api.responses.surface import ResponsesSurface
 from opta_lmx.api.vector_calls import VectorCalls
 from opta_lmx.api.ws.frames import ChatDialect
 from opta_lmx.api.ws.stream import ChatStream
-from opta_lmx.config.settings import (
-    KeySettings,
-    ServerSettings,
-    Settings,
-    is_loopback,
-    plain_name,
-)
+from opta_lmx.config.sections.access import KeySettings
+from opta_lmx.config.sections.server import ServerSettings, is_loopback
+from opta_lmx.config.settings import Settings, plain_name
 from opta_lmx.core.clock import Clock
 from opta_lmx.core.principal import Budgets, Lane, Principal
 from opta_lmx.core.telemetry import Telemetry

@@ -6,8 +6,9 @@ from typing import Any
 from opta_lmx.backends.frames import Load
 from opta_lmx.core.types import SamplingParams
 from opta_lmx.engine.caching import StateHome
+from opta_lmx.engine.plan import Plan
 from opta_lmx.engine.residency import EngineOptions
-from opta_lmx.engine.runtime import Plan, RuntimeLimits
+from opta_lmx.engine.runtime import RuntimeLimits
 from opta_lmx.engine.worker import WatchdogLimits
 from opta_lmx.models.matching import Known, resolve
 from opta_lmx.scheduling.ledger import MemoryNeed

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from opta_lmx.config.settings import EngineSettings
+from opta_lmx.config.sections.engine import EngineSettings
 from opta_lmx.core.errors import ErrorKind, LmxError
 from opta_lmx.engine.planner import Planner, runtime_dir, runtime_path
 from opta_lmx.models.store import ModelStore

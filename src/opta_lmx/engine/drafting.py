@@ -6,7 +6,7 @@ import msgspec
 
 from opta_lmx.backends import registry
 from opta_lmx.backends.frames import Load
-from opta_lmx.config.settings import ModelOverride
+from opta_lmx.config.sections.engine import ModelOverride
 from opta_lmx.core.errors import LmxError, invalid
 from opta_lmx.models.description import ModelInfo, with_draft
 from opta_lmx.models.matching import Reference

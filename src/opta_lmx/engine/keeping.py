@@ -9,7 +9,7 @@ from opta_lmx.core.clock import Clock
 from opta_lmx.core.errors import LmxError
 from opta_lmx.core.telemetry import Telemetry
 from opta_lmx.engine.memory import Memory
-from opta_lmx.engine.runtime import Plan
+from opta_lmx.engine.plan import Plan
 
 TICK_S = 0.5
 _AGAIN_S = 30.0

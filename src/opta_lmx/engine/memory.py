@@ -12,8 +12,9 @@ from opta_lmx.core.clock import Clock
 from opta_lmx.core.errors import LmxError
 from opta_lmx.core.telemetry import Telemetry
 from opta_lmx.engine.load_times import LoadBook
+from opta_lmx.engine.plan import Plan
 from opta_lmx.engine.process import resident_bytes
-from opta_lmx.engine.runtime import ModelRuntime, ModelState, Plan
+from opta_lmx.engine.runtime import ModelRuntime, ModelState
 from opta_lmx.scheduling.ledger import MemoryLedger, MemoryNeed
 from opta_lmx.scheduling.prefetch import GAP_S, Prefetch, UsageForecast, prefetch
 

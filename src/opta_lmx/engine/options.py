@@ -3,15 +3,18 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from opta_lmx.config.settings import EngineSettings, MemorySettings, QueueSettings
+from opta_lmx.config.sections.engine import EngineSettings
+from opta_lmx.config.sections.memory import MemorySettings
+from opta_lmx.config.sections.queue import QueueSettings
 from opta_lmx.core.clock import Clock
 from opta_lmx.core.telemetry import Telemetry
 from opta_lmx.engine import load_times
 from opta_lmx.engine.caching import CacheLimits, ModelCache, PrefixCache
 from opta_lmx.engine.load_times import LoadBook
 from opta_lmx.engine.memory import MemoryPolicy
+from opta_lmx.engine.plan import Plan
 from opta_lmx.engine.residency import EngineOptions
-from opta_lmx.engine.runtime import Plan, RuntimeLimits
+from opta_lmx.engine.runtime import RuntimeLimits
 from opta_lmx.engine.sizing import budget_bytes
 from opta_lmx.engine.worker import WatchdogLimits
 from opta_lmx.models.names import split_ref

@@ -13,12 +13,13 @@ import msgspec
 from opta_lmx.backends import registry
 from opta_lmx.backends.frames import Load
 from opta_lmx.backends.mlx.environment import worker_environment
-from opta_lmx.config.settings import EngineSettings, MemorySettings, ModelOverride
+from opta_lmx.config.sections.engine import EngineSettings, ModelOverride
+from opta_lmx.config.sections.memory import MemorySettings
 from opta_lmx.core.errors import ErrorKind, LmxError, invalid
 from opta_lmx.engine.caching import StateHome
 from opta_lmx.engine.conversion import convert
 from opta_lmx.engine.drafting import drafted
-from opta_lmx.engine.runtime import Plan
+from opta_lmx.engine.plan import Plan
 from opta_lmx.engine.sizing import Sizing
 from opta_lmx.engine.speaking import Abilities, abilities_of, check_overrides, speech_of
 from opta_lmx.models.index import ModelIndex

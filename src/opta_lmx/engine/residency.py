@@ -13,18 +13,18 @@ from opta_lmx.backends.frames import Load, ModelKind, Ready
 from opta_lmx.core.clock import Clock
 from opta_lmx.core.errors import ErrorKind, LmxError, invalid
 from opta_lmx.core.telemetry import Telemetry
-from opta_lmx.engine.caching import CacheLevels, ModelCache, NoCache
+from opta_lmx.engine.caching import ModelCache, NoCache
 from opta_lmx.engine.device import Device
 from opta_lmx.engine.keeping import Hands, Keeper
 from opta_lmx.engine.load_times import LoadBook
 from opta_lmx.engine.memory import Memory, MemoryPolicy, MemoryStatus
-from opta_lmx.engine.process import resident_bytes
-from opta_lmx.engine.runtime import ModelRuntime, ModelState, Plan, RuntimeLimits
+from opta_lmx.engine.plan import Plan
+from opta_lmx.engine.runtime import ModelRuntime, ModelState, RuntimeLimits
 from opta_lmx.engine.settle import settle
+from opta_lmx.engine.status import ModelStatus, status_of
 from opta_lmx.engine.turns import Turns
 from opta_lmx.scheduling.fair_line import FairLine
 from opta_lmx.scheduling.governor import GovernorLimits
-from opta_lmx.scheduling.kv import KvLevels
 from opta_lmx.scheduling.retry import RestartPolicy
 from opta_lmx.scheduling.rules import Depth, LineRules
 
@@ -68,33 +68,6 @@ class EngineOptions(msgspec.Struct, frozen=True):
     memory: MemoryPolicy = MemoryPolicy()
     adaptive: bool = True
     governor: GovernorLimits = GovernorLimits()
-
-
-class ModelStatus(msgspec.Struct, frozen=True):
-    """One loaded model for operators; `load_s` is what its last load took, in seconds.
-
-    `limit`: how many of its `slots` may be in use now; `expires_s`: when it is unloaded if
-    nobody asks for it (None: not by itself); `kv`: the caches of its running requests.
-    """
-
-    id: str
-    backend: str
-    state: str
-    context_length: int
-    slots: int
-    running: int
-    waiting: int
-    restarts: int
-    steps: int
-    step_age_s: float
-    pid: int | None
-    rss_bytes: int | None
-    error: str | None
-    load_s: float
-    cache: CacheLevels = CacheLevels()
-    limit: int = 0
-    kv: KvLevels = KvLevels()
-    expires_s: float | None = None
 
 
 class Engine:
@@ -222,7 +195,7 @@ class Engine:
     def status(self) -> list[ModelStatus]:
         """Every loaded model, oldest first. Callable from any thread: it looks at a copy."""
         return [
-            _status(runtime, self._memory.expires_s(runtime))
+            status_of(runtime, self._memory.expires_s(runtime))
             for runtime in list(self._runtimes.values())
         ]
 
@@ -365,29 +338,4 @@ def server_stopping() -> LmxError:
     """What everyone is told once the server has been asked to stop."""
     return LmxError(
         ErrorKind.UNAVAILABLE, "The server is shutting down.", code="draining", retry_after=5
-    )
-
-
-def _status(runtime: ModelRuntime, expires_s: float | None) -> ModelStatus:
-    worker, ready = runtime.worker, runtime.ready
-    pid = None if worker is None else worker.pid
-    return ModelStatus(
-        id=runtime.plan.ref,
-        backend=runtime.plan.backend,
-        state=runtime.state.value,
-        context_length=0 if ready is None else ready.context,
-        slots=runtime.plan.slots if ready is None else ready.slots,
-        running=runtime.line.running,
-        waiting=runtime.line.waiting,
-        restarts=runtime.restarts,
-        steps=0 if worker is None else worker.steps,
-        step_age_s=0.0 if worker is None else worker.step_age_s(),
-        pid=pid,
-        rss_bytes=None if pid is None else resident_bytes(pid),
-        error=None if runtime.error is None else runtime.error.message,
-        load_s=runtime.load_s,
-        cache=runtime.cache.levels,
-        limit=runtime.seat.limit,
-        kv=runtime.line.levels,
-        expires_s=expires_s,
     )

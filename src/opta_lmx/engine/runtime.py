@@ -1,17 +1,13 @@
 """One loaded model: its worker, its waiting line, its slots; restarted when it dies."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
 from enum import StrEnum
-from pathlib import Path
 
 import msgspec
 
 from opta_lmx.backends.frames import (
     Embed,
     Embedded,
-    Load,
-    ModelKind,
     Prepare,
     Prepared,
     Ready,
@@ -21,13 +17,15 @@ from opta_lmx.backends.frames import (
 from opta_lmx.core.clock import Clock
 from opta_lmx.core.errors import ErrorKind, LmxError
 from opta_lmx.core.telemetry import Telemetry
-from opta_lmx.core.types import Prompt, SamplingParams
-from opta_lmx.engine.caching import StateHome
+from opta_lmx.core.types import Prompt
 from opta_lmx.engine.course import Course
 from opta_lmx.engine.load_times import LoadBook
+from opta_lmx.engine.loading import Loading
+from opta_lmx.engine.plan import Plan
 from opta_lmx.engine.settle import settle
 from opta_lmx.engine.stream import TokenStream
 from opta_lmx.engine.turns import Turns
+from opta_lmx.engine.watch import Watch, keeps_crashing
 from opta_lmx.engine.worker import (
     WORKER_DIED,
     WatchdogLimits,
@@ -35,13 +33,9 @@ from opta_lmx.engine.worker import (
     WorkerHandle,
     worker_died,
 )
-from opta_lmx.scheduling.ledger import MemoryNeed
-from opta_lmx.scheduling.loading import ColdStart, LoadWork
 from opta_lmx.scheduling.retry import RestartPolicy
 from opta_lmx.scheduling.rules import Position, Work
 
-_WATCH_S = 0.25
-_QUARANTINE_RETRY_S = 60.0
 _FLUSH_S = 5.0
 
 
@@ -67,37 +61,6 @@ class RuntimeLimits(msgspec.Struct, frozen=True):
     stall_target_ms: int
     watchdog: WatchdogLimits
     load_wait_s: float = 120.0
-
-
-class Plan(msgspec.Struct, frozen=True):
-    """How to run one model: what to load and the worker's environment.
-
-    `prepare` does what must be done first (a conversion) and returns the final `Load`;
-    `sampling` are the defaults the model's record on disk asks for; `kind` is what it is for;
-    `context` is the window that was asked for (0: as configured); `weights_bytes` and
-    `convert_bytes` are the work; `states` says where prompts that were processed may be written;
-    `need` is the memory it is given, `ttl_s` how long it may be idle (None: as the others).
-    """
-
-    ref: str
-    backend: str
-    slots: int
-    prepare: Callable[[], Awaitable[Load]]
-    environment: Mapping[str, str]
-    log_file: Path
-    sampling: SamplingParams = SamplingParams()
-    kind: ModelKind = "chat"
-    context: int = 0
-    weights_bytes: int = 0
-    convert_bytes: int = 0
-    states: StateHome | None = None
-    need: MemoryNeed = MemoryNeed(0)
-    ttl_s: float | None = None
-
-    @property
-    def work(self) -> LoadWork:
-        """What loading it means."""
-        return LoadWork(self.ref, self.weights_bytes, self.convert_bytes)
 
 
 class ModelRuntime:
@@ -126,7 +89,9 @@ class ModelRuntime:
         self.line = turns.line
         self._policy = policy
         self._limits = limits
-        self._clock, self._telemetry, self._book = ports
+        self._clock, self._telemetry, _ = ports
+        self._loading = Loading(plan, limits.load_timeout_s, ports)
+        self._watch = Watch(plan.ref, limits.watchdog)
         self.state = ModelState.LOADING
         self.error: LmxError | None = None
         self.restarts = 0
@@ -135,13 +100,13 @@ class ModelRuntime:
         self._turns = turns
         self.cache, self.seat = turns.cache, turns.seat
         self._usable = asyncio.Event()
-        self._crashed = asyncio.Event()
-        self._quarantine: LmxError | None = None
-        self._cold = ColdStart(self._clock)
-        self._cold.expect(self._book.times.conversion_s(plan.work) + self._load_s())
-        self.load_s = 0.0
         self.keep_s: float | None = None
         turns.line.set_slots(plan.slots)
+
+    @property
+    def load_s(self) -> float:
+        """What its last load took (s); 0 before the first."""
+        return self._loading.last_s
 
     # --- life -----------------------------------------------------------------
 
@@ -152,11 +117,11 @@ class ModelRuntime:
                 self.state = ModelState.RESTARTING
                 delay = self._policy.after_crash(self._clock.monotonic())
                 if delay is None:
-                    self._end(ModelState.QUARANTINED, _keeps_crashing(self.plan.ref))
+                    self._end(ModelState.QUARANTINED, keeps_crashing(self.plan.ref))
                     return
                 self.restarts += 1
                 self._telemetry.count("engine_restarts_total", model=self.plan.ref)
-                self._cold.expect(delay + self._load_s())
+                self._loading.expect(delay)
                 await self._clock.sleep(delay)
         except LmxError as error:
             self._end(ModelState.FAILED, error)
@@ -165,11 +130,11 @@ class ModelRuntime:
 
     async def _live_once(self) -> bool:
         """Run one worker until it dies; True when it should be started again."""
-        self._crashed.clear()
-        load = await self._prepared()
+        self._watch.begin()
+        load = await self._loading.prepare()
         worker = self.worker = WorkerHandle(load, self._clock, self._telemetry, self._events())
         try:
-            self.ready = await self._start(worker)
+            self.ready = await self._loading.start(worker)
         except LmxError as error:
             if self.ready is None or worker.refused:
                 raise
@@ -177,11 +142,11 @@ class ModelRuntime:
             await self._stop_worker()
             return True
         await self._open(worker, self.ready)
-        reason = await self._watch(worker)
+        reason = await self._watch.until_over(worker, self.cache.tick)
         await self._stop_worker()
         self._log_end(worker, reason)
-        if self._quarantine is not None:
-            self._end(ModelState.QUARANTINED, self._quarantine)
+        if self._watch.verdict is not None:
+            self._end(ModelState.QUARANTINED, self._watch.verdict)
             return False
         return True
 
@@ -199,57 +164,20 @@ class ModelRuntime:
         self._usable.set()
         self._turns.resume(worker, ready)
         self._telemetry.log("info", "model ready", model=self.plan.ref, engine=ready.engine)
-        await settle(self._book.loaded(self.plan.work, self.load_s))
-
-    async def _prepared(self) -> Load:
-        """What must be done before, a conversion above all, with its time noted."""
-        began = self._clock.monotonic()
-        load = await self.plan.prepare()
-        if self.ready is None and self.plan.convert_bytes:
-            self._book.converted(self.plan.work, self._clock.monotonic() - began)
-        self._cold.expect(self._load_s())
-        return load
-
-    def _load_s(self) -> float:
-        return self._book.times.load_s(self.plan.work)
-
-    async def _start(self, worker: WorkerHandle) -> Ready:
-        began = self._clock.monotonic()
-        try:
-            async with asyncio.timeout(self._limits.load_timeout_s):
-                ready = await worker.start(self.plan.environment, self.plan.log_file)
-        except TimeoutError:
-            raise _load_timeout(self.plan.ref) from None
-        except OSError as error:
-            raise _cannot_start(self.plan.ref, error) from None
-        self.load_s = self._clock.monotonic() - began
-        self._telemetry.observe("model_load_seconds", self.load_s, model=self.plan.ref)
-        return ready
-
-    async def _watch(self, worker: WorkerHandle) -> str:
-        """Return, with the reason, when the worker has died or must be killed."""
-        while not self._crashed.is_set():
-            try:
-                async with asyncio.timeout(_WATCH_S):
-                    await self._crashed.wait()
-            except TimeoutError:
-                self.cache.tick()
-                if worker.overdue(self._limits.watchdog):
-                    return "stalled"
-        return "template did not end" if self._quarantine is not None else "died"
+        await self._loading.note()
 
     def _on_death(self) -> None:
         """The worker is gone: who cannot go on with the next one is told now."""
         if self.state is ModelState.READY:
             self._usable.clear()
             self.state = ModelState.RESTARTING
-            self._cold.expect(self._load_s())
+            self._loading.expect()
         self._turns.suspend(self._reason or worker_died(self.plan.ref))
-        self._crashed.set()
+        self._watch.died()
 
     @property
     def _reason(self) -> LmxError | None:
-        return self.error or self._quarantine
+        return self.error or self._watch.verdict
 
     def _log_end(self, worker: WorkerHandle, reason: str) -> None:
         self._telemetry.log(
@@ -307,7 +235,7 @@ class ModelRuntime:
                 is more than `RuntimeLimits.load_wait_s`.
         """
         if self.state in (ModelState.LOADING, ModelState.RESTARTING):
-            self._cold.admit(self.plan.ref, self._limits.load_wait_s)
+            self._loading.admit(self._limits.load_wait_s)
 
     async def until_ready(self) -> Ready:
         """Wait until requests can be prepared. Raises what put the model out of service."""
@@ -335,9 +263,7 @@ class ModelRuntime:
         try:
             return await self._living().prepare(request, self._limits.prepare_timeout_s)
         except TimeoutError:
-            self._quarantine = _endless_template(self.plan.ref, self._limits.prepare_timeout_s)
-            self._crashed.set()
-            raise self._quarantine.again() from None
+            raise self._watch.condemn(self._limits.prepare_timeout_s).again() from None
 
     async def turn(self, ticket: int, work: Work) -> None:
         """Wait in line until a slot is granted to this ticket. Raises what ended the wait."""
@@ -388,43 +314,10 @@ class ModelRuntime:
         return self._turns.position(ticket)
 
     def retry_after(self, ticket: int) -> float:
-        """Seconds after which the caller of this request may try again."""
-        return self.line.retry_after(self.line.caller(ticket))
+        """Its time is up: seconds after which its caller may try again, a place being kept."""
+        return self.line.give_up(ticket)
 
     def _living(self) -> WorkerHandle:
         if self.worker is None or self.worker.dead:
             raise self._reason or worker_died(self.plan.ref)
         return self.worker
-
-
-def _load_timeout(model: str) -> LmxError:
-    return LmxError(
-        ErrorKind.UNAVAILABLE, f"Model '{model}' took too long to load.", code="load_timeout"
-    )
-
-
-def _cannot_start(model: str, error: OSError) -> LmxError:
-    return LmxError(
-        ErrorKind.UNAVAILABLE,
-        f"The worker of model '{model}' cannot start: {error}",
-        code="load_failed",
-    )
-
-
-def _keeps_crashing(model: str) -> LmxError:
-    return LmxError(
-        ErrorKind.UNAVAILABLE,
-        f"Model '{model}' keeps crashing and is quarantined; unload and load it again.",
-        code="model_quarantined",
-        retry_after=_QUARANTINE_RETRY_S,
-    )
-
-
-def _endless_template(model: str, limit_s: float) -> LmxError:
-    return LmxError(
-        ErrorKind.UNAVAILABLE,
-        f"The chat template of model '{model}' did not finish within {limit_s:g} s; "
-        "the model is quarantined.",
-        code="model_quarantined",
-        retry_after=_QUARANTINE_RETRY_S,
-    )

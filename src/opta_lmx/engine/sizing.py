@@ -9,7 +9,7 @@ import msgspec
 from opta_lmx.backends import registry
 from opta_lmx.backends.frames import Load
 from opta_lmx.backends.gguf.plan import DEFAULT_CONTEXT, SMALLEST_CONTEXT, UNKNOWN_CONTEXT
-from opta_lmx.config.settings import MemorySettings
+from opta_lmx.config.sections.memory import MemorySettings
 from opta_lmx.models.description import ModelInfo
 from opta_lmx.models.memory import estimate, kv_bytes
 from opta_lmx.scheduling.ledger import MemoryNeed

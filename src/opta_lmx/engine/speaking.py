@@ -3,7 +3,7 @@
 import msgspec
 
 from opta_lmx.codec.tools.dialects import check_speech, reads_tools, speech_for_template
-from opta_lmx.config.settings import EngineSettings, ModelOverride
+from opta_lmx.config.sections.engine import EngineSettings, ModelOverride
 from opta_lmx.core.errors import invalid
 from opta_lmx.core.types import Speech
 from opta_lmx.models.description import ModelInfo

@@ -8,7 +8,8 @@ import msgspec
 
 from opta_lmx.core.errors import LmxError
 from opta_lmx.engine.planner import Planner
-from opta_lmx.engine.residency import Engine, ModelStatus
+from opta_lmx.engine.residency import Engine
+from opta_lmx.engine.status import ModelStatus
 from opta_lmx.models.names import split_ref
 from opta_lmx.models.store import ModelEntry
 

@@ -7,7 +7,7 @@ import msgspec
 from opta_lmx.backends.frames import Ready
 from opta_lmx.core.errors import invalid, unsupported
 from opta_lmx.core.types import GenerationRequest
-from opta_lmx.engine.runtime import Plan
+from opta_lmx.engine.plan import Plan
 
 
 def check_features(request: GenerationRequest, ready: Ready) -> None:

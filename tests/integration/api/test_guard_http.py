@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from opta_lmx.config.settings import EngineSettings
+from opta_lmx.config.sections.engine import EngineSettings
 from opta_lmx.core.clock import SystemClock
 from opta_lmx.core.telemetry import NullTelemetry
 from opta_lmx.engine.planner import Planner

@@ -14,8 +14,8 @@ from opta_lmx.core.errors import LmxError
 from opta_lmx.core.principal import Caller
 from opta_lmx.core.telemetry import NullTelemetry
 from opta_lmx.engine.memory import MemoryPolicy, keep
+from opta_lmx.engine.plan import Plan
 from opta_lmx.engine.residency import Engine
-from opta_lmx.engine.runtime import Plan
 from opta_lmx.scheduling.ledger import Residency
 from tests.support.asynchronous import in_loop
 from tests.support.clocks import SteppedClock

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from opta_lmx.config import EngineSettings, ModelOverride, Settings, explain, lmx_home
+from opta_lmx.config import Settings, explain, lmx_home
 from opta_lmx.config import load_settings as load
+from opta_lmx.config.sections.engine import EngineSettings, ModelOverride
 from opta_lmx.config.settings import fields
 
 

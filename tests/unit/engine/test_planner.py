@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from opta_lmx.config.settings import EngineSettings
+from opta_lmx.config.sections.engine import EngineSettings
 from opta_lmx.core.errors import LmxError
 from opta_lmx.core.types import Speech
 from opta_lmx.engine.planner import Planner

@@ -7,7 +7,7 @@ import pytest
 
 from opta_lmx.backends import registry
 from opta_lmx.backends.frames import Load
-from opta_lmx.config.settings import MemorySettings
+from opta_lmx.config.sections.memory import MemorySettings
 from opta_lmx.engine import sizing
 from opta_lmx.engine.sizing import Sizing, budget_bytes
 from opta_lmx.models.description import KvGroup, ModelInfo

@@ -8,7 +8,7 @@ import pytest
 
 from opta_lmx.backends.frames import Load, Ready
 from opta_lmx.core.types import SamplingParams, Speech
-from opta_lmx.engine.runtime import Plan
+from opta_lmx.engine.plan import Plan
 from opta_lmx.serving.features import fingerprint
 
 

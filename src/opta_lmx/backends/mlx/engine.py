@@ -3,7 +3,7 @@
 import gc
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from opta_lmx.backends.frames import (
     Announce,
@@ -74,9 +74,11 @@ class MlxEngine:
         tokenizer.keep(markers_of(template.speech))
         emit(Announce("warm-up", _WARM_UP_S))
         try:
-            self._batch = _make_batch(spec, loaded, options, self._tell)
+            limits = _limits(spec, loaded)
+            room = _room(loaded, options, limits)
+            self._batch = _make_batch(loaded, limits, room, self._tell)
             _warm_up(self._batch)
-            ready = _ready(self._batch, loaded, template, options)
+            ready = _ready(loaded, limits, room, template)
         except loader.LOAD_ERRORS as error:
             raise LoadError(f"the model does not run: {error}") from error
         self._emit = emit
@@ -126,55 +128,53 @@ def create() -> Engine:
     return MlxEngine()
 
 
-def _make_batch(spec: Load, loaded: "LoadedModel", options: "MlxOptions", emit: Emit) -> "Batch":
-    from opta_lmx.backends.mlx.batch import Batch
-    from opta_lmx.backends.mlx.running import Running, Width
+class _Room(NamedTuple):
+    """The memory for caches: its bytes, what rows take of them, what padding may take (bytes)."""
+
+    kv_bytes: int
+    cost: "KvCost"
+    spare: int
+
+
+def _limits(spec: Load, loaded: "LoadedModel") -> "Limits":
     from opta_lmx.backends.refusal import Limits
 
-    limits = Limits(
+    return Limits(
         vocabulary=loaded.folder.vocabulary or loaded.tokenizer.vocab_size,
         context=min(spec.context or loaded.folder.context, loaded.folder.context),
         slots=spec.slots,
     )
-    # Padding takes no more than what the budget leaves for it.
-    _, cost = _budget(loaded, options, limits)
-    width = Width(cost.at, min(_spare(loaded, options), cost.peak))
+
+
+def _room(loaded: "LoadedModel", options: "MlxOptions", limits: "Limits") -> _Room:
+    from opta_lmx.backends.mlx import memory
+
+    cost = memory.kv_cost(memory.probe(loaded.model))
+    allowed = options.kv_bytes or memory.free_bytes()
+    # Padding that costs no more time than another batch, and not too much memory.
+    spare = min(loaded.weights_bytes, (allowed or loaded.weights_bytes) // memory.SPARE_PART)
+    kv_bytes, cost = memory.budget(cost, limits, allowed, spare if limits.slots > 1 else 0)
+    # Nor more than what the budget leaves for it.
+    return _Room(kv_bytes, cost, min(spare, cost.peak))
+
+
+def _make_batch(loaded: "LoadedModel", limits: "Limits", room: _Room, emit: Emit) -> "Batch":
+    from opta_lmx.backends.mlx.batch import Batch
+    from opta_lmx.backends.mlx.running import Running, Width
+
+    width = Width(room.cost.at, room.spare)
     running = Running(loaded.model, loaded.tokenizer.eos_ids, limits.slots, width)
     return Batch(running, loaded.tokenizer, limits, Pace(), emit)
 
 
-def _spare(loaded: "LoadedModel", options: "MlxOptions") -> int:
-    """Bytes of padding that cost no more time than another batch, and not too much memory."""
-    from opta_lmx.backends.mlx import memory
-
-    allowed = options.kv_bytes or memory.free_bytes() or loaded.weights_bytes
-    return min(loaded.weights_bytes, allowed // memory.SPARE_PART)
-
-
-def _budget(loaded: "LoadedModel", options: "MlxOptions", limits: "Limits") -> tuple[int, "KvCost"]:
-    """Bytes for caches, and what rows take of them."""
-    from opta_lmx.backends.mlx import memory
-
-    spare = _spare(loaded, options) if limits.slots > 1 else 0
-    cost = memory.kv_cost(memory.probe(loaded.model))
-    return memory.budget(cost, limits, options.kv_bytes or memory.free_bytes(), spare)
-
-
-def _ready(
-    batch: "Batch",
-    loaded: "LoadedModel",
-    template: ChatTemplate,
-    options: "MlxOptions",
-) -> Ready:
+def _ready(loaded: "LoadedModel", limits: "Limits", room: _Room, template: ChatTemplate) -> Ready:
     from opta_lmx.backends.mlx import caches, loader, memory
 
-    limits = batch.limits
-    kv_bytes, cost = _budget(loaded, options, limits)
     return Ready(
         context=limits.context,
         slots=limits.slots,
-        kv_bytes=kv_bytes,
-        kv=cost,
+        kv_bytes=room.kv_bytes,
+        kv=room.cost,
         weights_bytes=loaded.weights_bytes,
         speech=template.speech,
         template_source=template.source_kind,

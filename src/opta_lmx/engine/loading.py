@@ -1,0 +1,93 @@
+"""Brings one model's workers up, and tells beforehand how long that takes."""
+
+import asyncio
+
+from opta_lmx.backends.frames import Load, Ready
+from opta_lmx.core.clock import Clock
+from opta_lmx.core.errors import ErrorKind, LmxError
+from opta_lmx.core.telemetry import Telemetry
+from opta_lmx.engine.load_times import LoadBook
+from opta_lmx.engine.plan import Plan
+from opta_lmx.engine.settle import settle
+from opta_lmx.engine.worker import WorkerHandle
+from opta_lmx.scheduling.loading import ColdStart
+
+
+class Loading:
+    """One model's loads: what they are expected to take, and what they took.
+
+    Args:
+        plan: what to load.
+        timeout_s: longest time a worker may take to load (s).
+        ports: clock, telemetry, and the times that loads have taken.
+
+    Attributes:
+        last_s: what the last load took (s); 0 before the first.
+    """
+
+    def __init__(
+        self, plan: Plan, timeout_s: float, ports: tuple[Clock, Telemetry, LoadBook]
+    ) -> None:
+        self._plan = plan
+        self._timeout_s = timeout_s
+        self._clock, self._telemetry, self._book = ports
+        self._cold = ColdStart(self._clock)
+        self._loaded = False
+        self.last_s = 0.0
+        self.expect(self._book.times.conversion_s(plan.work))
+
+    def expect(self, before_s: float = 0.0) -> None:
+        """From now on it should take a load, and `before_s` seconds before that."""
+        self._cold.expect(before_s + self._book.times.load_s(self._plan.work))
+
+    def admit(self, wait_s: float) -> None:
+        """Let a request wait for the model. Raises what `ColdStart.admit` raises."""
+        self._cold.admit(self._plan.ref, wait_s)
+
+    async def prepare(self) -> Load:
+        """Do what must be done before, a conversion above all.
+
+        It is timed for the next time, unless the model has been loaded already.
+        """
+        began = self._clock.monotonic()
+        load = await self._plan.prepare()
+        if not self._loaded:
+            self._book.converted(self._plan.work, self._clock.monotonic() - began)
+        self.expect()
+        return load
+
+    async def start(self, worker: WorkerHandle) -> Ready:
+        """Start a worker and load the model.
+
+        Raises:
+            LmxError: UNAVAILABLE `load_timeout`, `load_failed`; what `WorkerHandle.start` raises.
+        """
+        began = self._clock.monotonic()
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                ready = await worker.start(self._plan.environment, self._plan.log_file)
+        except TimeoutError:
+            raise _load_timeout(self._plan.ref) from None
+        except OSError as error:
+            raise _cannot_start(self._plan.ref, error) from None
+        self._loaded, self.last_s = True, self._clock.monotonic() - began
+        self._telemetry.observe("model_load_seconds", self.last_s, model=self._plan.ref)
+        return ready
+
+    async def note(self) -> None:
+        """Keep what the last load took, for the next time."""
+        await settle(self._book.loaded(self._plan.work, self.last_s))
+
+
+def _load_timeout(model: str) -> LmxError:
+    return LmxError(
+        ErrorKind.UNAVAILABLE, f"Model '{model}' took too long to load.", code="load_timeout"
+    )
+
+
+def _cannot_start(model: str, error: OSError) -> LmxError:
+    return LmxError(
+        ErrorKind.UNAVAILABLE,
+        f"The worker of model '{model}' cannot start: {error}",
+        code="load_failed",
+    )
