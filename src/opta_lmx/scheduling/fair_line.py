@@ -3,11 +3,11 @@
 from opta_lmx.core.clock import Clock
 from opta_lmx.core.errors import ErrorKind, LmxError
 from opta_lmx.core.principal import Caller, Lane
+from opta_lmx.scheduling.openings import Openings
 from opta_lmx.scheduling.places import key_of
 from opta_lmx.scheduling.promises import Before, Promises
 from opta_lmx.scheduling.retry import retry_after
 from opta_lmx.scheduling.rules import Depth, LineRules, Position, Work
-from opta_lmx.scheduling.shares import Share
 from opta_lmx.scheduling.slots import Slots
 from opta_lmx.scheduling.tickets import Phase, Ticket
 
@@ -31,6 +31,7 @@ class FairLine(Slots):
     def __init__(self, rules: LineRules, clock: Clock) -> None:
         super().__init__(rules, clock)
         self._promises = Promises(self._forecast.outside)
+        self._openings = Openings(self._order, self._places, self._forecast)
 
     # --- waiting --------------------------------------------------------------
 
@@ -58,7 +59,9 @@ class FairLine(Slots):
         tally = self._places.enter(caller, count)
         first, self._last = self._last + 1, self._last + count
         numbers = tuple(range(first, self._last + 1))
-        self._tickets.update((one, Ticket(one, caller, tally, now)) for one in numbers)
+        for number in numbers:
+            ticket = self._tickets[number] = Ticket(number, caller, tally, now)
+            ticket.together = numbers
         return numbers
 
     def mark_ready(self, number: int, work: Work) -> None:
@@ -100,6 +103,7 @@ class FairLine(Slots):
             return
         if ticket.phase is Phase.READY:
             ticket.share.remove(ticket)
+        self._settle(ticket)
         self._stuck = False
         self._forget(ticket)
 
@@ -113,7 +117,8 @@ class FairLine(Slots):
         self._order.take(ticket, now)
         self._places.start(ticket.tally, first=not ticket.granted)
         if not ticket.granted:
-            self._charge(ticket, ticket.work.cost(self.rules.prices))
+            ticket.paid = ticket.work.cost(self.rules.prices)
+            ticket.ahead = ticket.share.pay_ahead(ticket.paid)
         self._granted += 1
         ticket.granted_at = now
         ticket.granted, ticket.stint, ticket.phase = self._granted, 0, Phase.RUNNING
@@ -131,7 +136,9 @@ class FairLine(Slots):
             self._began(ticket)
         ticket.produced += tokens
         ticket.stint += tokens
-        self._charge(ticket, tokens * self.rules.prices.answer)
+        cost = tokens * self.rules.prices.answer
+        ticket.paid += cost
+        ticket.share.charge(cost)
         if ticket.produced >= ticket.grows_at and self.room is not None:
             self.room.grow(ticket)
         if ticket.phase is Phase.YIELDING and ticket.produced > ticket.asked_at + _DEAF:
@@ -143,10 +150,14 @@ class FairLine(Slots):
         ticket.first_at = self._clock.monotonic()
         if not ticket.produced:
             self.pace.prompt_s.add(ticket.first_at - ticket.granted_at, ticket.paid)
+        self._settle(ticket)
 
-    def _charge(self, ticket: Ticket, cost: float) -> None:
-        ticket.paid += cost
-        ticket.share.charge(cost)
+    def _settle(self, ticket: Ticket, back: float = 0.0) -> None:
+        """A ticket's prompt is done, or given up; `back` is given back of what it paid for it."""
+        if ticket.ahead:
+            ticket.share.settle(ticket.ahead, ticket.paid, back)
+            ticket.ahead = ()
+            ticket.paid -= back
 
     def yielded(self, number: int) -> None:
         """A ticket let go of its slot, asked to or not, and waits again in its old place."""
@@ -173,7 +184,8 @@ class FairLine(Slots):
             self._learn(ticket, held_s)
         elif not ticket.produced:
             used = held_s / max(self.pace.prompt_s.value, 1e-9)
-            self._charge(ticket, min(0.0, used - ticket.paid))
+            self._settle(ticket, max(0.0, ticket.paid - used))
+        self._settle(ticket)
         if ticket.produced:
             self._lengths.record(key_of(ticket.caller), ticket.produced)
         self._vacate(ticket)
@@ -218,30 +230,36 @@ class FairLine(Slots):
         before = self._order.known(caller).queue[:-1]
         return retry_after(self._turn(caller, before).estimate_s, self._refused)
 
+    def give_up(self, number: int) -> float:
+        """The time of a call is up, and its tickets are about to leave.
+
+        Its caller is promised places for when it is told to come back, as one is who finds none.
+
+        Args:
+            number: one of its tickets.
+
+        Returns:
+            What the caller is told (s): the same for each of the tickets.
+        """
+        ticket = self._tickets.get(number)
+        if ticket is None:
+            return self.retry_after(Caller())
+        if not ticket.told:
+            caller, now = ticket.caller, self._clock.monotonic()
+            wait_s, path = self.retry_after(caller), self._order.known(caller).path
+            self._promises.add(caller, len(ticket.together), path, wait_s, now)
+            for one in ticket.together:
+                if one in self._tickets:
+                    self._tickets[one].told = wait_s
+        return ticket.told
+
     def _place_s(self, caller: Caller, count: int, before: Before, now: float) -> float:
         """Seconds until `count` places are this caller's, as it is told."""
         lack = self._places.lack(caller, count, self.slots, self.running, before.places)
-        client = self._places.client(caller)
-        assert client.owner is not None
         scene = self._forecast.scene(self._rows.values(), self._useful_slots, now)
-
-        def turns_s(counters: list[Share], leave: int, paused: int) -> float:
-            # Paused ones have their turns before, and leave no place.
-            turns = max(1, leave) + paused
-            return self._forecast.turns_s(caller, counters, turns, scene)
-
-        key, lanes = self._forecast.key(caller), self._forecast.lanes()
-        paused = client.owner.paused
-        # Another key fills its part again: who leaves it leaves no shared place.
-        refilled = self._places.refilled(caller)
-        own_s = turns_s(key, lack.own, paused) if lack.own > 0 else 0.0
-        if own := client.waiting + before.client:
-            own_s = max(own_s, turns_s([self._order.known(caller)], own, client.paused))
-        found_s = min(
-            own_s,
-            turns_s(key, lack.part, paused),
-            turns_s(lanes, lack.shared + refilled, self.waiting - self._places.waiting),
-        )
+        own = self._places.client(caller).waiting + before.client
+        paused = self.waiting - self._places.waiting
+        found_s = self._openings.next_s(caller, lack, own, paused, scene)
         self._refused += 1
         # The longer it has lasted, the longer it is likely to.
         return retry_after(max(found_s, before.waited_s / 2), self._refused)

@@ -40,12 +40,56 @@ Queued = Callable[[Share], Load]
 """What waits below a counter."""
 
 
-class Scene(NamedTuple):
-    """When an estimate is made, how many slots there are, and what running rows have yet to do."""
+Rival = tuple[Share, float, float, float, float, float, float, int, float, float]
+"""What an estimate needs to know of a counter beside the one that it is made for.
 
-    now: float
-    slots: int
-    soon: Pending
+The counter; where it stands, what its running rows have yet to cause counted; its weight; half of
+what one of its requests costs (they are served whole, so the last one goes beyond a level by that);
+of those that wait or are to come back the cost, the slot seconds and the number; how many are
+ready; cost, and slot seconds, that came lately (per s).
+"""
+
+
+class Scene:
+    """One moment, for all estimates that are made at it: each counter is looked at once.
+
+    Args:
+        now: the time (s).
+        slots: how many there are.
+        soon: what running rows have yet to do.
+        queued: what waits below a counter.
+    """
+
+    def __init__(self, now: float, slots: int, soon: Pending, queued: Queued) -> None:
+        self.slots = slots
+        self.soon = soon
+        self._now = now
+        self._queued = queued
+        self._rivals: dict[Share, list[Rival]] = {}
+
+    def rivals(self, parent: Share) -> list[Rival]:
+        """Those below a counter that have anything waiting, or have had lately."""
+        found = self._rivals.get(parent)
+        if found is not None:
+            return found
+        found = self._rivals[parent] = []
+        first, now, soon = parent.first_entry(), self._now, self.soon
+        for child in parent.children.values():
+            cost, seconds, requests = self._queued(child)
+            flow_cost, flow_s = child.inflow(now)
+            if cost <= 0 >= flow_cost:
+                continue
+            start, weight = child.entry(first), child.weight
+            if child in soon:
+                start += soon[child].cost / weight
+            half = cost / requests / 2 if requests > 1 else cost / 2
+            load = (half, cost, seconds, requests, child.ready)
+            found.append((child, start, weight, *load, flow_cost, flow_s))
+        return found
+
+    def level(self, share: Share, cost: float) -> float:
+        """Where a counter stands when that much more of it has been served, and its rows have."""
+        return share.entry() + (self.soon.get(share, NOTHING).cost + cost) / share.weight
 
 
 def pending(rows: Iterable[tuple[Share, Load]]) -> dict[Share, Load]:
@@ -57,9 +101,7 @@ def pending(rows: Iterable[tuple[Share, Load]]) -> dict[Share, Load]:
     return total
 
 
-def ahead_of(
-    share: Share, own: Load, soon: Pending, now: float, seconds: float, *, queued: Queued
-) -> list[Load]:
+def ahead_of(share: Share, own: Load, scene: Scene, seconds: float) -> list[Load]:
     """What goes before, at each level from a counter up to all lanes; it starts with `own`.
 
     Everybody is served in proportion to weight, from where the counters stand: a sibling gets
@@ -69,30 +111,28 @@ def ahead_of(
     Args:
         share: the counter.
         own: what goes before within it.
-        soon: what running rows have yet to cause.
-        now: the time (s).
+        scene: when.
         seconds: how long others go on to come, at the rate they came lately.
-        queued: what others have waiting.
     """
     found = [own]
     for below in reversed(share.path):
-        level = below.entry() + (soon.get(below, NOTHING).cost + found[-1].cost) / below.weight
+        assert below.parent is not None
         cost, slot_s, requests = found[-1]
-        for other in below.siblings():
-            flow_cost, flow_s = other.inflow(now)
-            due = (level - other.entry()) * other.weight - soon.get(other, NOTHING).cost
-            if due <= 0:
+        level = scene.level(below, cost)
+        for rival in scene.rivals(below.parent):
+            other, start, weight, half, most, most_s, count, ready, flow_cost, flow_s = rival
+            due = (level - start) * weight
+            if due <= 0 or other is below:
                 continue
-            load = queued(other)
-            if load.cost > 0:
-                # Requests are served whole: the last one goes beyond the level by half of it.
-                due += load.cost / max(1.0, load.requests) / 2
-                part = min(1.0, due / load.cost)
-                cost += part * load.cost
-                slot_s += part * load.seconds
-                requests += min(other.ready, part * load.requests)
-            if flow_cost > 0 and due > load.cost:
-                part = min(seconds, (due - load.cost) / flow_cost)
+            if most > 0:
+                due += half
+                part = due / most if due < most else 1.0
+                cost += part * most
+                slot_s += part * most_s
+                if ready:
+                    requests += min(ready, part * count)
+            if seconds and due > most and flow_cost > 0:
+                part = min(seconds, (due - most) / flow_cost)
                 cost += part * flow_cost
                 slot_s += part * flow_s
         found.append(Load(cost, slot_s, requests))
@@ -189,9 +229,13 @@ class Forecast:
 
     def _queued(self, share: Share) -> Load:
         """What waits below a counter, and what was refused and is to come back."""
-        found = Load(share.backlog, share.backlog_s, share.ready)
         back = self.outside.get(share)
-        return found.plus(self._usual(share), back) if back else found
+        if not back:
+            return Load(share.backlog, share.backlog_s, share.ready)
+        if not share.ready:
+            return NOTHING.plus(self._usual(share), back)
+        times = 1 + back / share.ready
+        return Load(share.backlog * times, share.backlog_s * times, share.ready + back)
 
     def _usual(self, share: Share) -> Load:
         """What one request of those below a counter is expected to cause."""
@@ -202,17 +246,18 @@ class Forecast:
 
     def scene(self, rows: Iterable[Ticket], slots: int, now: float) -> Scene:
         """What estimates at one moment start from."""
-        return Scene(now, slots, pending(self._row(row, now) for row in rows))
+        return Scene(now, slots, pending(self._row(row, now) for row in rows), self._queued)
 
     def _turn(self, share: Share, own: Load, caller: Caller, scene: Scene) -> Position:
         """When the turn comes of what goes after `own`, of all that is below a counter."""
-        now, slots, soon = scene
-        found = Position(0, 0.0)
+        slots, soon = scene.slots, scene.soon
+        found, came_s = Position(0, 0.0), -1.0
         caps = [min(cap, slots) for cap in self._order.caps(caller, slots)]
         for _ in range(_ROUNDS):
-            levels = ahead_of(
-                share, own, soon, now, min(MAX_RETRY_S, found.estimate_s), queued=self._queued
-            )
+            before_s, came_s = came_s, min(MAX_RETRY_S, found.estimate_s)
+            if came_s == before_s:
+                break
+            levels = ahead_of(share, own, scene, came_s)
             # One of the rows must end before anybody's turn comes.
             turns_s = [
                 (level.seconds + soon.get(one, NOTHING).seconds / cap) / cap

@@ -1,5 +1,6 @@
 """Who has a place in the line: a bound for all, and places for each key in any case."""
 
+from itertools import repeat
 from typing import NamedTuple
 
 from opta_lmx.core.principal import Caller
@@ -148,7 +149,8 @@ class Places:
     def refilled(self, caller: Caller) -> int:
         """Waiting tickets of other keys whose places are their keys' own: no shared ones."""
         owner, part = self.client(caller).owner, self._part(caller)
-        return sum(min(one.waiting, part) for one in self._keys.values() if one is not owner)
+        waiting = [one.waiting for one in self._keys.values() if one is not owner]
+        return sum(map(min, waiting, repeat(part)))
 
     def _part(self, caller: Caller) -> int:
         """Of the shared places, those that are each key's own, this caller's among them."""

@@ -4,7 +4,7 @@ import math
 from typing import NamedTuple
 
 from opta_lmx.core.principal import Caller
-from opta_lmx.scheduling.places import NOBODY, First, key_of
+from opta_lmx.scheduling.places import NOBODY, First, KeyName, key_of
 from opta_lmx.scheduling.shares import Share
 
 _EARLY_S = 1.0
@@ -22,7 +22,7 @@ _MOST = 1024
 class Promise:
     """Places that a client was told to come back for; times in seconds."""
 
-    __slots__ = ("back", "client", "due", "ends", "key", "path", "places", "since", "times")
+    __slots__ = ("back", "client", "due", "ends", "kept", "key", "path", "places", "since", "times")
 
     def __init__(self, caller: Caller, places: int, path: tuple[Share, ...], now: float) -> None:
         self.key = key_of(caller)
@@ -34,7 +34,16 @@ class Promise:
         """When it was first refused."""
         self.times = 0
         """How often it was."""
-        self.due = self.back = self.ends = now
+        self.due = self.back = self.ends = self.kept = now
+        """`kept`: from when on its places are kept free."""
+
+    def renew(self, wait_s: float, now: float) -> None:
+        """Its caller is told (again) to come back, after so long (s)."""
+        self.times += 1
+        self.due = now + wait_s
+        self.kept = now if self.times >= _OFTEN else self.due - _EARLY_S
+        self.back = now + math.ceil(wait_s)
+        self.ends = self.due + max(_GRACE_S, _GRACE * wait_s)
 
 
 class Before(NamedTuple):
@@ -58,26 +67,11 @@ class Before(NamedTuple):
 _NOTHING = Before()
 
 
-class _Sum:
-    """Adds up promises."""
-
-    def __init__(self) -> None:
-        self._key = self._others = 0
-        self._clients: set[str] = set()
-
-    def add(self, one: Promise, *, mine: bool, same: bool) -> None:
-        """Count a promise: of the caller's own key, and of its own client?"""
-        if not mine:
-            self._others += one.places
-            return
-        self._key += one.places
-        if not same:
-            self._clients.add(one.client)
-
-    @property
-    def first(self) -> First:
-        """All of them."""
-        return First(self._key, self._others, len(self._clients))
+def _sum(promises: list[Promise], of_key: list[Promise], client: str) -> First:
+    """Adds up promises: all, and those of them that the client's key was given."""
+    key = sum([one.places for one in of_key])
+    others = sum([one.places for one in promises]) - key
+    return First(key, others, len({one.client for one in of_key} - {client}))
 
 
 class Promises:
@@ -93,6 +87,8 @@ class Promises:
     def __init__(self, outside: dict[Share, int]) -> None:
         self._outside = outside
         self._all: list[Promise] = []
+        self._keys: dict[KeyName, list[Promise]] = {}
+        """The same by key, in the same order."""
         self._next_end = float("inf")
 
     def __len__(self) -> int:
@@ -106,22 +102,15 @@ class Promises:
         if not self._all:
             return _NOTHING
         own = self._due(caller, now)
-        key, kept_from = key_of(caller), now + _EARLY_S
-        places, kept = _Sum(), _Sum()
-        of_client = 0
-        for one in self._all:
-            if one is own:
-                break
-            mine = one.key == key
-            same = mine and one.client == caller.client
-            of_client += one.places if same else 0
-            places.add(one, mine=mine, same=same)
-            if one.due <= kept_from or one.times >= _OFTEN:
-                kept.add(one, mine=mine, same=same)
+        every, of_key = self._all, self._keys.get(key_of(caller), [])
+        if own is not None:
+            every, of_key = every[: every.index(own)], of_key[: of_key.index(own)]
+        kept = [one for one in every if one.kept <= now]
+        kept_of_key = [one for one in of_key if one.kept <= now]
         return Before(
-            places.first,
-            kept.first,
-            of_client,
+            _sum(every, of_key, caller.client),
+            _sum(kept, kept_of_key, caller.client),
+            sum([one.places for one in of_key if one.client == caller.client]),
             now - own.since if own is not None and own.times >= _OFTEN else 0.0,
             own is not None and count <= own.places,
         )
@@ -129,7 +118,7 @@ class Promises:
     def tell(
         self, caller: Caller, places: int, path: tuple[Share, ...], wait_s: float, now: float
     ) -> None:
-        """A caller is refused, and told to come back.
+        """A caller is refused, and told to come back; one that came when told keeps its rank.
 
         Args:
             caller: who.
@@ -140,15 +129,23 @@ class Promises:
         """
         own = self._due(caller, now)
         if own is None:
-            if self._full(caller):
-                return
-            own = Promise(caller, places, path, now)
-            self._all.append(own)
-            self._count(own, places)
-        own.times += 1
-        own.due = now + wait_s
-        own.back = now + math.ceil(wait_s)
-        own.ends = own.due + max(_GRACE_S, _GRACE * wait_s)
+            self.add(caller, places, path, wait_s, now)
+            return
+        own.renew(wait_s, now)
+        self._next_end = min(self._next_end, own.ends)
+
+    def add(
+        self, caller: Caller, places: int, path: tuple[Share, ...], wait_s: float, now: float
+    ) -> None:
+        """A caller is told to come back that was not told so before; arguments as for `tell`."""
+        self.expire(now)
+        if self._full(caller):
+            return
+        own = Promise(caller, places, path, now)
+        own.renew(wait_s, now)
+        self._all.append(own)
+        self._keys.setdefault(own.key, []).append(own)
+        self._count(own, places)
         self._next_end = min(self._next_end, own.ends)
 
     def redeem(self, caller: Caller, now: float) -> None:
@@ -158,6 +155,9 @@ class Promises:
         own = self._due(caller, now)
         if own is not None:
             self._all.remove(own)
+            self._keys[own.key].remove(own)
+            if not self._keys[own.key]:
+                del self._keys[own.key]
             self._count(own, -own.places)
 
     def _due(self, caller: Caller, now: float) -> Promise | None:
@@ -166,7 +166,8 @@ class Promises:
         Calls of one client have no other names, and most are told their waits in whole seconds.
         """
         self.expire(now)
-        due = (one for one in self._all if one.due <= now and _is_of(one, caller))
+        of_key, client = self._keys.get(key_of(caller), []), caller.client
+        due = [one for one in of_key if one.due <= now and one.client == client]
         return min(due, key=lambda one: abs(one.back - now), default=None)
 
     def expire(self, now: float) -> None:
@@ -177,16 +178,22 @@ class Promises:
             if one.ends < now:
                 self._count(one, -one.places)
         self._all = [one for one in self._all if one.ends >= now]
+        self._keys = {}
+        for one in self._all:
+            self._keys.setdefault(one.key, []).append(one)
         self._next_end = min((one.ends for one in self._all), default=float("inf"))
 
     def _full(self, caller: Caller) -> bool:
         """True when nothing more is promised: those of a client are few, however often it asks."""
         if len(self._all) < _MOST_OF_A_CLIENT:
             return False
-        key = key_of(caller)
-        of_key = sum(one.key == key for one in self._all)
-        of_client = sum(_is_of(one, caller) for one in self._all)
-        return of_client >= _MOST_OF_A_CLIENT or of_key >= _MOST_OF_A_KEY or len(self._all) >= _MOST
+        of_key = self._keys.get(key_of(caller), [])
+        of_client = sum([one.client == caller.client for one in of_key])
+        return (
+            of_client >= _MOST_OF_A_CLIENT
+            or len(of_key) >= _MOST_OF_A_KEY
+            or len(self._all) >= _MOST
+        )
 
     def _count(self, promise: Promise, places: int) -> None:
         for share in promise.path:
@@ -195,7 +202,3 @@ class Promises:
                 self._outside[share] = left
             else:
                 self._outside.pop(share, None)
-
-
-def _is_of(promise: Promise, caller: Caller) -> bool:
-    return promise.client == caller.client and promise.key == key_of(caller)

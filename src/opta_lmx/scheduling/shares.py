@@ -8,18 +8,29 @@ does not go before one who has had something.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from heapq import heappop, heappush
-from typing import TYPE_CHECKING
+from typing import Any, Protocol, TypeVar
 
 from opta_lmx.scheduling.pace import Average
 
-if TYPE_CHECKING:
-    from opta_lmx.scheduling.tickets import Ticket
-
-
 _FLOW_S = 60.0
 """What came longer ago than this hardly counts for what is likely to come (s)."""
+
+
+class Entry(Protocol):
+    """What a tree of counters knows of the tickets in it: all are of one kind.
+
+    `order` is its rank among its client's, `expected` what it is likely to cost, `expected_s` how
+    long it is likely to hold a slot (s).
+    """
+
+    order: int
+    expected: float
+    expected_s: float
+
+
+_Entry = TypeVar("_Entry", bound=Entry)
 
 
 class Share:
@@ -33,6 +44,7 @@ class Share:
 
     __slots__ = (
         "active",
+        "ahead",
         "answer",
         "backlog",
         "backlog_s",
@@ -68,6 +80,8 @@ class Share:
         self.even = 0.0
         """What each child would have had if all present had been served evenly: neither does a
         newcomer start lower than this."""
+        self.ahead = 0.0
+        """How much of that is for service not done yet: newcomers do not start higher for it."""
         self.weighing = 0.0
         """Weight of the children that are present."""
         self.present = False
@@ -79,7 +93,8 @@ class Share:
         """Children with ready tickets."""
         self.idle: dict[object, None] = {}
         """Children with nothing ready or running, the longest idle first."""
-        self.queue: list[Ticket] = []
+        self.queue: list[Any] = []
+        """Ready tickets of a client, the next one first."""
         self.ready = 0
         self.running = 0
         self.backlog = 0.0
@@ -104,14 +119,20 @@ class Share:
         child.weight = weight
         return child
 
-    def entry(self) -> float:
-        """The counter it has, or would have if it began to wait now."""
+    def entry(self, first: float | None = None) -> float:
+        """The counter it has, or would have if it began to wait now.
+
+        `first`: its parent's `first_entry`, where that is known.
+        """
         parent = self.parent
-        if parent is None or self.ready:
+        if self.ready or parent is None:
             return self.used
-        if self.present:
-            return max(self.used, parent.floor, parent.lowest)
-        return max(self.used, parent.floor, parent.lowest, parent.even)
+        least = max(self.used, parent.first_entry() if first is None else first)
+        return least if self.present else max(least, parent.even - parent.ahead)
+
+    def first_entry(self) -> float:
+        """No child starts to wait lower than this."""
+        return max(self.floor, self.lowest)
 
     @property
     def lowest(self) -> float:
@@ -127,11 +148,6 @@ class Share:
         """Itself and everything above, the root last."""
         return (*reversed(self.path), self.root)
 
-    def siblings(self) -> "Iterator[Share]":
-        """The others at its level."""
-        if self.parent is not None:
-            yield from (other for other in self.parent.children.values() if other is not self)
-
     def came(self, cost: float, seconds: float, now: float) -> None:
         """Note a request that has come, for this client and everybody above it."""
         for share in self.path:
@@ -141,24 +157,54 @@ class Share:
 
     def inflow(self, now: float) -> tuple[float, float]:
         """Cost, and slot seconds, that have come lately, per second."""
-        if not self.flow[0]:
+        cost, seconds = self.flow
+        if not cost:
             return self.flow
         kept = math.exp((self.flow_at - now) / _FLOW_S)
-        return self.flow[0] * kept, self.flow[1] * kept
+        return cost * kept, seconds * kept
 
     def charge(self, cost: float) -> None:
         """Count service for this client and everybody above it."""
         for share in self.path:
             parent = share.parent
             assert parent is not None
-            if cost >= 0:
-                share.used += cost / share.weight
-            else:
+            share.used += cost / share.weight
+            parent._advance(parent.even + share._evenly(cost))  # noqa: SLF001  (of its own kind)
+
+    def pay_ahead(self, cost: float) -> tuple[float, ...]:
+        """Count service that is yet to be done; return what `settle` needs to know of it."""
+        rises: list[float] = []
+        for share in self.path:
+            parent = share.parent
+            assert parent is not None
+            rises.append(share._evenly(cost))  # noqa: SLF001
+            parent.ahead += rises[-1]
+        self.charge(cost)
+        return tuple(rises)
+
+    def settle(self, rises: tuple[float, ...], paid: float, back: float = 0.0) -> None:
+        """What was paid ahead is done, or broken off.
+
+        Args:
+            rises: how far each level's even share went up for it.
+            paid: its cost.
+            back: how much of that is given back.
+        """
+        for share, rise in zip(self.path, rises, strict=True):
+            parent = share.parent
+            assert parent is not None
+            parent.ahead -= rise
+            if back:
                 # What is given back is no credit against those who came while it was charged.
                 others = (other.used for other in parent.active.values() if other is not share)
                 least = min(share.used, min(others, default=0.0))
-                share.used = max(share.used + cost / share.weight, least)
-            parent._advance(parent.even + cost / max(parent.weighing, share.weight))  # noqa: SLF001  (of its own kind)
+                share.used = max(share.used - back / share.weight, least)
+                parent.even -= rise * back / paid
+
+    def _evenly(self, cost: float) -> float:
+        """A cost of this child's, divided among all who are present."""
+        assert self.parent is not None
+        return cost / max(self.parent.weighing, self.weight)
 
     def _advance(self, even: float) -> None:
         """An even share has come to so much: some who left with more are gone by now."""
@@ -200,7 +246,7 @@ class Share:
         for share in self.path:
             share.claims += count
 
-    def insert(self, ticket: "Ticket") -> None:
+    def insert(self, ticket: Entry) -> None:
         """Add a ready ticket, by its order; lift whoever had none."""
         for share in self.path:
             if not share.ready and share.parent is not None:
@@ -216,7 +262,7 @@ class Share:
             at -= 1
         self.queue.insert(at, ticket)
 
-    def remove(self, ticket: "Ticket") -> None:
+    def remove(self, ticket: Entry) -> None:
         """Take out a ready ticket."""
         self.queue.remove(ticket)
         for share in self.path:
@@ -240,9 +286,9 @@ class Share:
     def contenders(
         self,
         quantum: float,
-        fits: Callable[["Ticket"], bool],
-        passes: "Callable[[Ticket], bool] | None" = None,
-    ) -> "list[Ticket]":
+        fits: Callable[[_Entry], bool],
+        passes: Callable[[_Entry], bool] | None = None,
+    ) -> list[_Entry]:
         """The first ticket of each client that may go next: the lowest counters at each level.
 
         Counters within a quantum of the lowest count as equal. `passes` leaves out tickets; of

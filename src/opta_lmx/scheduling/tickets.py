@@ -34,6 +34,7 @@ class Ticket:
 
     __slots__ = (
         "aged",
+        "ahead",
         "asked_at",
         "base",
         "caller",
@@ -56,6 +57,8 @@ class Ticket:
         "stint",
         "stops",
         "tally",
+        "together",
+        "told",
         "work",
     )
 
@@ -64,6 +67,10 @@ class Ticket:
         self.caller = caller
         self.tally = tally
         self.entered_at = now
+        self.together: tuple[int, ...] = (number,)
+        """The tickets of all answers to the same call."""
+        self.told = 0.0
+        """When its caller was told to come back, its time being up (s from then; 0: it was not)."""
         self.ready_at = now
         self.phase = Phase.PREPARING
         self.work = Work()
@@ -81,6 +88,8 @@ class Ticket:
         """When its answer began, or went on, after the latest grant."""
         self.paid = 0.0
         """Cost charged to it, the prompt's included."""
+        self.ahead: tuple[float, ...] = ()
+        """What `Share.settle` needs to know of its prompt; nothing once that is done."""
         self.produced = 0
         """Tokens of answer."""
         self.stint = 0

@@ -1,7 +1,11 @@
 """The fair line by example: what callers are told, and what operators see."""
 
+import contextlib
+from collections.abc import Callable
+
 import pytest
 
+from opta_lmx.core.errors import LmxError
 from opta_lmx.core.principal import Lane
 from opta_lmx.scheduling.rules import Position, Work
 from tests.support.line_bench import Bench, bot
@@ -144,3 +148,92 @@ def test_a_prompt_that_takes_longer_than_usual_is_expected_to_go_on() -> None:
     soon = bench.line.position(behind).estimate_s
     bench.clock.time += 60.0
     assert bench.line.position(behind).estimate_s > soon + 10
+
+
+# --- what a refusal takes ---------------------------------------------------------------
+
+
+def refused_s(bench: Bench, client: str, key: str, places: int = 1) -> float:
+    """What a caller is told that finds no place (s)."""
+    with pytest.raises(LmxError) as refused:
+        bench.line.enter_many(places, bot(client, key=key))
+    return refused.value.retry_after or 0.0
+
+
+def test_a_refusal_looks_at_each_counter_once_however_full_the_ledger_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bench = Bench(slots=4, max_waiting=8)
+    for number in range(8 * 12 * 20):
+        with contextlib.suppress(LmxError):
+            bench.ask(bot(f"bot-{number % 12}", key=f"key-{number // 12 % 8}"))
+        bench.grants()
+    assert len(bench.line._promises) == 1024
+    forecast = bench.line._forecast
+    estimates, looks = list[object](), list[object]()
+
+    def counted(calls: list[object], call: Callable[..., object]) -> Callable[..., object]:
+        def noted(*arguments: object) -> object:
+            calls.append(arguments[0])
+            return call(*arguments)
+
+        return noted
+
+    monkeypatch.setattr(forecast, "_turn", counted(estimates, forecast._turn))
+    monkeypatch.setattr(forecast, "_queued", counted(looks, forecast._queued))
+    for number in range(24):
+        estimates.clear()
+        looks.clear()
+        refused_s(bench, f"bot-{number % 12}", f"key-{number % 8}")
+        assert 1 <= len(estimates) <= 4
+        assert len(looks) == len(set(looks))
+        # Lanes, tenants of a lane, keys of a tenant, clients of a key.
+        assert len(looks) <= len(Lane) + 1 + 8 + 12
+
+
+# --- whose time is up -------------------------------------------------------------------
+
+
+def waiting_bench() -> Bench:
+    """One slot and four shared places, all of them taken, at two seconds a request."""
+    bench = Bench(max_waiting=4, key_places=5)
+    bench.ask(bot("hog"), count=4)
+    bench.serve(4, seconds=2.0)
+    bench.ask(bot("hog"), count=5)
+    bench.grants()
+    return bench
+
+
+def test_who_waited_too_long_has_a_place_when_told_to_be_back() -> None:
+    bench = waiting_bench()
+    (ticket,) = bench.ask(bot("slow"))
+    told = bench.line.give_up(ticket)
+    bench.line.leave(ticket)
+    assert 1 <= told <= 60
+    bench.clock.time += told - 0.5
+    refused_s(bench, "stranger", "key")
+    bench.clock.time += 0.5
+    assert bench.line.enter(bot("slow"))
+
+
+def test_all_answers_to_a_call_are_told_the_same_and_have_places_together() -> None:
+    bench = waiting_bench()
+    tickets = bench.line.enter_many(2, bot("slow", key="other"))
+    for ticket in tickets:
+        bench.line.mark_ready(ticket, Work(100))
+    told = {bench.line.give_up(ticket) for ticket in tickets}
+    assert len(told) == 1
+    assert [one.places for one in bench.line._promises._all] == [2]
+
+
+def test_whose_time_is_up_does_not_take_over_what_another_call_was_promised() -> None:
+    bench = waiting_bench()
+    bench.ask(bot("slow"))
+    bench.clock.time += refused_s(bench, "slow", "key")
+    (ticket,) = [one for one, name in bench.names.items() if name == "slow"]
+    bench.line.give_up(ticket)
+    assert [one.times for one in bench.line._promises._all] == [1, 1]
+
+
+def test_who_is_not_in_line_any_more_is_told_something_all_the_same() -> None:
+    assert 1 <= Bench().line.give_up(5) <= 60

@@ -192,6 +192,17 @@ class FairLineMachine(RuleBasedStateMachine):
         del self.where[ticket]
         self.fresh.discard(ticket)
 
+    @precondition(lambda self: self.those("preparing", "ready"))
+    @rule(data=st.data())
+    def time_is_up(self, data: st.DataObject) -> None:
+        ticket = data.draw(st.sampled_from(self.those("preparing", "ready")))
+        told = self.line.give_up(ticket)
+        assert 1 <= told <= 60
+        assert self.line.give_up(ticket) == told
+        self.line.leave(ticket)
+        del self.where[ticket]
+        self.fresh.discard(ticket)
+
     @rule(lane=st.sampled_from(Lane), kept=st.booleans())
     def pause(self, lane: Lane, kept: bool) -> None:
         for ticket in self.line.pause(lane, lambda _: kept):
@@ -270,6 +281,7 @@ class FairLineMachine(RuleBasedStateMachine):
         assert self.line.depths() == ()
         assert not self.line._places._keys
         assert not self.line._places._clients
+        assert self.line._order.root.ahead == pytest.approx(0.0, abs=1e-6)
         for state in self.line._order.lanes:
             for tenant in state.share.children.values():
                 assert all(len(key.children) <= 2 for key in tenant.children.values())
@@ -291,6 +303,7 @@ def check_share(share: Share) -> None:
         assert share.ready == len(share.queue)
         assert [one.order for one in share.queue] == sorted(one.order for one in share.queue)
     assert share.used >= -1e-6
+    assert share.ahead >= -1e-6
     for child in children:
         check_share(child)
 

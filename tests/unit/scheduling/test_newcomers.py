@@ -30,10 +30,10 @@ class Bench:
         for _ in range(rivals):
             self.come()
 
-    def enter(self, client: str) -> int:
+    def enter(self, client: str, prompt: int = PROMPT) -> int:
         """A request of a client of the key that all share."""
         ticket = self.line.enter(Caller(self.key, client, Lane.INTERACTIVE))
-        self.line.mark_ready(ticket, Work(PROMPT))
+        self.line.mark_ready(ticket, Work(prompt))
         return ticket
 
     def come(self) -> None:
@@ -44,8 +44,7 @@ class Bench:
     def step(self) -> None:
         """Fill the slots, let every row say something, and replace those that have ended."""
         while (ticket := self.line.grant()) is not None:
-            self.rows[ticket] = 0
-            self.seen.add(ticket)
+            self.granted(ticket)
         for ticket in list(self.rows):
             self.line.charge(ticket, 1)
             self.rows[ticket] += 1
@@ -55,6 +54,11 @@ class Bench:
                 if ticket in self.rivals:
                     self.come()
 
+    def granted(self, ticket: int) -> None:
+        """A request has a slot."""
+        self.rows[ticket] = 0
+        self.seen.add(ticket)
+
     def until_granted(self, ticket: int, most: int) -> int:
         """How many others were granted a slot before this one."""
         before = len(self.seen)
@@ -62,6 +66,101 @@ class Bench:
             self.step()
             assert len(self.seen) - before <= most
         return len(self.seen) - before - 1
+
+
+class BreakingOff(Bench):
+    """The newcomers also begin long prompts, and break each off while few of their names are left.
+
+    Many others of their names wait until then: what the prompt is charged is divided among many.
+    """
+
+    LONG, CROWD = 30_000, 40
+
+    def __init__(self, slots: int, rivals: int, quantum: float) -> None:
+        super().__init__(slots, rivals, quantum)
+        self.broken_off = 0
+        self.long, self.crowd = 0, list[int]()
+        self.begin()
+
+    def begin(self) -> None:
+        """A long prompt, and a crowd behind it."""
+        self.broken_off += 1
+        names = [f"crowd-{self.broken_off}-{number}" for number in range(self.CROWD)]
+        self.long = self.enter(f"long-{self.broken_off}", self.LONG)
+        self.crowd = [self.enter(name) for name in names]
+
+    def granted(self, ticket: int) -> None:
+        """It is broken off at once where it is the long one."""
+        if ticket != self.long:
+            super().granted(ticket)
+            return
+        for one in self.crowd:
+            self.line.leave(one)
+        self.line.release(ticket, finished=False)
+        self.begin()
+
+
+@pytest.mark.parametrize("quantum", [0.0, 1024.0])
+@pytest.mark.parametrize(("slots", "rivals"), [(1, 3), (2, 8), (8, 24)])
+def test_breaking_prompts_off_gains_newcomers_nothing(
+    slots: int, rivals: int, quantum: float
+) -> None:
+    bench = BreakingOff(slots, rivals, quantum)
+    while bench.broken_off < 8:
+        bench.step()
+    # One round of all who are there.
+    most = rivals + bench.CROWD + 2 * slots + 2
+    for _ in range(8):
+        bench.until_granted(bench.enter("steady"), most)
+
+
+def test_what_a_prompt_raised_is_taken_back_when_it_is_broken_off() -> None:
+    line = FairLine(LineRules(quantum=0.0), HandClock())
+
+    def ask(client: str, prompt: int) -> int:
+        ticket = line.enter(Caller(Principal(key="k"), client, Lane.INTERACTIVE))
+        line.mark_ready(ticket, Work(prompt))
+        return ticket
+
+    long, others = ask("long", 30_000), [ask(f"other-{number}", 100) for number in range(5)]
+    share = line._order.known(Caller(Principal(key="k"), "long", Lane.INTERACTIVE))
+    before = [level.even for level in share.upwards()]
+    assert line.grant() == long
+    for ticket in others:
+        line.leave(ticket)
+    line.release(long, finished=False)
+    assert [level.even for level in share.upwards()] == pytest.approx(before)
+    assert [level.ahead for level in share.upwards()] == pytest.approx([0.0] * 5)
+
+
+def test_who_comes_while_a_prompt_runs_is_not_behind_all_that_come_after_it_is_broken_off() -> None:
+    bench = Bench(1, 0, 0.0)
+    long = bench.enter("long", 30_000)
+    for _ in range(3):
+        bench.come()
+    assert bench.line.grant() == long
+    victim = bench.enter("victim")
+    bench.line.release(long, finished=False)
+    bench.until_granted(victim, 8)
+
+
+def test_what_was_paid_ahead_is_settled_however_a_request_ends() -> None:
+    clock = HandClock()
+    line = FairLine(LineRules(preemptible=True), clock)
+    line.set_slots(4)
+    tickets = [line.enter(Caller(Principal(key="k"), f"{n}", Lane.INTERACTIVE)) for n in range(4)]
+    for ticket in tickets:
+        line.mark_ready(ticket, Work(1000))
+        line.grant()
+    key = line._order.known(Caller(Principal(key="k"), "0", Lane.INTERACTIVE)).parent
+    assert key is not None
+    assert key.ahead > 0
+    line.charge(tickets[0], 1)
+    line.release(tickets[1])
+    line.release(tickets[2], finished=False)
+    line.yielded(tickets[3])
+    line.leave(tickets[3])
+    assert key.ahead == pytest.approx(0.0)
 
 
 @pytest.mark.parametrize("quantum", [0.0, 1024.0])
