@@ -4,24 +4,27 @@ Every count, length, offset and tensor extent is compared with the file's size a
 limits; Python's integers do not overflow, so a declared size is always compared as declared.
 """
 
-import math
 import os
+import stat
 import struct
 from collections.abc import Iterable
-from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO
 
 import msgspec
 
-from opta_lmx.core.errors import LmxError, invalid
-from opta_lmx.models.gguf_types import ARRAY, MAGIC, SCALARS, STRING, TENSOR_TYPES
+from opta_lmx.core.errors import LmxError
+from opta_lmx.models.gguf_layout import GgufTensor, bad_gguf, placed, shown, tensor_bytes
+from opta_lmx.models.gguf_types import ARRAY, MAGIC, SCALARS, STRING, U32
+
+__all__ = ["GgufHeader", "GgufTensor", "Scalar", "Value", "bad_gguf", "read_gguf_header"]
 
 MAX_KEYS = 16_384
 MAX_TENSORS = 65_536
 MAX_HEADER_BYTES = 512 << 20
 MAX_KEY_BYTES = 65_535
-MAX_NAME_BYTES = 255
+MAX_NAME_BYTES = 63
+"""ggml keeps a name in 64 bytes with a zero at its end."""
 MAX_STRING_BYTES = 16 << 20
 MAX_KEPT_BYTES = 128 << 20
 """All kept values together: a header must not be a way to fill the memory."""
@@ -42,44 +45,21 @@ Scalar = int | float | bool | str
 Value = Scalar | list[Scalar]
 
 
-class GgufTensor(msgspec.Struct, frozen=True):
-    """One tensor: `shape` fastest dimension first, `offset` in bytes from the file's start."""
-
-    name: str
-    shape: tuple[int, ...]
-    type: int
-    offset: int
-    nbytes: int
-
-    @property
-    def type_name(self) -> str:
-        """The ggml name of the storage type, such as `Q4_K`."""
-        return TENSOR_TYPES[self.type].name
-
-    @property
-    def elements(self) -> int:
-        """How many weights the tensor holds."""
-        return math.prod(self.shape)
-
-
 class GgufHeader(msgspec.Struct, frozen=True):
     """What a GGUF file says before its data.
 
     `metadata` has scalars, strings and short arrays; `array_lengths` the element count of every
-    array, kept or not; `data_offset` is where tensor data begins.
+    array, kept or not, and `array_types` the number of its elements' type; `data_offset` is
+    where tensor data begins.
     """
 
     version: int
     metadata: dict[str, Value]
     array_lengths: dict[str, int]
+    array_types: dict[str, int]
     tensors: tuple[GgufTensor, ...]
     data_offset: int
     file_size: int
-
-
-def bad_gguf(reason: str) -> LmxError:
-    """The error every defect of a GGUF file becomes."""
-    return invalid(f"Not a usable GGUF file: {reason}.", code="invalid_gguf")
 
 
 def read_gguf_header(path: Path, *, keep: Iterable[str] = ()) -> GgufHeader:
@@ -91,9 +71,13 @@ def read_gguf_header(path: Path, *, keep: Iterable[str] = ()) -> GgufHeader:
             are skipped.
 
     Raises:
-        LmxError: INVALID_REQUEST, code `invalid_gguf`, for anything wrong with the file.
+        LmxError: INVALID_REQUEST, code `invalid_gguf`, for anything wrong with the file; the
+            message says what and where.
     """
     try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            # To open a pipe would wait for its other end.
+            raise bad_gguf("it cannot be read (not a regular file)")
         with path.open("rb", buffering=0) as file:
             return _Reader(file, os.fstat(file.fileno()).st_size, frozenset(keep)).read()
     except OSError as error:
@@ -114,6 +98,7 @@ class _Reader:
         self._window = b""
         self._base = 0
         self._at = 0
+        self._item = "the preamble"
         self._kept_left = MAX_KEPT_BYTES
         self._skips_left = MAX_SKIPPED_STRINGS
 
@@ -121,14 +106,29 @@ class _Reader:
         """The whole header."""
         version, tensor_count, key_count = self._preamble()
         metadata: dict[str, Value] = {}
-        lengths: dict[str, int] = {}
-        for _ in range(key_count):
-            self._entry(metadata, lengths)
+        arrays: dict[str, tuple[int, int]] = {}
+        for number in range(key_count):
+            self._item = f"metadata entry {number}"
+            self._entry(metadata, arrays)
         alignment = _alignment(metadata)
-        declared = [self._tensor() for _ in range(tensor_count)]
+        declared: list[GgufTensor] = []
+        for number in range(tensor_count):
+            self._item = f"tensor entry {number}"
+            declared.append(self._tensor())
         data = -(-self._position() // alignment) * alignment
-        tensors = _placed(declared, data, alignment, self._size)
-        return GgufHeader(version, metadata, lengths, tensors, data, self._size)
+        return GgufHeader(
+            version=version,
+            metadata=metadata,
+            array_lengths={key: count for key, (_, count) in arrays.items()},
+            array_types={key: element for key, (element, _) in arrays.items()},
+            tensors=placed(declared, data, alignment, self._size),
+            data_offset=data,
+            file_size=self._size,
+        )
+
+    def _bad(self, reason: str) -> LmxError:
+        """The error for a defect of what is being read."""
+        return bad_gguf(f"{reason}, in {self._item} at byte {self._position()}")
 
     def _position(self) -> int:
         return self._base + self._at
@@ -136,7 +136,7 @@ class _Reader:
     def _seek(self, position: int) -> None:
         """Move to an absolute offset, reading only when it lies outside the window."""
         if position > self._end:
-            raise bad_gguf(f"its header ends beyond {self._end} bytes")
+            raise self._bad(f"its header ends beyond {self._end} bytes")
         if position <= self._base + len(self._window):
             self._at = position - self._base
             return
@@ -156,21 +156,21 @@ class _Reader:
         """Begin the window at the current position and make it at least `count` bytes long."""
         start = self._position()
         if start + count > self._end:
-            raise bad_gguf(f"its header ends beyond {self._end} bytes")
+            raise self._bad(f"its header ends beyond {self._end} bytes")
         self._file.seek(start)
         self._base, self._at = start, 0
         self._window = self._file.read(_WINDOW) or b""
         while len(self._window) < count:
             more = self._file.read(count - len(self._window))
             if not more:
-                raise bad_gguf("it became shorter while it was read")
+                raise self._bad("it became shorter while it was read")
             self._window += more
 
     def _charge(self, nbytes: int) -> None:
         """Account for memory about to be kept."""
         self._kept_left -= nbytes + _OBJECT_BYTES
         if self._kept_left < 0:
-            raise bad_gguf("its metadata takes too much memory")
+            raise self._bad("its metadata takes too much memory")
 
     def _u32(self) -> int:
         return int(_U32.unpack(self._take(4))[0])
@@ -186,20 +186,21 @@ class _Reader:
             raise bad_gguf("it does not begin with the GGUF magic")
         version = self._u32()
         if version not in (2, 3):
-            endian = " (big-endian files are not supported)" if version & 0xFFFF == 0 else ""
+            swapped = version != 0 and version & 0xFFFF == 0
+            endian = " (big-endian files are not supported)" if swapped else ""
             raise bad_gguf(f"version {version} is not 2 or 3{endian}")
         tensors, keys = self._u64(), self._u64()
         # The smallest tensor entry takes 32 bytes, the smallest key entry 14.
         if tensors > MAX_TENSORS or tensors * 32 > self._size:
-            raise bad_gguf(f"it declares {tensors} tensors")
+            raise self._bad(f"it declares {tensors} tensors")
         if keys > MAX_KEYS or keys * 14 > self._size:
-            raise bad_gguf(f"it declares {keys} metadata keys")
+            raise self._bad(f"it declares {keys} metadata keys")
         return version, tensors, keys
 
     def _string(self, limit: int, what: str) -> bytes:
         length = self._u64()
         if length > limit:
-            raise bad_gguf(f"a {what} declares {length} bytes")
+            raise self._bad(f"a {what} declares {length} bytes")
         return self._take(length)
 
     def _text(self) -> str:
@@ -208,22 +209,32 @@ class _Reader:
         return raw.decode(errors="replace")
 
     def _identifier(self, limit: int, what: str) -> str:
+        raw = self._string(limit, what)
+        # The engine takes names as C strings: behind a zero two could differ for us alone.
+        if b"\0" in raw:
+            raise self._bad(f"a {what} contains a zero byte")
         try:
-            return self._string(limit, what).decode()
+            return raw.decode()
         except UnicodeDecodeError as error:
-            raise bad_gguf(f"a {what} is not UTF-8") from error
+            raise self._bad(f"a {what} is not UTF-8") from error
 
-    def _entry(self, metadata: dict[str, Value], lengths: dict[str, int]) -> None:
+    def _entry(self, metadata: dict[str, Value], arrays: dict[str, tuple[int, int]]) -> None:
         """One key with its value."""
         key = self._identifier(MAX_KEY_BYTES, "key")
-        if key in metadata or key in lengths:
-            raise bad_gguf("a metadata key appears twice")
+        if not key:
+            raise self._bad("a metadata key is empty")
+        self._item = f"metadata key {shown(key)}"
+        if key in metadata or key in arrays:
+            raise self._bad("a metadata key appears twice")
         self._charge(len(key))
         kind = self._u32()
+        # llama.cpp reads this one unseen as what it should be.
+        if key == "general.alignment" and kind != U32:
+            raise self._bad(f"its alignment is of value type {kind}, not {U32}")
         if kind == ARRAY:
             element, count = self._u32(), self._u64()
             values = self._array(element, count, key in self._keep or count <= KEPT_ARRAY)
-            lengths[key] = count
+            arrays[key] = element, count
             if values is not None:
                 metadata[key] = values
         else:
@@ -234,25 +245,25 @@ class _Reader:
             return self._text()
         shape = SCALARS.get(kind)
         if shape is None:
-            raise bad_gguf(f"value type {kind} is not known")
+            raise self._bad(f"value type {kind} is not known")
         (value,) = shape.unpack(self._take(shape.size))
         return value
 
     def _array(self, kind: int, count: int, keep: bool) -> list[Scalar] | None:
-        """Read or pass over an array; arrays of arrays exist in no engine."""
+        """Read or pass over an array; no engine knows arrays of arrays."""
         if kind == STRING:
             if count * 8 > self._end - self._position():
-                raise bad_gguf(f"an array declares {count} strings")
+                raise self._bad(f"an array declares {count} strings")
             if keep:
                 return [self._text() for _ in range(count)]
             self._skip_strings(count)
             return None
         shape = SCALARS.get(kind)
         if shape is None:
-            raise bad_gguf(f"array element type {kind} is not known")
+            raise self._bad(f"array element type {kind} is not known")
         nbytes = count * shape.size
         if nbytes > self._end - self._position():
-            raise bad_gguf(f"an array declares {count} elements")
+            raise self._bad(f"an array declares {count} elements")
         if not keep:
             self._seek(self._position() + nbytes)
             return None
@@ -263,7 +274,7 @@ class _Reader:
         """Hop over strings inside the window: a few dozen ns each, for 262k-word vocabularies."""
         self._skips_left -= count
         if self._skips_left < 0:
-            raise bad_gguf("its arrays hold too many strings")
+            raise self._bad("its arrays hold too many strings")
         unpack = _U64.unpack_from
         while count:
             window, at = self._window, self._at
@@ -278,50 +289,17 @@ class _Reader:
     def _tensor(self) -> GgufTensor:
         """One tensor entry, its offset still relative to the data section."""
         name = self._identifier(MAX_NAME_BYTES, "tensor name")
+        self._item = f"tensor {shown(name)}"
         dimensions = self._u32()
         if not 1 <= dimensions <= MAX_DIMENSIONS:
-            raise bad_gguf(f"a tensor declares {dimensions} dimensions")
+            raise self._bad(f"a tensor declares {dimensions} dimensions")
         shape = tuple(self._u64() for _ in range(dimensions))
-        kind = self._u32()
-        return GgufTensor(name, shape, kind, self._u64(), _tensor_bytes(shape, kind))
+        kind, offset = self._u32(), self._u64()
+        return GgufTensor(name, shape, kind, offset, tensor_bytes(name, shape, kind))
 
 
 def _alignment(metadata: dict[str, Value]) -> int:
     value = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
-    power_of_two = isinstance(value, int) and value > 0 and value & (value - 1) == 0
-    if not power_of_two or not isinstance(value, int) or not 8 <= value <= MAX_ALIGNMENT:
-        raise bad_gguf("its alignment is not a sane power of two")
+    if not isinstance(value, int) or value & (value - 1) or not 8 <= value <= MAX_ALIGNMENT:
+        raise bad_gguf(f"its alignment, {value}, is not a sane power of two")
     return value
-
-
-def _tensor_bytes(shape: tuple[int, ...], kind: int) -> int:
-    """Size of a tensor's data, from its shape and type."""
-    layout = TENSOR_TYPES.get(kind)
-    if layout is None:
-        raise bad_gguf(f"tensor type {kind} is not known")
-    elements = math.prod(shape)
-    if elements == 0 or elements > 1 << 62:
-        raise bad_gguf(f"a tensor declares {elements} elements")
-    if shape[0] % layout.block:
-        raise bad_gguf(f"a row of {shape[0]} does not divide into {layout.name} blocks")
-    return elements // layout.block * layout.nbytes
-
-
-def _placed(
-    declared: list[GgufTensor], data: int, alignment: int, size: int
-) -> tuple[GgufTensor, ...]:
-    """Turn offsets absolute; check alignment, extents, overlap and that names are unique."""
-    if len({tensor.name for tensor in declared}) != len(declared):
-        raise bad_gguf("two tensors have the same name")
-    placed: list[GgufTensor] = []
-    for tensor in declared:
-        if tensor.offset % alignment:
-            raise bad_gguf("a tensor's offset is not aligned")
-        start = data + tensor.offset
-        if start + tensor.nbytes > size:
-            raise bad_gguf("a tensor lies outside the file, which may be truncated")
-        placed.append(msgspec.structs.replace(tensor, offset=start))
-    for before, after in pairwise(sorted(placed, key=lambda tensor: tensor.offset)):
-        if before.offset + before.nbytes > after.offset:
-            raise bad_gguf("two tensors overlap")
-    return tuple(placed)

@@ -13,11 +13,10 @@ from opta_lmx.models.description import (
     grouped,
     sampling_from,
 )
-from opta_lmx.models.gguf_header import GgufHeader, Scalar, Value, bad_gguf, read_gguf_header
+from opta_lmx.models.gguf_check import read_checked
+from opta_lmx.models.gguf_header import GgufHeader, Scalar, Value
+from opta_lmx.models.gguf_layout import bad_gguf, shown
 from opta_lmx.models.gguf_types import FILE_TYPES
-
-_PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.IGNORECASE)
-MAX_PARTS = 1000
 
 SLIDING_PERIOD = {
     "afmoe": 4,
@@ -55,26 +54,9 @@ ENCODERS = frozenset(
 """Architectures without a cache: every token sees every other, and none is generated."""
 
 _POOLING_NONE, _POOLING_RANK = 0, 4
-
-
-def gguf_parts(path: Path) -> list[Path]:
-    """The files a GGUF model consists of: `path` itself, or all parts of a numbered split.
-
-    Raises:
-        LmxError: code `invalid_gguf`, when parts are missing or `path` is not the first.
-    """
-    match = _PART.fullmatch(path.name)
-    if match is None:
-        return [path]
-    count = int(match["count"])
-    if int(match["number"]) != 1 or not 1 <= count <= MAX_PARTS:
-        raise bad_gguf("it is a later part of a split file; name the first part")
-    names = [f"{match['stem']}-{number:05}-of-{count:05}.gguf" for number in range(1, count + 1)]
-    parts = [path, *(path.with_name(name) for name in names[1:])]
-    for part in parts:
-        if not part.is_file():
-            raise bad_gguf(f"its part {part.name} is missing")
-    return parts
+_MAX_CACHED = 1 << 26
+"""Elements that all caches take for a token, far above any model's: reckoning with what they cost
+stays within 64 bits, which the frames to workers carry."""
 
 
 def read_gguf_info(path: Path) -> ModelInfo:
@@ -83,11 +65,11 @@ def read_gguf_info(path: Path) -> ModelInfo:
     Raises:
         LmxError: INVALID_REQUEST, code `invalid_gguf`.
     """
-    headers = [read_gguf_header(part) for part in gguf_parts(path)]
+    headers = read_checked(path)
     first = headers[0]
     keys = _Keys(first.metadata)
     if keys.text("general.type", "model") != "model":
-        raise bad_gguf(f"it holds an {keys.text('general.type', '')!r}, not a model")
+        raise bad_gguf(f"it holds an {shown(keys.text('general.type', ''))}, not a model")
     if keys.architecture == "clip":
         raise bad_gguf("it holds a vision projector, not a model")
     layers = keys.integer("block_count", limit=MAX_LAYERS)
@@ -99,6 +81,9 @@ def read_gguf_info(path: Path) -> ModelInfo:
     embedding = not rerank and (
         keys.architecture in ENCODERS or keys.integer("pooling_type") != _POOLING_NONE
     )
+    caches = () if embedding or rerank else grouped(_kv_layers(keys, layers))
+    if sum(group.layers * (group.key + group.value) for group in caches) > _MAX_CACHED:
+        raise bad_gguf("the sizes of its attention heads make no sense")
     return ModelInfo(
         format="gguf",
         architecture=keys.architecture,
@@ -109,7 +94,7 @@ def read_gguf_info(path: Path) -> ModelInfo:
         weights_bytes=sum(tensor.nbytes for tensor in tensors),
         layers=layers,
         vocabulary=words or keys.integer("vocab_size"),
-        kv=() if embedding or rerank else grouped(_kv_layers(keys, layers)),
+        kv=caches,
         chat_template=_template(first.metadata),
         sampling=_sampling(first.metadata),
         embedding=embedding,

@@ -5,17 +5,22 @@ from typing import Final, NamedTuple
 
 MAGIC: Final = b"GGUF"
 
+U8: Final = 0
+I8: Final = 1
+U32: Final = 4
+I32: Final = 5
+F32: Final = 6
 BOOL: Final = 7
 STRING: Final = 8
 ARRAY: Final = 9
 SCALARS: Final[dict[int, struct.Struct]] = {
-    0: struct.Struct("<B"),
-    1: struct.Struct("<b"),
+    U8: struct.Struct("<B"),
+    I8: struct.Struct("<b"),
     2: struct.Struct("<H"),
     3: struct.Struct("<h"),
-    4: struct.Struct("<I"),
-    5: struct.Struct("<i"),
-    6: struct.Struct("<f"),
+    U32: struct.Struct("<I"),
+    I32: struct.Struct("<i"),
+    F32: struct.Struct("<f"),
     BOOL: struct.Struct("<?"),
     10: struct.Struct("<Q"),
     11: struct.Struct("<q"),

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from opta_lmx.core.errors import invalid
 from opta_lmx.models.folder_info import weight_files
-from opta_lmx.models.gguf_info import gguf_parts
+from opta_lmx.models.gguf_check import gguf_parts
 from opta_lmx.models.manifest import MANIFEST
 
 _WEIGHTS = re.compile(r"model[^/]*\.safetensors")

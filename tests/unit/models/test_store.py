@@ -12,7 +12,7 @@ from opta_lmx.core.errors import ErrorKind, LmxError
 from opta_lmx.models.manifest import MANIFEST
 from opta_lmx.models.progress import Progress
 from opta_lmx.models.store import RESERVE_BYTES, ModelStore
-from tests.support.weights import folder_files, small_gguf, write_folder
+from tests.support.weights import Gguf, folder_files, small_gguf, write_folder
 
 
 @pytest.fixture
@@ -94,8 +94,9 @@ def test_files_behind_links_are_copied(store: ModelStore, folder: Path, tmp_path
 
 
 def test_split_files_stay_together(store: ModelStore, tmp_path: Path) -> None:
-    for number in (1, 2):
-        (tmp_path / f"big-0000{number}-of-00002.gguf").write_bytes(small_gguf(split__no=number - 1))
+    (tmp_path / "big-00001-of-00002.gguf").write_bytes(small_gguf(split__no=0))
+    rest = Gguf({"split.no": 1}).tensor("more", (8,)).data()
+    (tmp_path / "big-00002-of-00002.gguf").write_bytes(rest)
     entry = store.add(tmp_path / "big-00001-of-00002.gguf")
     assert entry.name == "big"
     assert entry.path.name == "big-00001-of-00002.gguf"
