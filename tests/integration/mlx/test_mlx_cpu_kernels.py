@@ -57,3 +57,20 @@ def test_padded_rows_come_out_the_same() -> None:
     np.testing.assert_allclose(found[0], expected[0], rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(found[1, 30:], expected[1, 30:], rtol=1e-3, atol=1e-4)
     assert np.isfinite(found).all()
+
+
+def test_the_last_layer_is_not_computed_for_a_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = load(tiny_llama(), MlxOptions()).model
+    calls: list[int] = []
+    attend = kernels.attend
+
+    def counted(queries: Any, *others: Any) -> Any:
+        calls.append(queries.shape[2])
+        return attend(queries, *others)
+
+    monkeypatch.setattr(kernels, "attend", counted)
+    caches = make_prompt_cache(model)
+    for _ in range(2):
+        model(mx.array([[5] * 30]), cache=caches)
+        mx.eval([cache.state for cache in caches])
+    assert calls == [30] * 2 * (len(model.layers) - 1)

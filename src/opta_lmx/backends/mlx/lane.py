@@ -9,6 +9,7 @@ from typing import Any
 import mlx.core as mx
 
 from opta_lmx.backends.mlx.caches import Caches
+from opta_lmx.backends.mlx.cpu.kernels import forwards
 from opta_lmx.backends.mlx.rows import Row
 
 
@@ -77,6 +78,7 @@ class Lane:
     def next(self, chunk: int) -> tuple[list[tuple[Row, Any]], list[tuple[Row, Any]]]:
         """One decode step, and up to `chunk` tokens of each prompt; mlx-lm's responses to both."""
         self._generator.prefill_step_size = chunk
+        forwards.begin()
         progress, responses = self._generator.next()
         return self._named(progress), self._named(responses)
 

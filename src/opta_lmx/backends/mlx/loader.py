@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple, cast
 import mlx.core as mx
 import msgspec
 from mlx.utils import tree_flatten
+from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.utils import load_model
 
 from opta_lmx.backends.mlx.cpu import kernels
@@ -81,6 +82,9 @@ def load(path: Path, options: MlxOptions) -> LoadedModel:
         if dtype is not None:
             model.set_dtype(dtype)
         mx.eval(model.parameters())
+        kernels.forwards.learn(
+            lambda: model(mx.zeros((1, 1), mx.int32), cache=make_prompt_cache(model))
+        )
     except LOAD_ERRORS as error:
         # The folder's own path is of no use to a caller.
         reason = str(error).replace(f"{path}/", "").replace(str(path), "the model folder")

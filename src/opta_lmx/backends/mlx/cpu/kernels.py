@@ -3,7 +3,7 @@
 MLX has vector code for Apple's processors alone; elsewhere it raises e to a power one number at
 a time, which is most of what attention and gates cost there. Numpy does sixteen at once. A call
 to numpy has to wait for its operands, so single tokens, whose step MLX computes while Python
-prepares the next, are left to MLX.
+prepares the next, are left to MLX; so is the last layer, most of which nobody reads.
 """
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # (mlx and mlx-lm are only partly typed)
@@ -13,15 +13,20 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
-from mlx_lm.models import activations
+from mlx_lm.models import activations, cache
 
 from opta_lmx.backends.mlx.cpu.attention import attend
+from opta_lmx.backends.mlx.cpu.forwards import Forwards
 
 LEAST_TOKENS = 16
 """Fewer tokens of a row than this are left to MLX."""
 
+forwards = Forwards()
+"""Of the model in this process."""
+
 _mlx_attention: Any = mx.fast.scaled_dot_product_attention
 _mlx_swiglu: Any = activations.swiglu
+_mlx_roll: Any = cache.dynamic_roll
 
 
 def install() -> bool:
@@ -33,6 +38,7 @@ def install() -> bool:
         return False
     mx.fast.scaled_dot_product_attention = attention
     activations.swiglu = swiglu
+    cache.dynamic_roll = roll
     return True
 
 
@@ -40,12 +46,14 @@ def remove() -> None:
     """Use MLX's own kernels again."""
     mx.fast.scaled_dot_product_attention = _mlx_attention
     activations.swiglu = _mlx_swiglu
+    cache.dynamic_roll = _mlx_roll
 
 
 def attention(q: Any, k: Any, v: Any, *, scale: float, mask: Any = None, **others: Any) -> Any:
     """`mx.fast.scaled_dot_product_attention`, to within rounding."""
-    sinks = others.get("sinks")
-    if sinks is None and _many(q, axis=2) and _plain(q, k, v) and _for_all_heads(mask):
+    forwards.attend()
+    known = others.get("sinks") is None and _plain(q, k, v) and _for_all_heads(mask)
+    if known and _many(q, axis=2) and not forwards.at_end:
         try:
             return mx.array(attend(_view(q), _view(k), _view(v), scale, _seen(mask)))
         except ValueError:  # inside mx.compile, which has no values yet
@@ -55,12 +63,33 @@ def attention(q: Any, k: Any, v: Any, *, scale: float, mask: Any = None, **other
 
 def swiglu(gate: Any, x: Any) -> Any:
     """`gate` times its sigmoid times `x`, to within rounding."""
-    if gate.ndim == 3 and _many(gate, axis=1) and _plain(gate, x) and gate.shape == x.shape:
+    known = gate.ndim == 3 and gate.shape == x.shape and _plain(gate, x)
+    if known and _many(gate, axis=1) and not forwards.at_end:
         try:
             return mx.array(_gated(_view(gate), _view(x)))
         except ValueError:  # inside mx.compile, which has no values yet
             pass
     return _mlx_swiglu(gate, x)
+
+
+def roll(x: Any, shifts: Any, axis: int) -> Any:
+    """mlx-lm's `dynamic_roll`: each row of a cache moved on by its own shift, along its tokens.
+
+    MLX looks every number's place up; here whole stretches are copied.
+    """
+    if not (_plain(x) and x.ndim == 4 and axis == 2 and shifts.shape == (len(x), 1)):
+        return _mlx_roll(x, shifts, axis)
+    return mx.array(_rolled(_view(x), shifts[:, 0].tolist()))
+
+
+def _rolled(rows: Any, shifts: list[int]) -> Any:
+    out: Any = np.empty_like(rows)
+    tokens = rows.shape[2]
+    for row, shift in enumerate(shifts):
+        end = shift % tokens
+        out[row, :, end:] = rows[row, :, : tokens - end]
+        out[row, :, :end] = rows[row, :, tokens - end :]
+    return out
 
 
 def _gated(gate: Any, x: Any) -> Any:

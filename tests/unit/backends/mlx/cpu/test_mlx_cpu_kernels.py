@@ -7,7 +7,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
-from mlx_lm.models import activations
+from mlx_lm.models import activations, cache
 
 from opta_lmx.backends.mlx.cpu import kernels
 
@@ -16,10 +16,12 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="MLX is as good 
 
 @pytest.fixture(autouse=True)
 def afterwards_as_before() -> Iterator[None]:
-    before = mx.fast.scaled_dot_product_attention, activations.swiglu
+    before = mx.fast.scaled_dot_product_attention
     kernels.remove()
+    kernels.forwards.learn(lambda: None)
     yield
-    mx.fast.scaled_dot_product_attention, activations.swiglu = before
+    if before is kernels.attention:
+        kernels.install()
 
 
 class Counted:
@@ -115,14 +117,35 @@ def test_compiled_functions_keep_mlx(counted: Counted) -> None:
     assert counted.shapes == [(2, 4, 20, 16), (4, 20, 16)]
 
 
+@pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16])
+def test_rows_are_moved_on(dtype: Any) -> None:
+    rows = mx.random.normal((3, 2, 40, 4)).astype(dtype)[:, :, 5:]
+    shifts = mx.array([[0], [7], [36]])
+    assert mx.array_equal(kernels.roll(rows, shifts, 2), cache.dynamic_roll(rows, shifts, 2))
+
+
+def test_of_the_last_layer_nothing_is_asked(counted: Counted) -> None:
+    q, k, v = states(20, 50)
+    kernels.forwards.learn(lambda: [kernels.forwards.attend() for _ in range(2)])
+    expected = mx.fast.scaled_dot_product_attention(q, k, v, scale=0.25)
+    for _ in range(2):
+        for calls in (2, 0):
+            counted.shapes.clear()
+            close(kernels.attention(q, k, v, scale=0.25), expected)
+            kernels.swiglu(q[0], q[1])
+            assert len(counted.shapes) == calls
+
+
 def test_installed_once_and_taken_out_again() -> None:
-    own = mx.fast.scaled_dot_product_attention, activations.swiglu
+    own = mx.fast.scaled_dot_product_attention, activations.swiglu, cache.dynamic_roll
     assert kernels.install()
     assert kernels.install()
     assert mx.fast.scaled_dot_product_attention is kernels.attention
     assert activations.swiglu is kernels.swiglu
+    assert cache.dynamic_roll is kernels.roll
     kernels.remove()
-    assert (mx.fast.scaled_dot_product_attention, activations.swiglu) == own
+    found = mx.fast.scaled_dot_product_attention, activations.swiglu, cache.dynamic_roll
+    assert found == own
 
 
 def test_not_where_mlx_is_as_good(monkeypatch: pytest.MonkeyPatch) -> None:
