@@ -44,7 +44,7 @@ class Delivery:
         for row, response in drawn:
             top = row.request.top_logprobs
             if top is not None:
-                own = response.logprobs if row.processor is None else row.processor.logprobs()
+                own = response.logprobs if row.processor is None else row.processor.logits()
                 asked[row.id] = Asked(own, response.token, top)
         if not asked:
             return {}

@@ -1,4 +1,4 @@
-"""One of mlx-lm's generators, which is wrapped and never patched, and the rows in it."""
+"""One of mlx-lm's generators, which is wrapped, and the rows in it."""
 # pyright: reportUnknownMemberType=false
 # (mlx-lm is untyped)
 

@@ -11,9 +11,12 @@ from opta_lmx.core.types import TopLogprob
 
 
 class Asked(NamedTuple):
-    """One row: its log-probabilities [vocabulary], the chosen token, and how many best to list."""
+    """One row: its logits [vocabulary], the chosen token, and how many best to list.
 
-    logprobs: Any
+    The logits may be log-probabilities already.
+    """
+
+    logits: Any
     token: int
     top: int
 
@@ -37,7 +40,8 @@ class LogprobReader:
         """Return an answer per row. The rows must be evaluated already."""
         count = max(row.top for row in asked)
         with mx.stream(self._stream):
-            rows = mx.stack([row.logprobs for row in asked]).astype(mx.float32)
+            rows = mx.stack([row.logits for row in asked]).astype(mx.float32)
+            rows = rows - mx.logsumexp(rows, axis=-1, keepdims=True)
             count = min(count, rows.shape[-1])
             chosen = mx.take_along_axis(rows, mx.array([[row.token] for row in asked]), axis=-1)
             results = [chosen]

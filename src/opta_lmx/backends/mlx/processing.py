@@ -113,10 +113,9 @@ class Processor:
             logits = mx.where(self._mask(self._follower, last), logits, -mx.inf)
         return logits
 
-    def logprobs(self) -> Any:
-        """The model's own log-probabilities [vocabulary] for the oldest token not asked for."""
-        logits = self._own.popleft()[0].astype(mx.float32)
-        return logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+    def logits(self) -> Any:
+        """The model's own logits [vocabulary] for the oldest token not asked for."""
+        return self._own.popleft()[0]
 
     def _mask(self, follower: Follower, last: Any) -> Any:
         if not self.failed:

@@ -10,6 +10,7 @@ from mlx_lm.generate import BatchGenerator  # pyright: ignore[reportMissingTypeS
 
 from opta_lmx.backends.mlx.buckets import choose
 from opta_lmx.backends.mlx.caches import Caches, form
+from opta_lmx.backends.mlx.decoding import Decoding
 from opta_lmx.backends.mlx.lane import Entry, Lane
 from opta_lmx.backends.mlx.memory import probe, wired_as_before
 from opta_lmx.backends.mlx.pacing import MAX_CHUNK
@@ -151,10 +152,13 @@ class Running:
 
     def _new(self) -> Any:
         with wired_as_before():
-            return BatchGenerator(
+            made = BatchGenerator(
                 self._model,
                 stop_tokens=self._ends,
                 completion_batch_size=self._slots,
                 prefill_batch_size=self._slots,
                 prefill_step_size=MAX_CHUNK,
             )
+        # Rows join it after their first token; only an empty one may be replaced.
+        made._generation_batch = Decoding.empty(self._model, made.sampler)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+        return made
