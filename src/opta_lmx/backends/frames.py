@@ -177,8 +177,8 @@ class Ready(msgspec.Struct, tag=True, frozen=True):
     defaults; `engine` name and version of what computes; `dimensions` the width of an
     embedding model's vectors, `shorter` the widths they were trained to be cut to; `lacks`
     names request features the engine cannot do (`grammar`, `logprobs`, `logit_bias`,
-    `penalties`), `repeatable` says that a seeded answer is the same alone and in a full batch;
-    token ids are below `vocabulary` (0: unknown).
+    `penalties`), `repeatable` says that a seeded answer is the same alone and in a full batch,
+    but for ties within float32's rounding; token ids are below `vocabulary` (0: unknown).
 
     `caches`: what can be held and reused: nothing, states of exactly the length they were kept
     at (`whole`), or any shorter prefix of them too (`trimmable`). `resumes`: which requests can

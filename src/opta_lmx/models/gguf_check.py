@@ -58,11 +58,28 @@ def read_checked(path: Path) -> list[GgufHeader]:
     Raises:
         LmxError: INVALID_REQUEST, code `invalid_gguf`; the message says what is wrong and where.
     """
-    headers = [read_gguf_header(part) for part in gguf_parts(path)]
+    parts = gguf_parts(path)
+    headers: list[GgufHeader] = []
+    for part in parts:
+        headers.append(read_gguf_header(part))
+        _check_place(headers[-1], len(headers), len(parts))
     _check_split(headers)
     _check_tokenizer(headers[0])
     _check_embeddings(headers)
     return headers
+
+
+def _check_place(header: GgufHeader, number: int, count: int) -> None:
+    """A part is read on only while each says it is the one that its name says (from 1)."""
+    if count > 1:
+        _check_declared(header, number, {"split.count": count, "split.no": number - 1})
+
+
+def _check_declared(header: GgufHeader, number: int, expected: dict[str, int]) -> None:
+    for key, value in expected.items():
+        declared = header.metadata.get(key, value)
+        if declared != value:
+            raise bad_gguf(f"part {number} has a {key} of {shown(str(declared))}")
 
 
 def _check_split(headers: Sequence[GgufHeader]) -> None:
@@ -72,16 +89,10 @@ def _check_split(headers: Sequence[GgufHeader]) -> None:
         if headers[0].metadata.get("split.count", 0) not in (0, 1):
             raise bad_gguf("it says that it is one part of several, and its name does not")
         return
-    expected = {
-        "split.count": len(headers),
-        "split.tensors.count": sum(len(header.tensors) for header in headers),
-    }
+    tensors = sum(len(header.tensors) for header in headers)
     seen: set[str] = set()
-    for number, header in enumerate(headers):
-        for key, value in (expected | {"split.no": number}).items():
-            declared = header.metadata.get(key, value)
-            if declared != value:
-                raise bad_gguf(f"part {number + 1} has a {key} of {shown(str(declared))}")
+    for number, header in enumerate(headers, 1):
+        _check_declared(header, number, {"split.tensors.count": tensors})
         for tensor in header.tensors:
             if tensor.name in seen:
                 raise bad_gguf(f"two parts have a tensor {shown(tensor.name)}")

@@ -103,7 +103,7 @@ class FairLine(Slots):
             return
         if ticket.phase is Phase.READY:
             ticket.share.remove(ticket)
-        self._settle(ticket)
+        self._break_off(ticket)
         self._stuck = False
         self._forget(ticket)
 
@@ -159,10 +159,16 @@ class FairLine(Slots):
             ticket.ahead = ()
             ticket.paid -= back
 
+    def _break_off(self, ticket: Ticket) -> None:
+        """Without any answer, it pays no more than the time it held slots is worth."""
+        used = ticket.held_s / max(self.pace.prompt_s.value, 1e-9)
+        self._settle(ticket, 0.0 if ticket.produced else max(0.0, ticket.paid - used))
+
     def yielded(self, number: int) -> None:
         """A ticket let go of its slot, asked to or not, and waits again in its old place."""
         ticket = self._rows.get(number)
         if ticket is not None:
+            ticket.held_s += self._clock.monotonic() - ticket.granted_at
             self._measure(ticket)
             self._vacate(ticket)
             self._line_up(ticket)
@@ -172,20 +178,19 @@ class FairLine(Slots):
 
         Args:
             number: the ticket.
-            finished: False when it was broken off: without any answer, it then pays for its
-                prompt no more than the time it held the slot is worth.
+            finished: False when it was broken off: it then pays less, as `_break_off` has it.
         """
         ticket = self._rows.get(number)
         if ticket is None:
             return
         held_s = self._clock.monotonic() - ticket.granted_at
+        ticket.held_s += held_s
         self._measure(ticket)
         if finished:
             self._learn(ticket, held_s)
-        elif not ticket.produced:
-            used = held_s / max(self.pace.prompt_s.value, 1e-9)
-            self._settle(ticket, max(0.0, ticket.paid - used))
-        self._settle(ticket)
+            self._settle(ticket)
+        else:
+            self._break_off(ticket)
         if ticket.produced:
             self._lengths.record(key_of(ticket.caller), ticket.produced)
         self._vacate(ticket)

@@ -46,6 +46,7 @@ class Ticket:
         "granted_at",
         "grows_at",
         "held_at",
+        "held_s",
         "leaf",
         "number",
         "order",
@@ -90,6 +91,8 @@ class Ticket:
         """Cost charged to it, the prompt's included."""
         self.ahead: tuple[float, ...] = ()
         """What `Share.settle` needs to know of its prompt; nothing once that is done."""
+        self.held_s = 0.0
+        """Seconds it has held slots, its present stay not counted."""
         self.produced = 0
         """Tokens of answer."""
         self.stint = 0

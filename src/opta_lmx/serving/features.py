@@ -46,8 +46,8 @@ def _wanted(request: GenerationRequest) -> list[tuple[str, str]]:
 def fingerprint(plan: Plan, ready: Ready) -> str:
     """Name the model, engine and settings that, with the seed, decide an answer.
 
-    Equal fingerprints promise equal answers to equal seeded requests: always where the name
-    ends in `-r` (repeatable), otherwise only while the request runs alone.
+    Equal fingerprints promise equal answers to equal seeded requests that run alone, and where the
+    name ends in `-r` (repeatable) among others too, but for what rounds in float32.
     """
     parts = (
         (plan.ref, plan.backend, ready.engine, ready.context, ready.slots, ready.weights_bytes),

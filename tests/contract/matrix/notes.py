@@ -101,9 +101,10 @@ BUDGETS: tuple[tuple[str, str, str], ...] = (
 )
 
 PROMISES = """`seed` decides every draw. Equal seeded requests to servers with equal
-`system_fingerprint` get equal answers: always where the fingerprint ends in `-r`, otherwise as
-long as the request runs alone (other rows of a batch change the last bits of its numbers). The
-fingerprint names model, engine and its version, window, batch width and size of the weights.
+`system_fingerprint` get equal answers as long as the request runs alone. Other rows of a batch
+change the last bits of its numbers: where the fingerprint ends in `-r` these are bits of float32,
+and a token changes only where two are equally likely to about five digits. The fingerprint names
+model, engine and its version, window, batch width and size of the weights.
 """
 
 LEFT_OUT: tuple[tuple[str, str], ...] = (

@@ -144,6 +144,27 @@ def test_who_comes_while_a_prompt_runs_is_not_behind_all_that_come_after_it_is_b
     bench.until_granted(victim, 8)
 
 
+@pytest.mark.parametrize("end", ["release", "leave"])
+def test_a_prompt_broken_off_pays_for_all_its_time_in_slots(end: str) -> None:
+    clock = HandClock()
+    line = FairLine(LineRules(preemptible=True), clock)
+    caller = Caller(Principal(key="k"), "paused", Lane.INTERACTIVE)
+    ticket = line.enter(caller)
+    line.mark_ready(ticket, Work(30_000))
+    held_s = 2000 * line.pace.prompt_s.value
+    assert line.grant() == ticket
+    clock.now += held_s
+    line.yielded(ticket)
+    if end == "release":
+        assert line.grant() == ticket
+        clock.now += held_s
+        line.release(ticket, finished=False)
+    else:
+        line.leave(ticket)
+    paid = line._order.known(caller).used
+    assert paid == pytest.approx(4000 if end == "release" else 2000)
+
+
 def test_what_was_paid_ahead_is_settled_however_a_request_ends() -> None:
     clock = HandClock()
     line = FairLine(LineRules(preemptible=True), clock)

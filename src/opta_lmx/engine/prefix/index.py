@@ -186,13 +186,13 @@ class PrefixIndex(Books):
             return
         self.counts.cached_tokens += cached
         entry, flight.entry = flight.entry, None
-        self._flights.make_room(flight)
         if cached != flight.plan.cached and not flight.joins:
             self.counts.corrections += 1
         if entry is not None:
             self._shelf.unpin(entry)
             if cached < flight.plan.cached and entry.handle:
                 self._shelf.distrust(entry)
+        self._flights.make_room(flight)
 
     def hold(self, ticket: int) -> int:
         """The handle under which a preempted request's state is to be kept (0: unknown ticket)."""

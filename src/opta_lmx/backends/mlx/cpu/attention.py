@@ -7,8 +7,8 @@ import numpy as np
 
 _TILE = 1 << 18
 """Scores in one tile: 1 MiB, what one core's second-level cache holds."""
-_LEAST_ROWS = 64
-"""A tile is never flatter: products with fewer rows leave the vector units waiting."""
+_LEAST_ROWS = 128
+"""Queries of all heads in a tile, at least: products with fewer leave the vector units waiting."""
 _MOST_ROWS = 512
 _LOWEST = np.finfo(np.float32).min
 """Stands for a hidden key. Finite: a row whose keys are all hidden must not come out as NaN,
@@ -35,7 +35,7 @@ def attend(queries: Any, keys: Any, values: Any, scale: float, mask: Any = None)
     groups, context = keys.shape[1:3]
     shared = heads // groups
     out: Any = np.empty((batch, heads, tokens, values.shape[3]), np.float32)
-    rows = min(_MOST_ROWS, max(_LEAST_ROWS, _TILE // (shared * context)))
+    rows = min(_MOST_ROWS, max(1, _LEAST_ROWS // shared, _TILE // (shared * context)))
     tiles = [(first, min(first + rows, tokens)) for first in range(0, tokens, rows)]
     for row, (first, last) in product(range(batch), tiles):
         low, high, bias = _seen(mask, row, first, last, (tokens, context))

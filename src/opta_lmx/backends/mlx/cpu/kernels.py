@@ -53,7 +53,7 @@ def attention(q: Any, k: Any, v: Any, *, scale: float, mask: Any = None, **other
     """`mx.fast.scaled_dot_product_attention`, to within rounding."""
     forwards.attend()
     known = others.get("sinks") is None and _plain(q, k, v) and _for_all_heads(mask)
-    if known and _many(q, axis=2) and not forwards.at_end:
+    if known and _many(q, axis=2) and _fit(q, k, v) and not forwards.at_end:
         try:
             return mx.array(attend(_view(q), _view(k), _view(v), scale, _seen(mask)))
         except ValueError:  # inside mx.compile, which has no values yet
@@ -77,7 +77,7 @@ def roll(x: Any, shifts: Any, axis: int) -> Any:
 
     MLX looks every number's place up; here whole stretches are copied.
     """
-    if not (_plain(x) and x.ndim == 4 and axis == 2 and shifts.shape == (len(x), 1)):
+    if not (_plain(x) and x.ndim == 4 and axis == 2 and x.size and shifts.shape == (len(x), 1)):
         return _mlx_roll(x, shifts, axis)
     return mx.array(_rolled(_view(x), shifts[:, 0].tolist()))
 
@@ -103,6 +103,13 @@ def _gated(gate: Any, x: Any) -> Any:
 
 def _many(array: Any, axis: int) -> bool:
     return array.shape[axis] >= LEAST_TOKENS
+
+
+def _fit(q: Any, k: Any, v: Any) -> bool:
+    """Whether these are states that MLX takes, and there are any keys."""
+    rows, groups, context, width = k.shape
+    same = len(q) == len(v) == rows and v.shape[1:3] == (groups, context) and q.shape[3] == width
+    return same and context > 0 and q.shape[1] % groups == 0
 
 
 def _plain(*arrays: Any) -> bool:

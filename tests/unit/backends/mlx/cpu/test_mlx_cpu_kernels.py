@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="MLX is as good 
 def afterwards_as_before() -> Iterator[None]:
     before = mx.fast.scaled_dot_product_attention
     kernels.remove()
-    kernels.forwards.learn(lambda: None)
+    kernels.forwards.learn(lambda: None, 0)
     yield
     if before is kernels.attention:
         kernels.install()
@@ -96,6 +96,17 @@ def test_the_rest_is_left_to_mlx(call: Any, more: dict[str, Any], counted: Count
     assert counted.shapes == []
 
 
+def test_what_mlx_refuses_is_refused(counted: Counted) -> None:
+    q, k, v = states(20, 50)
+    wrong = ((q[:, :3], k, v), (q, k[:1], v[:1]), (q, k[..., :8], v), (q, k, v[:, :, :40]))
+    for call in wrong:
+        with pytest.raises(ValueError, match=r"matmul|scaled_dot_product_attention"):
+            mx.eval(kernels.attention(*call, scale=0.25))
+    assert kernels.attention(q, k[:, :, :0], v[:, :, :0], scale=0.25).shape == q.shape
+    assert kernels.roll(k[:, :, :0], mx.array([[1], [2]]), 2).shape == (2, 2, 0, 16)
+    assert counted.shapes == []
+
+
 def test_gates(counted: Counted) -> None:
     gate, x = mx.random.normal((2, 20, 8)) * 40, mx.random.normal((2, 20, 8))
     gate[0, 0, 0], gate[0, 0, 1] = -200.0, 200.0
@@ -126,7 +137,7 @@ def test_rows_are_moved_on(dtype: Any) -> None:
 
 def test_of_the_last_layer_nothing_is_asked(counted: Counted) -> None:
     q, k, v = states(20, 50)
-    kernels.forwards.learn(lambda: [kernels.forwards.attend() for _ in range(2)])
+    kernels.forwards.learn(lambda: [kernels.forwards.attend() for _ in range(2)], 2)
     expected = mx.fast.scaled_dot_product_attention(q, k, v, scale=0.25)
     for _ in range(2):
         for calls in (2, 0):
