@@ -75,15 +75,17 @@ def load(path: Path, options: MlxOptions) -> LoadedModel:
     """
     folder = read_folder(path)
     tokenizer = HfTokenizer.from_folder(path)
-    kernels.install()
+    with_numpy = kernels.install()
     try:
         model: Any = load_model(path, lazy=True)[0]
         dtype = dtype_of(options)
         if dtype is not None:
             model.set_dtype(dtype)
         mx.eval(model.parameters())
-        caches = make_prompt_cache(model)
-        kernels.forwards.learn(lambda: model(mx.zeros((1, 1), mx.int32), cache=caches), len(caches))
+        if with_numpy:
+            caches = make_prompt_cache(model)
+            one = mx.zeros((1, 1), mx.int32)
+            kernels.forwards.learn(lambda: model(one, cache=caches), len(caches))
     except LOAD_ERRORS as error:
         # The folder's own path is of no use to a caller.
         reason = str(error).replace(f"{path}/", "").replace(str(path), "the model folder")
