@@ -40,14 +40,30 @@ Queued = Callable[[Share], Load]
 """What waits below a counter."""
 
 
-Rival = tuple[Share, float, float, float, float, float, float, int, float, float]
-"""What an estimate needs to know of a counter beside the one that it is made for.
+class Rival(NamedTuple):
+    """What an estimate needs to know of a counter beside the one that it is made for.
 
-The counter; where it stands, what its running rows have yet to cause counted; its weight; half of
-what one of its requests costs (they are served whole, so the last one goes beyond a level by that);
-of those that wait or are to come back the cost, the slot seconds and the number; how many are
-ready; cost, and slot seconds, that came lately (per s).
-"""
+    Attributes:
+        share: the counter.
+        start: where it stands, what its running rows have yet to cause counted.
+        weight: its weight.
+        half: half of what one of its requests costs: they are served whole, so the last one goes
+            beyond a level by that.
+        cost: of those that wait or are to come back; so are `seconds` (of slots) and `requests`.
+        ready: how many are ready.
+        flow_cost: what came lately (per s); `flow_s` in seconds of slots.
+    """
+
+    share: Share
+    start: float
+    weight: float
+    half: float
+    cost: float
+    seconds: float
+    requests: float
+    ready: int
+    flow_cost: float
+    flow_s: float
 
 
 class Scene:
@@ -84,7 +100,7 @@ class Scene:
                 start += soon[child].cost / weight
             half = cost / requests / 2 if requests > 1 else cost / 2
             load = (half, cost, seconds, requests, child.ready)
-            found.append((child, start, weight, *load, flow_cost, flow_s))
+            found.append(Rival(child, start, weight, *load, flow_cost, flow_s))
         return found
 
     def level(self, share: Share, cost: float) -> float:
