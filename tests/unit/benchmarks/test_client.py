@@ -1,7 +1,9 @@
 import asyncio
+import gc
 import json
 import socket
 from collections.abc import Awaitable, Callable
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -10,9 +12,9 @@ from benchmarks.client import Messages, Record, Target, encode_request, stream_c
 from benchmarks.measure import Meter, cpu_between, summarise
 from benchmarks.prompts import CalibrationError, PromptMaker, calibrate, fit
 from benchmarks.stats import percentile
+from tests.support.answering import Reply, answering
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"
-Reply = Callable[[dict[str, object], asyncio.StreamWriter], Awaitable[None]]
 
 
 def event(**fields: object) -> bytes:
@@ -31,29 +33,9 @@ def usage(prompt: int, completion: int) -> bytes:
 def with_server(reply: Reply, use: Callable[[Target], Awaitable[object]]) -> object:
     """Run `use` against a server that answers every request by `reply`."""
 
-    handlers: set[asyncio.Task[object]] = set()
-
-    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        handlers.add(task)
-        try:
-            head = (await reader.readuntil(b"\r\n\r\n")).decode()
-            lines = head.split("\r\n")
-            length = next(int(line.split(":")[1]) for line in lines if "Content-Length" in line)
-            await reply(json.loads(await reader.readexactly(length)), writer)
-        finally:
-            writer.close()
-
     async def main() -> object:
-        server = await asyncio.start_server(handle, "127.0.0.1", 0)
-        async with server:
-            port = server.sockets[0].getsockname()[1]
-            result = await use(Target(f"http://127.0.0.1:{port}/v1", "m", "secret"))
-            for handler in handlers:
-                handler.cancel()
-            await asyncio.gather(*handlers, return_exceptions=True)
-            return result
+        async with answering(reply) as url:
+            return await use(Target(f"{url}/v1", "m", "secret"))
 
     return asyncio.run(main())
 
@@ -158,6 +140,23 @@ def test_a_silent_server_times_out() -> None:
         await asyncio.Event().wait()
 
     assert fetch(say_nothing, timeout_s=0.1).error == "timeout"
+
+
+@pytest.mark.parametrize("steps", range(8))
+def test_whoever_gives_up_before_it_is_served_leaves_nothing_open(steps: int) -> None:
+    async def never(_body: dict[str, object], _writer: asyncio.StreamWriter) -> None:
+        raise AssertionError("it was served")
+
+    with socket.socket() as caller:
+        caller.setblocking(False)
+
+        async def call_and_go(target: Target) -> None:
+            caller.connect_ex(("127.0.0.1", urlsplit(target.url).port))
+            for _ in range(steps):
+                await asyncio.sleep(0)
+
+        with_server(never, call_and_go)
+        gc.collect()  # what is left open is a warning now, which is an error
 
 
 def test_nobody_listening_is_a_connect_error() -> None:

@@ -11,6 +11,7 @@ from benchmarks.fleet.dialects import Caller
 from benchmarks.fleet.events import Counts, counts_of, read
 from benchmarks.fleet.exchange import Request, Try, send
 from benchmarks.fleet.script import Ask, Turn
+from tests.support.answering import answering
 
 ASK = Ask("completions", "", "", (), (Turn("user", "hi"),), "", 8, "s")
 ANSWER = (
@@ -36,20 +37,16 @@ def ask_server(replies: Callable[[int], bytes], *, until: float = float("inf")) 
     """Send one request to a server whose n-th reply is `replies(n)`."""
     seen = 0
 
-    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def reply(body: dict[str, object], writer: asyncio.StreamWriter) -> None:
         nonlocal seen
-        head = (await reader.readuntil(b"\r\n\r\n")).decode()
-        (length,) = (line[15:] for line in head.split("\r\n") if line.startswith("Content-Length"))
-        assert json.loads(await reader.readexactly(int(length)))["model"] == "m"
+        assert body["model"] == "m"
         seen += 1
         writer.write(replies(seen))
-        writer.close()
 
     async def main() -> Asked:
         asked = Asked("a", "bot", "k", ASK)
-        async with await asyncio.start_server(handle, "127.0.0.1", 0) as server:
-            port = server.sockets[0].getsockname()[1]
-            target = Server(f"http://127.0.0.1:{port}/v1", "m")
+        async with answering(reply) as url:
+            target = Server(f"{url}/v1", "m")
             await see_through(asked, Caller("k"), target, timeout_s=10, until=until)
         return asked
 
