@@ -262,9 +262,8 @@ class FairLine(Slots):
         """Seconds until `count` places are this caller's, as it is told."""
         lack = self._places.lack(caller, count, self.slots, self.running, before.places)
         scene = self._forecast.scene(self._rows.values(), self._useful_slots, now)
-        own = self._places.client(caller).waiting + before.client
         paused = self.waiting - self._places.waiting
-        found_s = self._openings.next_s(caller, lack, own, paused, scene)
+        found_s = self._openings.next_s(caller, lack, before, paused, scene)
         self._refused += 1
         # The longer it has lasted, the longer it is likely to.
         return retry_after(max(found_s, before.waited_s / 2), self._refused)

@@ -79,7 +79,7 @@ class Scene:
     def __init__(self, now: float, slots: int, soon: Pending, queued: Queued) -> None:
         self.slots = slots
         self.soon = soon
-        self._now = now
+        self.now = now
         self._queued = queued
         self._rivals: dict[Share, list[Rival]] = {}
 
@@ -89,7 +89,7 @@ class Scene:
         if found is not None:
             return found
         found = self._rivals[parent] = []
-        first, now, soon = parent.first_entry(), self._now, self.soon
+        first, now, soon = parent.first_entry(), self.now, self.soon
         for child in parent.children.values():
             cost, seconds, requests = self._queued(child)
             flow_cost, flow_s = child.inflow(now)
@@ -153,6 +153,23 @@ def ahead_of(share: Share, own: Load, scene: Scene, seconds: float) -> list[Load
                 slot_s += part * flow_s
         found.append(Load(cost, slot_s, requests))
     return found
+
+
+def meeting(parts: list[tuple[float, float]], number: float) -> float:
+    """Seconds until several together have had so many turns.
+
+    Args:
+        parts: when each has had all of its turns (s), and how many these are.
+        number: how many turns; no more than all of theirs.
+    """
+    done, rate = 0.0, sum(turns / seconds for seconds, turns in parts)
+    for seconds, turns in sorted(parts):
+        if done + rate * seconds >= number:
+            break
+        done, rate = done + turns, rate - turns / seconds
+    else:
+        return max(seconds for seconds, _ in parts)
+    return (number - done) / rate
 
 
 class Forecast:
@@ -227,7 +244,8 @@ class Forecast:
     ) -> float:
         """Seconds until `number` of those who wait below some counters have had their turns.
 
-        Beyond those who wait now, others like them are thought to come.
+        Each counter has as many turns as it has requests, and no more while others still have
+        theirs. Beyond those who wait now, others like them are thought to come.
 
         Args:
             caller: who asks.
@@ -235,13 +253,20 @@ class Forecast:
             number: how many, at least one.
             scene: when.
         """
-        rate = 0.0
-        for share in [one for one in counters if one.ready] or [self._order.known(caller)]:
+        found = [(share, count) for share in counters if (count := self._count(share))]
+        found = found or [(self._order.known(caller), float(number))]
+        more = max(1.0, number / sum(count for _, count in found))
+        parts: list[tuple[float, float]] = []
+        for share, count in found:
+            part = min(float(number), count * more)
             of_lane = msgspec.structs.replace(caller, lane=Lane(share.path[0].name))
-            own = NOTHING.plus(self._usual(share), number - 1)
-            turn_s = self._turn(share, own, of_lane, scene).estimate_s
-            rate += number / max(_LEAST_S, turn_s)
-        return number / rate
+            own = NOTHING.plus(self._usual(share), max(0.0, part - 1))
+            parts.append((max(_LEAST_S, self._turn(share, own, of_lane, scene).estimate_s), part))
+        return meeting(parts, number)
+
+    def _count(self, share: Share) -> int:
+        """How many wait below a counter, or were refused and are to come back."""
+        return share.ready + self.outside.get(share, 0)
 
     def _queued(self, share: Share) -> Load:
         """What waits below a counter, and what was refused and is to come back."""

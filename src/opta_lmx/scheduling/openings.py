@@ -4,6 +4,7 @@ from opta_lmx.core.principal import Caller
 from opta_lmx.scheduling.forecast import Forecast, Scene
 from opta_lmx.scheduling.order import Order
 from opta_lmx.scheduling.places import Lack, Places
+from opta_lmx.scheduling.promises import Before
 from opta_lmx.scheduling.retry import MAX_RETRY_S
 from opta_lmx.scheduling.shares import Share
 
@@ -28,35 +29,44 @@ class Openings:
         self._places = places
         self._forecast = forecast
 
-    def next_s(self, caller: Caller, lack: Lack, before: int, paused: int, scene: Scene) -> float:
+    def next_s(
+        self, caller: Caller, lack: Lack, before: Before, paused: int, scene: Scene
+    ) -> float:
         """Seconds until a caller has the places it needs.
 
         Args:
             caller: who.
             lack: how many must leave theirs.
-            before: places that its client has, or has been promised, already.
+            before: what others, and its client, have been promised already.
             paused: tickets of all that wait again; they have their turns, and leave no place.
             scene: when.
         """
-        client = self._places.client(caller)
-        assert client.owner is not None
-        key, of_key = self._forecast.key(caller), client.owner.paused
-        if lack.own <= 0 and not before:
+        client, away, now = self._places.client(caller), before.away, scene.now
+        owner = client.owner
+        assert owner is not None
+        key, of_key, mine = self._forecast.key(caller), owner.paused, client.waiting + before.client
+        if lack.own <= 0 and not mine:
             return 0.0
+
+        def part(leave: int) -> float:
+            found_s = self._turns_s(caller, key, leave, of_key, scene)
+            return max(found_s, away.key_at(leave - owner.waiting) - now)
+
         # Another key fills its part again: who leaves it leaves no shared place.
         shared = lack.shared + self._places.refilled(caller)
         shared_s = self._turns_s(caller, self._forecast.lanes(), shared, paused, scene)
+        shared_s = max(shared_s, away.all_at(lack.shared - self._places.waiting) - now)
         if 0 < lack.own >= lack.part:
-            return min(shared_s, self._turns_s(caller, key, lack.part, of_key, scene))
-        own_s = self._turns_s(caller, key, lack.own, of_key, scene) if lack.own > 0 else 0.0
-        if not before or own_s >= shared_s:
+            return min(shared_s, part(lack.part))
+        own_s = part(lack.own) if lack.own > 0 else 0.0
+        if not mine or own_s >= shared_s:
             return min(shared_s, own_s)
         known = [self._order.known(caller)]
-        client_s = self._turns_s(caller, known, before, client.paused, scene)
+        client_s = self._turns_s(caller, known, mine, client.paused, scene)
+        client_s = max(client_s, away.client_at() - now)
         if client_s <= own_s:
             return own_s
-        part_s = self._turns_s(caller, key, lack.part, of_key, scene)
-        return min(shared_s, client_s, part_s)
+        return min(shared_s, client_s, part(lack.part))
 
     def _turns_s(
         self, caller: Caller, counters: list[Share], leave: int, paused: int, scene: Scene

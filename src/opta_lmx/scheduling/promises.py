@@ -1,6 +1,7 @@
 """What refused callers were told: each of them has been promised a place, at a time."""
 
 import math
+from operator import attrgetter
 from typing import NamedTuple
 
 from opta_lmx.core.principal import Caller
@@ -46,6 +47,50 @@ class Promise:
         self.ends = self.due + max(_GRACE_S, _GRACE * wait_s)
 
 
+_BACK = attrgetter("back")
+
+
+class Away:
+    """When those who were promised places, and come before a caller's turn, are to be back.
+
+    Args:
+        every: all their promises.
+        of_key: those of the caller's key.
+        client: the caller's.
+    """
+
+    __slots__ = ("_client", "_every", "_of_key")
+
+    def __init__(self, every: list[Promise], of_key: list[Promise], client: str) -> None:
+        self._every = every
+        self._of_key = of_key
+        self._client = client
+
+    def all_at(self, count: int) -> float:
+        """The time at which so many places' callers are back; minus infinity for none."""
+        return _back_at(self._every, count)
+
+    def key_at(self, count: int) -> float:
+        """The same of those of the caller's key."""
+        return _back_at(self._of_key, count)
+
+    def client_at(self) -> float:
+        """The time at which all those of the caller's client are back."""
+        return max(
+            [one.back for one in self._of_key if one.client == self._client], default=-math.inf
+        )
+
+
+def _back_at(promises: list[Promise], count: int) -> float:
+    """The time at which whoever was promised the first `count` places is back."""
+    back = -math.inf
+    for one in sorted(promises, key=_BACK):
+        if count <= 0:
+            break
+        back, count = one.back, count - one.places
+    return back
+
+
 class Before(NamedTuple):
     """What was promised to others before a caller's turn.
 
@@ -55,6 +100,7 @@ class Before(NamedTuple):
         client: those that the caller's own client was promised.
         waited_s: seconds since the caller was first refused, where it was too often.
         due: the caller was told to be back by now.
+        away: when those others are to be back.
     """
 
     places: First = NOBODY
@@ -62,6 +108,7 @@ class Before(NamedTuple):
     client: int = 0
     waited_s: float = 0.0
     due: bool = False
+    away: Away = Away([], [], "")
 
 
 _NOTHING = Before()
@@ -113,6 +160,7 @@ class Promises:
             sum([one.places for one in of_key if one.client == caller.client]),
             now - own.since if own is not None and own.times >= _OFTEN else 0.0,
             own is not None and count <= own.places,
+            Away(every, of_key, caller.client),
         )
 
     def tell(

@@ -7,6 +7,7 @@ import pytest
 
 from opta_lmx.core.errors import LmxError
 from opta_lmx.core.principal import Lane
+from opta_lmx.scheduling.forecast import meeting
 from opta_lmx.scheduling.rules import Position, Work
 from tests.support.line_bench import Bench, bot
 
@@ -148,6 +149,44 @@ def test_a_prompt_that_takes_longer_than_usual_is_expected_to_go_on() -> None:
     soon = bench.line.position(behind).estimate_s
     bench.clock.time += 60.0
     assert bench.line.position(behind).estimate_s > soon + 10
+
+
+def test_lanes_with_little_to_do_do_not_make_a_place_come_sooner() -> None:
+    bench = Bench(max_waiting=8)
+    for lane in Lane:
+        bench.ask(bot("one", lane=lane))
+    bench.serve(3, seconds=2.0)
+    bench.ask(bot("one"), count=5)
+    for lane in (Lane.AGENT, Lane.BACKGROUND):
+        bench.ask(bot("one", lane=lane))
+    bench.grants()
+    bench.ask(bot("one"), count=2)
+    told = [refused_s(bench, "one", "key") for _ in range(9)]
+    # One slot: the n-th has a place when n have had it, for two seconds each but the first.
+    assert all(told_s >= 0.85 * (2 * number + 1) for number, told_s in enumerate(told))
+
+
+def test_who_is_away_leaves_no_place_before_it_is_back() -> None:
+    bench = Bench(slots=4, max_waiting=4)
+    bench.ask(bot("one"), count=4)
+    bench.serve(4, seconds=0.05)
+    bench.ask(bot("one"), count=4)
+    bench.grants()
+    bench.ask(bot("one"), count=4)
+    told = [refused_s(bench, "one", "key") for _ in range(20)]
+    # Those who wait are served at once; then the places of those who were told first are needed.
+    assert all(told_s <= 1.05 for told_s in told[:4])
+    assert all(told_s >= 1.9 for told_s in told[16:])
+
+
+@pytest.mark.parametrize(
+    ("number", "seconds"), [(1, 0.5), (2, 1.0), (4, 2.0), (6, 4.0), (12, 10.0), (20, 10.0)]
+)
+def test_turns_of_several_are_met_together_and_nobody_s_after_its_last(
+    number: float, seconds: float
+) -> None:
+    # Two a second while both have any: two of one by 2 s, ten of the other by 10 s.
+    assert meeting([(2.0, 2.0), (10.0, 10.0)], number) == pytest.approx(seconds)
 
 
 # --- what a refusal takes ---------------------------------------------------------------
