@@ -40,3 +40,9 @@ def starter_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerP
             fcntl.flock(lock, fcntl.LOCK_EX)  # whoever comes second finds it converted
             running.load("starter", "mlx")
         yield running
+
+
+@pytest.fixture(params=["starter", "starter:mlx"], ids=["gguf", "mlx"])
+def model(request: pytest.FixtureRequest) -> str:
+    """The small real model's name on each engine: what holds on one holds on both."""
+    return request.param

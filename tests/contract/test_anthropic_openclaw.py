@@ -142,9 +142,11 @@ SHAPES = [
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.name)
-def test_a_real_model_takes_the_request(starter_server: ServerProcess, shape: Shape) -> None:
+def test_a_real_model_takes_the_request(
+    starter_server: ServerProcess, shape: Shape, model: str
+) -> None:
     reply = starter_server.http.post(
-        f"{starter_server.url}/v1/messages", json=shape.body, headers=HEADERS
+        f"{starter_server.url}/v1/messages", json={**shape.body, "model": model}, headers=HEADERS
     )
     assert reply.status_code == 200, reply.text
     if shape.body.get("stream"):
@@ -184,9 +186,9 @@ def test_a_turn_and_the_next_share_everything_before_the_carrier() -> None:
 
 
 def test_the_overflow_of_a_long_session_is_told_in_words_it_compacts_on(
-    starter_server: ServerProcess,
+    starter_server: ServerProcess, model: str
 ) -> None:
-    long = body(user("word " * 9000))
+    long = body(user("word " * 9000), model=model)
     reply = starter_server.http.post(
         f"{starter_server.url}/v1/messages", json=long, headers=HEADERS
     )

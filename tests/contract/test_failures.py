@@ -82,9 +82,10 @@ def assert_waitable(surface: Surface, reply: httpx.Response) -> None:
 def crashing(
     http: httpx.Client, server: LiveServer, surface: Surface, model: str, *, stream: bool = False
 ) -> httpx.Response:
-    """Ask a model that crashes; loaded anew, because one that crashed often is quarantined."""
+    """Ask a model that crashes; loaded anew, and let in again should it have crashed often."""
     name = f"{surface.kind}-{model}"
     http.post(f"{server.url}/admin/models/unload", json={"model": name})
+    assert http.post(f"{server.url}/admin/models/{name}/reset").status_code == 200
     loaded = http.post(f"{server.url}/admin/models/load", json={"model": name})
     assert loaded.status_code == 200, loaded.text
     return ask(http, server, surface, model, stream=stream)

@@ -20,9 +20,9 @@ def client(starter_server: ServerProcess) -> Iterator[openai.OpenAI]:
         yield sdk
 
 
-def test_a_real_model_answers_sensibly(client: openai.OpenAI) -> None:
+def test_a_real_model_answers_sensibly(client: openai.OpenAI, model: str) -> None:
     answer = client.chat.completions.create(
-        model="starter", messages=QUESTION, max_completion_tokens=40, temperature=0
+        model=model, messages=QUESTION, max_completion_tokens=40, temperature=0
     )
     text = answer.choices[0].message.content
     assert "Paris" in (text or "")
@@ -31,13 +31,13 @@ def test_a_real_model_answers_sensibly(client: openai.OpenAI) -> None:
     assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
 
 
-def test_streamed_chunks_join_to_the_plain_answer(client: openai.OpenAI) -> None:
+def test_streamed_chunks_join_to_the_plain_answer(client: openai.OpenAI, model: str) -> None:
     plain = client.chat.completions.create(
-        model="starter", messages=QUESTION, max_tokens=30, temperature=0
+        model=model, messages=QUESTION, max_tokens=30, temperature=0
     )
     chunks = list(
         client.chat.completions.create(
-            model="starter",
+            model=model,
             messages=QUESTION,
             max_tokens=30,
             temperature=0,
@@ -54,29 +54,29 @@ def test_streamed_chunks_join_to_the_plain_answer(client: openai.OpenAI) -> None
     assert chunks[-2].choices[0].finish_reason == plain.choices[0].finish_reason
 
 
-def test_the_model_list_tells_the_true_window(client: openai.OpenAI) -> None:
-    listed = {model.id: model for model in client.models.list()}
-    assert {"starter", "starter-long"} <= set(listed)
-    starter = client.models.retrieve("starter")
+def test_the_model_list_tells_the_true_window(client: openai.OpenAI, model: str) -> None:
+    listed = {one.id: one for one in client.models.list()}
+    assert {model, "starter-long"} <= set(listed)
+    starter = client.models.retrieve(model)
     assert starter.model_dump()["x_opta"]["context_length"] == 8192
 
 
-def test_errors_are_the_sdks_own_types(client: openai.OpenAI) -> None:
+def test_errors_are_the_sdks_own_types(client: openai.OpenAI, model: str) -> None:
     with pytest.raises(openai.NotFoundError) as unknown:
         client.chat.completions.create(model="nobody", messages=QUESTION)
     assert unknown.value.code == "model_not_found"
     with pytest.raises(openai.BadRequestError) as unsupported:
-        client.chat.completions.create(model="starter", messages=QUESTION, store=True)
+        client.chat.completions.create(model=model, messages=QUESTION, store=True)
     assert (unsupported.value.code, unsupported.value.param) == ("unsupported_parameter", "store")
     with pytest.raises(openai.BadRequestError, match="maximum context length is 8192 tokens"):
         client.chat.completions.create(
-            model="starter", messages=[{"role": "user", "content": "word " * 9000}]
+            model=model, messages=[{"role": "user", "content": "word " * 9000}]
         )
 
 
-def test_unicode_arrives_whole(client: openai.OpenAI) -> None:
+def test_unicode_arrives_whole(client: openai.OpenAI, model: str) -> None:
     stream = client.chat.completions.create(
-        model="starter",
+        model=model,
         messages=[{"role": "user", "content": "Repeat exactly: 東京 🎉 déjà vu"}],
         max_tokens=30,
         temperature=0,

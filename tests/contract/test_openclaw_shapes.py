@@ -35,10 +35,12 @@ def _check_stream(reply: httpx.Response, body: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=[shape.name for shape in SHAPES])
-def test_every_shape_is_answered_well_formed(starter_server: ServerProcess, shape: Shape) -> None:
+def test_every_shape_is_answered_well_formed(
+    starter_server: ServerProcess, shape: Shape, model: str
+) -> None:
     headers = {**shape.headers, "Authorization": "Bearer anything"}
     url = f"{starter_server.url}/v1/chat/completions"
-    reply = httpx.post(url, json=shape.body, headers=headers, timeout=120)
+    reply = httpx.post(url, json={**shape.body, "model": model}, headers=headers, timeout=120)
     assert reply.status_code == 200, reply.text
     if shape.body.get("stream"):
         _check_stream(reply, shape.body)

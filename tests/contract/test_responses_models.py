@@ -175,10 +175,10 @@ def test_log_probabilities_are_of_the_text(tiny_server: ServerProcess, model: st
 
 
 @pytest.mark.engine
-def test_a_real_conversation_with_the_sdk(starter_server: ServerProcess) -> None:
+def test_a_real_conversation_with_the_sdk(starter_server: ServerProcess, model: str) -> None:
     with strict_openai(starter_server.url) as sdk:
         first = sdk.responses.create(
-            model="starter",
+            model=model,
             instructions="Answer in one short sentence.",
             input="What is the capital of France?",
             temperature=0,
@@ -186,7 +186,7 @@ def test_a_real_conversation_with_the_sdk(starter_server: ServerProcess) -> None
         )
         assert "Paris" in first.output_text
         second = sdk.responses.create(
-            model="starter",
+            model=model,
             input="Repeat what you said.",
             previous_response_id=first.id,
             temperature=0,
@@ -196,10 +196,10 @@ def test_a_real_conversation_with_the_sdk(starter_server: ServerProcess) -> None
 
 
 @pytest.mark.engine
-def test_a_real_model_calls_the_tool_it_must(starter_server: ServerProcess) -> None:
+def test_a_real_model_calls_the_tool_it_must(starter_server: ServerProcess, model: str) -> None:
     response = made(
         starter_server.url,
-        "starter",
+        model,
         input="Read the file notes.txt",
         tools=[READ],
         tool_choice="required",
@@ -211,24 +211,24 @@ def test_a_real_model_calls_the_tool_it_must(starter_server: ServerProcess) -> N
     assert set(json.loads(call["arguments"])) == {"path"}
     output = {"type": "function_call_output", "call_id": call["call_id"], "output": "buy milk"}
     follow = {"input": [output], "previous_response_id": response["id"], "max_output_tokens": 30}
-    assert made(starter_server.url, "starter", tools=[READ], **follow)["output"]
+    assert made(starter_server.url, model, tools=[READ], **follow)["output"]
 
 
 @pytest.mark.engine
-def test_a_real_model_compacts(starter_server: ServerProcess) -> None:
+def test_a_real_model_compacts(starter_server: ServerProcess, model: str) -> None:
     talk = [
         {"role": "user", "content": "My dog is called Rex. He is three years old."},
         {"role": "assistant", "content": "Rex sounds lovely."},
         {"role": "user", "content": "I live in Oslo and must buy 12 eggs tomorrow."},
         {"role": "assistant", "content": "Noted: 12 eggs."},
     ]
-    body = {"model": "starter", "input": talk}
+    body = {"model": model, "input": talk}
     reply = httpx.post(f"{starter_server.url}/v1/responses/compact", json=body, timeout=100)
     assert reply.status_code == 200, reply.text
     valid("CompactResource", reply.json())
     # So small a model tells little of it; that it is told what was written is what counts here.
     question = {"role": "user", "content": "What is my dog called?"}
-    bare = made(starter_server.url, "starter", input=[question], max_output_tokens=8)
+    bare = made(starter_server.url, model, input=[question], max_output_tokens=8)
     follow = [*reply.json()["output"], question]
-    answer = made(starter_server.url, "starter", input=follow, max_output_tokens=8)
+    answer = made(starter_server.url, model, input=follow, max_output_tokens=8)
     assert answer["usage"]["input_tokens"] > bare["usage"]["input_tokens"]

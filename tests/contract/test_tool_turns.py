@@ -119,7 +119,8 @@ def streamed(chunks: Any) -> tuple[ChatCompletionMessage, str]:
     return ChatCompletionMessage.model_validate(message), finish
 
 
-@pytest.mark.parametrize(("model", "stream"), [("starter", False), ("starter:mlx", True)])
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("model", MODELS)
 def test_a_turn_from_question_to_answer(client: openai.OpenAI, model: str, stream: bool) -> None:
     reply = ask(client, model, tool_choice="required", stream=stream)
     if stream:
@@ -174,7 +175,8 @@ def test_every_of_several_answers_calls(client: openai.OpenAI, model: str) -> No
             assert only_call(one.message)[1:] == only_call(other.message)[1:]
 
 
-@pytest.mark.parametrize(("model", "stream"), [("starter", True), ("starter:mlx", False)])
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("model", MODELS)
 def test_an_answer_is_json_of_its_schema(client: openai.OpenAI, model: str, stream: bool) -> None:
     reply = ask(
         client,
