@@ -20,7 +20,9 @@ from opta_lmx.api.ws_connection import (
 from opta_lmx.core.clock import Clock
 from opta_lmx.core.errors import LmxError
 from opta_lmx.core.telemetry import Telemetry
+from opta_lmx.engine.quarantine import QUARANTINED
 from opta_lmx.engine.residency import Engine
+from opta_lmx.engine.restoring import NAMED
 from opta_lmx.serving.service import Serving
 
 _SETTLE_S = 2
@@ -137,10 +139,12 @@ class Server:
         loop = asyncio.get_running_loop()
         for name in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(name, self._on_signal)
+        await self._app.engine.recovery.begin()
         serving = asyncio.create_task(self._uvicorn.serve([self._listener]))
         loading = asyncio.create_task(self._load_models())
         stopping = asyncio.create_task(self._stop.wait())
         await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        self._app.engine.recovery.stopping()
         loading.cancel()
         await self._drain()
         await self._app.close()
@@ -156,18 +160,22 @@ class Server:
         self._stop.set()
 
     async def _load_models(self) -> None:
+        engine = self._app.engine
         for name in self._models:
             try:
-                await self._app.engine.load(name)
+                await engine.load(name, reason=NAMED)
             except LmxError as error:
-                self._failure = error
                 self._app.telemetry.log(
                     "error", "named model cannot be loaded", model=name, reason=error.message
                 )
+                if error.code == QUARANTINED:
+                    continue  # only a server that runs can be told to let it in again
+                self._failure = error
                 self._stop.set()
                 return
         # Only now, so that nothing is loaded ahead into the memory of those that were named.
-        self._app.engine.look_after()
+        await engine.restore()
+        engine.look_after()
 
     async def _drain(self) -> None:
         """Let running answers finish; what remains is ended with a typed error by `close`."""

@@ -327,8 +327,8 @@ class Released(msgspec.Struct, tag=True, frozen=True):
 class Fault(msgspec.Struct, tag=True, frozen=True):
     """Something failed: one request (`id`), or the worker as a whole (`id` None, then exit).
 
-    `code` is machine-readable: `load_failed`, `missing_extra`, `draft_refused`, `step_failed`,
-    `bad_request`, `encode_failed`.
+    `code` is machine-readable: `load_failed`, `canary_failed`, `missing_extra`, `draft_refused`,
+    `kv_type_refused`, `step_failed`, `out_of_memory`, `bad_request`, `encode_failed`.
     """
 
     message: str

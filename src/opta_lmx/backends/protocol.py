@@ -33,6 +33,12 @@ class TextError(Exception):
         self.param = param
 
 
+LONGEST_PIECE = 128
+"""Bytes no token exceeds: a prompt longer than this many times the window cannot fit."""
+CANARY_FAILED = "canary_failed"
+"""The code of a `LoadError`: the model is in memory, but does not work."""
+
+
 class LoadError(Exception):
     """The model cannot be loaded. `code` as in `frames.Fault`."""
 
@@ -45,13 +51,15 @@ class PreparedPrompt(msgspec.Struct, frozen=True):
     """Token ids of the prompt and the offsets at which its turns start.
 
     `text` is the prompt's text, where it was asked for. `thinking`: it ends inside a block of
-    reasoning, which the answer continues.
+    reasoning, which the answer continues. `at_least` is set, and `ids` is empty, where the text
+    is so long that it cannot fit: that many tokens or more.
     """
 
-    ids: tuple[int, ...]
+    ids: tuple[int, ...] = ()
     cuts: tuple[int, ...] = ()
     text: str | None = None
     thinking: bool = False
+    at_least: int = 0
 
 
 class Texts(Protocol):

@@ -38,6 +38,7 @@ from opta_lmx.backends.frames import (
 )
 from opta_lmx.backends.gathering import Gathering
 from opta_lmx.backends.protocol import (
+    LONGEST_PIECE,
     Embedder,
     Engine,
     Holder,
@@ -47,14 +48,13 @@ from opta_lmx.backends.protocol import (
     Texts,
 )
 from opta_lmx.backends.registry import check_draft, create_engine
+from opta_lmx.backends.shortage import OUT_OF_MEMORY, is_out_of_memory
 from opta_lmx.core.clock import SystemClock
 from opta_lmx.core.types import Prompt
 
 _RECEIVE_BYTES = 1 << 18
 _LOAD_FAILED_EXIT = 3
 _STEP_FAILED_EXIT = 4
-LONGEST_PIECE = 128
-"""Bytes no token exceeds: a prompt longer than this many times the window cannot fit."""
 
 
 class Outbox:
@@ -163,7 +163,8 @@ class Worker:
                 self._out.end_step(engine.step())
         except Exception as error:  # noqa: BLE001  (boundary: a failed step means the batch is lost)
             traceback.print_exc()
-            self._fail(f"{type(error).__name__}: {error}", "step_failed", _STEP_FAILED_EXIT)
+            code = OUT_OF_MEMORY if is_out_of_memory(error) else "step_failed"
+            self._fail(f"{type(error).__name__}: {error}", code, _STEP_FAILED_EXIT)
 
     def _apply_commands(self, engine: Engine) -> None:
         rested = not engine.busy
@@ -241,7 +242,7 @@ class Worker:
                 traceback.print_exc()
                 words = f"{type(error).__name__}: {error}"
                 answer = Prepared(request.id, error=words, param=_param_of(request.prompt))
-            if answer.error is not None:
+            if answer.error is not None or answer.at_least:
                 self._gathering.settle(request.id)
             self._out.emit(answer)
 
@@ -254,7 +255,14 @@ class Worker:
 
 
 def _prepared(request: int, prompt: PreparedPrompt) -> Prepared:
-    return Prepared(request, prompt.ids, prompt.cuts, thinking=prompt.thinking, text=prompt.text)
+    return Prepared(
+        request,
+        prompt.ids,
+        prompt.cuts,
+        thinking=prompt.thinking,
+        text=prompt.text,
+        at_least=prompt.at_least,
+    )
 
 
 def _param_of(prompt: Prompt) -> str:
@@ -286,6 +294,8 @@ def main() -> NoReturn:
     # sessions against each other, and the front then waits behind a busy worker.
     os.setpgid(0, 0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A service manager stops every process at once; answers still run while the front drains.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     Worker(socket.socket(fileno=arguments.fd)).run()
 
 

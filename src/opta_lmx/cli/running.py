@@ -1,6 +1,7 @@
-"""Commands about the running server: `ps`, `load`, `unload`."""
+"""Commands about the running server: `ps`, `load`, `unload`, `reset`."""
 
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import typer
 
@@ -14,6 +15,7 @@ def register(app: typer.Typer) -> None:
     app.command()(ps)
     app.command()(load)
     app.command()(unload)
+    app.command()(reset)
 
 
 def ps(
@@ -38,6 +40,12 @@ def ps(
         table(columns, [_row(model) for model in models])
     else:
         typer.echo("No model is loaded.")
+    for one in status.get("quarantine", []):
+        typer.echo(
+            f"{one['model']} is quarantined: {one['message']} (opta-lmx reset {one['model']})"
+        )
+    if status.get("safe_mode"):
+        typer.echo("Safe mode after repeated crashes: nothing is loaded unasked.")
     typer.echo(f"Opta LMX {status.get('version', '')}, up {_duration(status.get('uptime_s', 0))}")
 
 
@@ -72,6 +80,21 @@ def unload(
     with connect(config, url, api_key) as client:
         client.post("/admin/models/unload", {"model": name})
     typer.echo(f"{name} is unloaded.")
+
+
+def reset(
+    name: NameArgument,
+    url: UrlOption = None,
+    api_key: KeyOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Let a model in again that the running server quarantined for its crashes."""
+    from opta_lmx.cli.client import connect
+
+    with connect(config, url, api_key) as client:
+        answer = client.post(f"/admin/models/{quote(name, safe='')}/reset", {})
+    was = answer.get("was_quarantined")
+    typer.echo(f"{name} is let in again." if was else f"{name} was not quarantined.")
 
 
 def _row(model: dict[str, Any]) -> tuple[str, ...]:

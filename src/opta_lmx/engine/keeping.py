@@ -1,5 +1,7 @@
 """Looks after the loaded models by itself: who was idle for too long, who is wanted soon."""
 
+import asyncio
+import contextvars
 import functools
 from collections.abc import Callable
 
@@ -42,11 +44,31 @@ class Keeper:
         self._hands = hands
         self._clock = clock
         self._telemetry = telemetry
+        self._task: asyncio.Task[None] | None = None
         self._tried_at: dict[str, float] = {}
         self._told: dict[str, str] = {}
 
-    async def run(self) -> None:
-        """Look, and look again, until cancelled."""
+    def begin(self) -> None:
+        """Look, and look again, until `end`; nothing changes if that has begun."""
+        if self._task is None or self._task.done():
+            # An empty context: the log lines belong to no single request.
+            self._task = asyncio.create_task(
+                self._run(), name="memory keeper", context=contextvars.Context()
+            )
+            self._task.add_done_callback(self._ended)
+
+    async def end(self) -> None:
+        """Look no more."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """An unforeseen failure of our own: say so; the next `begin` begins anew."""
+        if not task.cancelled() and (cause := task.exception()) is not None:
+            self._telemetry.log("error", "memory keeper failed", exc_info=cause)
+
+    async def _run(self) -> None:
         while True:
             self.look()
             await self._clock.sleep(TICK_S)

@@ -60,7 +60,8 @@ class Loading:
         """Start a worker and load the model.
 
         Raises:
-            LmxError: UNAVAILABLE `load_timeout`, `load_failed`; what `WorkerHandle.start` raises.
+            LmxError: UNAVAILABLE `load_timeout`, `load_crashed`, `load_failed`; what else
+                `WorkerHandle.start` raises.
         """
         began = self._clock.monotonic()
         try:
@@ -81,13 +82,17 @@ class Loading:
 
 def _load_timeout(model: str) -> LmxError:
     return LmxError(
-        ErrorKind.UNAVAILABLE, f"Model '{model}' took too long to load.", code="load_timeout"
+        ErrorKind.UNAVAILABLE,
+        f"Model '{model}' took too long to load.",
+        code="load_timeout",
+        param="model",
     )
 
 
 def _cannot_start(model: str, error: OSError) -> LmxError:
     return LmxError(
         ErrorKind.UNAVAILABLE,
-        f"The worker of model '{model}' cannot start: {error}",
+        f"The worker of model '{model}' cannot start: {error.strerror or 'unknown error'}",
         code="load_failed",
+        param="model",
     )

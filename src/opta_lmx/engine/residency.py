@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import contextvars
 import functools
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
 from typing import Protocol
 
 import msgspec
@@ -19,13 +19,15 @@ from opta_lmx.engine.keeping import Hands, Keeper
 from opta_lmx.engine.load_times import LoadBook
 from opta_lmx.engine.memory import Memory, MemoryPolicy, MemoryStatus
 from opta_lmx.engine.plan import Plan
+from opta_lmx.engine.recovery import Recovery, RecoveryOptions
+from opta_lmx.engine.restoring import Noted
 from opta_lmx.engine.runtime import ModelRuntime, ModelState, RuntimeLimits
 from opta_lmx.engine.settle import settle
-from opta_lmx.engine.status import ModelStatus, status_of
+from opta_lmx.engine.status import ModelStatus, status_of, status_out_of_service
 from opta_lmx.engine.turns import Turns
+from opta_lmx.models.matching import Known
 from opta_lmx.scheduling.fair_line import FairLine
 from opta_lmx.scheduling.governor import GovernorLimits
-from opta_lmx.scheduling.retry import RestartPolicy
 from opta_lmx.scheduling.rules import Depth, LineRules
 
 _MADE_FOR: dict[ModelKind, str] = {
@@ -46,6 +48,10 @@ class Resolver(Protocol):
         """How to run it, with a window of `context` tokens if given (at most its own)."""
         ...
 
+    def known(self) -> Sequence[Known]:
+        """The models there are, as far as their names matter."""
+        ...
+
 
 def _no_cache(plan: Plan) -> ModelCache:  # noqa: ARG001  (`EngineOptions.caches`)
     return NoCache()
@@ -56,12 +62,13 @@ class EngineOptions(msgspec.Struct, frozen=True):
 
     `line_rules` and `caches` say for each model how its line is kept and what looks after its
     prefix cache; `memory` what all of them may take. `adaptive`: fewer requests run while steps
-    are slow, where the slots are ours. `governor` is for models that share the device.
+    are slow, where the slots are ours. `governor` is for models that share the device;
+    `recovery` says what crashes lead to, those of the server among them.
     """
 
     limits: RuntimeLimits
     line_rules: Callable[[Plan], LineRules]
-    restart_policy: Callable[[], RestartPolicy]
+    recovery: RecoveryOptions
     load_on_demand: bool = True
     loads: LoadBook = msgspec.field(default_factory=LoadBook)
     caches: Callable[[Plan], ModelCache] = _no_cache
@@ -71,7 +78,11 @@ class EngineOptions(msgspec.Struct, frozen=True):
 
 
 class Engine:
-    """Owns every loaded model."""
+    """Owns every loaded model.
+
+    Attributes:
+        recovery: how often models crashed, and what is loaded, for the next start.
+    """
 
     def __init__(
         self, resolver: Resolver, options: EngineOptions, clock: Clock, telemetry: Telemetry
@@ -83,8 +94,13 @@ class Engine:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._leaving: dict[str, asyncio.Task[None]] = {}
         self._device = Device(clock, options.governor)
-        self._memory = Memory(options.memory, self._runtimes, resolver.canonical, self._ports)
-        self._keeper: asyncio.Task[None] | None = None
+        self.recovery = Recovery(options.recovery, clock, telemetry)
+        memory = options.memory
+        if self.recovery.safe:
+            memory = msgspec.structs.replace(memory, warm=(), prefetch=False)
+        self._memory = Memory(memory, self._runtimes, resolver.canonical, self._ports)
+        hands = Hands(self._sound, self._start, self._evict)
+        self._keeper = Keeper(self._memory, hands, clock, telemetry)
 
     def runtime(self, ref: str, kinds: Collection[ModelKind] = ("chat",)) -> ModelRuntime:
         """The model's runtime for a request, loading it if allowed.
@@ -94,15 +110,17 @@ class Engine:
         Raises:
             LmxError: MODEL_NOT_FOUND; INVALID_REQUEST for a model that is not of these kinds,
                 which is then not loaded; INSUFFICIENT_RESOURCES `model_too_large`; UNAVAILABLE
-                `memory_busy` while models that are used leave no room for it.
+                `memory_busy` while models that are used leave no room for it,
+                `model_quarantined`.
         """
         runtime = self.find(ref)
         if runtime is not None:
             check_kind(runtime.plan, kinds)
             self._memory.arrived(runtime.plan.ref)
+            self.recovery.journal.used(runtime.plan.ref)
             return runtime
+        self.recovery.health.refuse(self.resolver.canonical(ref))
         if not self._options.load_on_demand:
-            self.resolver.canonical(ref)
             raise LmxError(
                 ErrorKind.MODEL_NOT_FOUND,
                 f"Model '{ref}' is not loaded and loading on demand is off.",
@@ -122,20 +140,25 @@ class Engine:
                 runtime = self._runtimes.get(self.resolver.canonical(ref))
         return runtime
 
-    async def load(self, ref: str, context: int | None = None) -> ModelRuntime:
+    async def load(
+        self, ref: str, context: int | None = None, reason: str = "operator"
+    ) -> ModelRuntime:
         """Load a model, or join the loading under way; return when it serves.
 
         Args:
             ref: any reference to the model.
             context: the window wanted, in tokens. A model that is loaded with less is loaded
                 anew unless it has requests; more than the model's own is never given.
+            reason: who wants it.
 
         Raises:
             LmxError: MODEL_NOT_FOUND; CONFLICT `model_busy`; INSUFFICIENT_RESOURCES
-                `model_too_large`; UNAVAILABLE `memory_busy`; what kept it from loading.
+                `model_too_large`; UNAVAILABLE `memory_busy`, `model_quarantined`; what kept it
+                from loading.
         """
-        runtime = self.find(ref) or self._admit(self.resolver.plan(ref, context), "operator")
+        runtime = self.find(ref) or self._admit(self._sound(ref, context), reason)
         self._memory.asked(runtime.plan.ref)
+        self.recovery.journal.used(runtime.plan.ref)
         runtime, ready = await self._serving(runtime)
         if context is None or ready.context >= context:
             return runtime
@@ -169,34 +192,61 @@ class Engine:
         self._memory.dismiss(runtime.plan.ref)
         await self._forget(runtime, _unloaded(runtime.plan.ref))
 
+    async def restore(self) -> None:
+        """Load, into free memory, what was loaded when the last run stopped without ending."""
+        await self.recovery.journal.restore(self._restore)
+
+    async def reset(self, ref: str) -> tuple[str, bool]:
+        """Forget a model's crashes, and let it in again; its id, and whether it was kept out.
+
+        Raises MODEL_NOT_FOUND.
+        """
+        model, was = await self.recovery.reset(ref, self.resolver.canonical)
+        runtime = self._runtimes.get(model)
+        if runtime is not None and runtime.state is ModelState.QUARANTINED:
+            await self._forget(runtime, _unloaded(model))
+        return model, was
+
+    @contextlib.asynccontextmanager
+    async def lend(self, plan: Plan) -> AsyncGenerator[None]:
+        """Reserve a plan's memory, as for a load, while a worker that serves nobody is tried out.
+
+        Idle models are unloaded for it. `plan.ref` must be no model's id, so that nobody finds
+        a model there.
+
+        Raises:
+            LmxError: INSUFFICIENT_RESOURCES `model_too_large`; UNAVAILABLE `memory_busy`.
+        """
+        self._make_room(self._memory.admit(plan))
+        try:
+            await self._memory.room()
+            yield
+        finally:
+            self._memory.forget(plan.ref)
+            self._memory.gone(plan.ref)
+
     def look_after(self) -> None:
         """Begin to unload and to load ahead of requests, if that has not begun.
 
         The first load begins it too. What is loaded ahead makes room for who asks.
         """
-        if self._keeper is None or self._keeper.done():
-            clock, telemetry, _ = self._ports
-            hands = Hands(self.resolver.plan, self._start, self._evict)
-            keeper = Keeper(self._memory, hands, clock, telemetry)
-            self._keeper = asyncio.create_task(
-                keeper.run(), name="memory keeper", context=contextvars.Context()
-            )
-            self._keeper.add_done_callback(self._kept)
-
-    def _kept(self, task: asyncio.Task[None]) -> None:
-        """An unforeseen failure of our own: say so; the next load begins anew."""
-        if not task.cancelled() and (cause := task.exception()) is not None:
-            self._ports[1].log("error", "memory keeper failed", exc_info=cause)
+        self._keeper.begin()
 
     def memory(self) -> MemoryStatus:
         """What the models take, of what there is."""
         return self._memory.status()
 
     def status(self) -> list[ModelStatus]:
-        """Every loaded model, oldest first. Callable from any thread: it looks at a copy."""
+        """Every loaded model, oldest first, then those in quarantine.
+
+        Callable from any thread: it looks at a copy.
+        """
+        loaded = list(self._runtimes.values())
+        refs = {runtime.plan.ref for runtime in loaded}
+        kept_out = [one for one in self.recovery.health.quarantined() if one.model not in refs]
         return [
-            status_of(runtime, self._memory.expires_s(runtime))
-            for runtime in list(self._runtimes.values())
+            *(status_of(runtime, self._memory.expires_s(runtime)) for runtime in loaded),
+            *(status_out_of_service(one) for one in kept_out),
         ]
 
     def queues(self) -> dict[str, tuple[Depth, ...]]:
@@ -205,14 +255,14 @@ class Engine:
 
     async def close(self) -> None:
         """End every worker; what still runs is told that the server stops."""
-        if self._keeper is not None:
-            self._keeper.cancel()
-            await asyncio.wait([self._keeper])
+        self.recovery.stopping()
+        await self._keeper.end()
         for runtime in list(self._runtimes.values()):
             await self._forget(runtime, server_stopping())
         if self._leaving:
             await asyncio.wait(self._leaving.values())
         self._device.close()
+        await self.recovery.close()
 
     def _replace(self, runtime: ModelRuntime, plan: Plan, loaded_context: int) -> ModelRuntime:
         """Load an idle model anew; requests that come meanwhile wait for the new one."""
@@ -227,6 +277,19 @@ class Engine:
         self._make_room(self._memory.readmit(plan))
         self._retire(runtime, _unloaded(plan.ref))
         return self._start(plan, "operator")
+
+    def _sound(self, ref: str, context: int | None = None) -> Plan:
+        """Plan a model. Raises for one in quarantine, too."""
+        plan = self.resolver.plan(ref, context)
+        self.recovery.health.refuse(plan.ref)
+        return plan
+
+    async def _restore(self, note: Noted) -> None:
+        """Load a model into free memory; nobody is waiting for it."""
+        if self.find(note.model) is None:
+            plan = self._sound(note.model, note.context or None)
+            self._memory.admit_ahead(plan)
+            await self._start(plan, "restore").until_ready()
 
     def _admit(self, plan: Plan, reason: str) -> ModelRuntime:
         """Load a model into the memory that is reserved for it here."""
@@ -252,7 +315,8 @@ class Engine:
         line = FairLine(options.line_rules(plan), clock)
         seat = self._device.seat(plan.ref, line, adaptive=options.adaptive and _is_ours(plan))
         turns = Turns(line, options.caches(plan), clock, seat)
-        runtime = ModelRuntime(plan, turns, options.restart_policy(), options.limits, self._ports)
+        vitals = self.recovery.started(plan, reason)
+        runtime = ModelRuntime(plan, turns, vitals, options.limits, self._ports)
         self._runtimes[plan.ref] = runtime
         # An empty context: the model's log lines belong to no single request.
         task = asyncio.create_task(
@@ -279,14 +343,14 @@ class Engine:
         return prepare
 
     def _ended(self, runtime: ModelRuntime, task: asyncio.Task[None]) -> None:
-        """A model that could not be loaded is forgotten, so the next request tries afresh."""
+        """A model out of service is forgotten: a request tries afresh, unless in quarantine."""
         ref = runtime.plan.ref
         self._memory.gone(ref)
         if self._leaving.get(ref) is task:
             del self._leaving[ref]
         if not task.cancelled() and (cause := task.exception()) is not None:
             runtime.fail(cause)
-        if runtime.state is ModelState.FAILED:
+        if runtime.state in (ModelState.FAILED, ModelState.QUARANTINED):
             self._memory.forget(ref)
             self._drop(runtime)
 
@@ -296,6 +360,7 @@ class Engine:
         if self._runtimes.get(ref) is not runtime:
             return None
         del self._runtimes[ref]
+        self.recovery.journal.gone(ref)
         return self._tasks.pop(ref, None)
 
     def _retire(self, runtime: ModelRuntime, reason: LmxError) -> asyncio.Task[None] | None:

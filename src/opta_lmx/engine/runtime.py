@@ -1,6 +1,7 @@
 """One loaded model: its worker, its waiting line, its slots; restarted when it dies."""
 
 import asyncio
+import signal
 from enum import StrEnum
 
 import msgspec
@@ -22,10 +23,12 @@ from opta_lmx.engine.course import Course
 from opta_lmx.engine.load_times import LoadBook
 from opta_lmx.engine.loading import Loading
 from opta_lmx.engine.plan import Plan
+from opta_lmx.engine.quarantine import FATAL_TO_LOAD
 from opta_lmx.engine.settle import settle
 from opta_lmx.engine.stream import TokenStream
 from opta_lmx.engine.turns import Turns
-from opta_lmx.engine.watch import Watch, keeps_crashing
+from opta_lmx.engine.vitals import Vitals, is_quarantine
+from opta_lmx.engine.watch import Watch
 from opta_lmx.engine.worker import (
     WORKER_DIED,
     WatchdogLimits,
@@ -33,10 +36,11 @@ from opta_lmx.engine.worker import (
     WorkerHandle,
     worker_died,
 )
-from opta_lmx.scheduling.retry import RestartPolicy
 from opta_lmx.scheduling.rules import Position, Work
 
 _FLUSH_S = 5.0
+_ORDERED = (-signal.SIGTERM, -signal.SIGINT)
+"""Exit statuses of workers that somebody ended before they could leave that to the front."""
 
 
 class ModelState(StrEnum):
@@ -69,7 +73,7 @@ class ModelRuntime:
     Args:
         plan: how to run it.
         turns: who waits for it and who runs.
-        policy: when to restart.
+        vitals: counts its crashes, and says when to restart.
         limits: how long things may take.
         ports: clock, telemetry, and the times that loads have taken.
 
@@ -81,13 +85,13 @@ class ModelRuntime:
         self,
         plan: Plan,
         turns: Turns,
-        policy: RestartPolicy,
+        vitals: Vitals,
         limits: RuntimeLimits,
         ports: tuple[Clock, Telemetry, LoadBook],
     ) -> None:
         self.plan = plan
         self.line = turns.line
-        self._policy = policy
+        self._vitals = vitals
         self._limits = limits
         self._clock, self._telemetry, _ = ports
         self._loading = Loading(plan, limits.load_timeout_s, ports)
@@ -113,42 +117,54 @@ class ModelRuntime:
     async def run(self) -> None:
         """Load, watch and restart until cancelled, quarantined or failed."""
         try:
-            while await self._live_once():
+            while True:
+                delay = await self._live_once()
                 self.state = ModelState.RESTARTING
-                delay = self._policy.after_crash(self._clock.monotonic())
-                if delay is None:
-                    self._end(ModelState.QUARANTINED, keeps_crashing(self.plan.ref))
-                    return
                 self.restarts += 1
                 self._telemetry.count("engine_restarts_total", model=self.plan.ref)
                 self._loading.expect(delay)
                 await self._clock.sleep(delay)
         except LmxError as error:
-            self._end(ModelState.FAILED, error)
+            kept_out = is_quarantine(error)
+            self._end(ModelState.QUARANTINED if kept_out else ModelState.FAILED, error)
         finally:
             await settle(self._part())
 
-    async def _live_once(self) -> bool:
-        """Run one worker until it dies; True when it should be started again."""
+    async def _live_once(self) -> float:
+        """Run one worker until it dies; seconds after which to start the next. Raises if none."""
         self._watch.begin()
         load = await self._loading.prepare()
+        await self._vitals.loading()
         worker = self.worker = WorkerHandle(load, self._clock, self._telemetry, self._events())
         try:
             self.ready = await self._loading.start(worker)
         except LmxError as error:
-            if self.ready is None or worker.refused:
-                raise
-            self._log_end(worker, error.message)
-            await self._stop_worker()
-            return True
+            return await self._not_loaded(worker, error)
         await self._open(worker, self.ready)
-        reason = await self._watch.until_over(worker, self.cache.tick)
-        await self._stop_worker()
+        how = await self._watch.until_over(worker, self.cache.tick)
+        if how == "died":
+            await self._stop_worker()
+        return await self._over(worker, how, self._watch.cause(how, worker))
+
+    async def _not_loaded(self, worker: WorkerHandle, error: LmxError) -> float:
+        """A worker did not come up: it is tried again where it did once, and crashed or hung."""
+        if worker.dead:
+            await self._stop_worker()
+        ordered = worker.exit_status in _ORDERED
+        if self.ready is None or worker.refused or ordered or error.code not in FATAL_TO_LOAD:
+            raise self._vitals.not_loaded(error, ordered=ordered) from None
+        return await self._over(worker, error.message, error)
+
+    async def _over(self, worker: WorkerHandle, reason: str, cause: LmxError | None) -> float:
+        """A worker has ended, or is to: seconds after which to start the next. Raises if none.
+
+        It is counted before the worker is stopped, which takes time: nobody is told of a
+        quarantine that cannot be ended yet.
+        """
         self._log_end(worker, reason)
-        if self._watch.verdict is not None:
-            self._end(ModelState.QUARANTINED, self._watch.verdict)
-            return False
-        return True
+        pause_s = self._vitals.ended(cause)
+        await self._stop_worker()
+        return pause_s
 
     def _events(self) -> WorkerEvents:
         turns = self._turns
@@ -163,6 +179,7 @@ class ModelRuntime:
         self.state = ModelState.READY
         self._usable.set()
         self._turns.resume(worker, ready)
+        self._vitals.loaded()
         self._telemetry.log("info", "model ready", model=self.plan.ref, engine=ready.engine)
         await self._loading.note()
 
@@ -172,12 +189,8 @@ class ModelRuntime:
             self._usable.clear()
             self.state = ModelState.RESTARTING
             self._loading.expect()
-        self._turns.suspend(self._reason or worker_died(self.plan.ref))
+        self._turns.suspend(self.error or worker_died(self.plan.ref))
         self._watch.died()
-
-    @property
-    def _reason(self) -> LmxError | None:
-        return self.error or self._watch.verdict
 
     def _log_end(self, worker: WorkerHandle, reason: str) -> None:
         self._telemetry.log(
@@ -222,7 +235,7 @@ class ModelRuntime:
         """End and reap the worker; called again after a cancellation, it finishes the job."""
         worker = self.worker
         if worker is not None:
-            await worker.kill(self._reason)
+            await worker.kill(self.error)
             self.worker = None
 
     # --- use ------------------------------------------------------------------
@@ -248,7 +261,11 @@ class ModelRuntime:
     async def prepare(self, ticket: int, prompt: Prompt, *, echo: bool = False) -> Prepared:
         """Render and tokenize; begun anew, once, when the worker dies meanwhile.
 
-        A template that never ends quarantines the model. `echo` asks for the prompt's text too.
+        `echo` asks for the prompt's text too.
+
+        Raises:
+            LmxError: what is wrong with it; INVALID_REQUEST `prompt_too_slow`, after which the
+                worker is ended; what ended the worker.
         """
         request = Prepare(ticket, prompt, echo)
         while True:
@@ -263,7 +280,8 @@ class ModelRuntime:
         try:
             return await self._living().prepare(request, self._limits.prepare_timeout_s)
         except TimeoutError:
-            raise self._watch.condemn(self._limits.prepare_timeout_s).again() from None
+            limit_s = self._limits.prepare_timeout_s
+            raise self._watch.too_slow(request.prompt, limit_s) from None
 
     async def turn(self, ticket: int, work: Work) -> None:
         """Wait in line until a slot is granted to this ticket. Raises what ended the wait."""
@@ -319,5 +337,5 @@ class ModelRuntime:
 
     def _living(self) -> WorkerHandle:
         if self.worker is None or self.worker.dead:
-            raise self._reason or worker_died(self.plan.ref)
+            raise self.error or worker_died(self.plan.ref)
         return self.worker

@@ -4,7 +4,8 @@ import msgspec
 
 from opta_lmx.engine.caching import CacheLevels
 from opta_lmx.engine.process import resident_bytes
-from opta_lmx.engine.runtime import ModelRuntime
+from opta_lmx.engine.quarantine import Quarantined
+from opta_lmx.engine.runtime import ModelRuntime, ModelState
 from opta_lmx.scheduling.kv import KvLevels
 
 
@@ -58,4 +59,24 @@ def status_of(runtime: ModelRuntime, expires_s: float | None) -> ModelStatus:
         limit=runtime.seat.limit,
         kv=runtime.line.levels,
         expires_s=expires_s,
+    )
+
+
+def status_out_of_service(record: Quarantined) -> ModelStatus:
+    """How a quarantined model is: not there, and not let in."""
+    return ModelStatus(
+        id=record.model,
+        backend=record.backend,
+        state=ModelState.QUARANTINED.value,
+        context_length=0,
+        slots=0,
+        running=0,
+        waiting=0,
+        restarts=0,
+        steps=0,
+        step_age_s=0.0,
+        pid=None,
+        rss_bytes=None,
+        error=record.message,
+        load_s=0.0,
     )

@@ -1,13 +1,19 @@
-"""Sees a model's workers end, and the ends after which there is no other."""
+"""Sees a model's workers end, and those that must be ended."""
 
 import asyncio
 from collections.abc import Callable
 
-from opta_lmx.core.errors import ErrorKind, LmxError
+import msgspec
+
+from opta_lmx.backends.shortage import OUT_OF_MEMORY
+from opta_lmx.core.errors import ErrorKind, LmxError, invalid
+from opta_lmx.core.types import Prompt
+from opta_lmx.engine.vitals import ended
 from opta_lmx.engine.worker import WatchdogLimits, WorkerHandle
 
 _LOOK_S = 0.25
-_QUARANTINE_RETRY_S = 60.0
+_ORDINARY_BYTES = 65_536
+_ORDINARY_TURNS = 64
 
 
 class Watch:
@@ -16,33 +22,40 @@ class Watch:
     Args:
         model: its id, for errors.
         limits: how long a worker may be silent.
-
-    Attributes:
-        verdict: why the model is to be quarantined; None while it is not.
     """
 
     def __init__(self, model: str, limits: WatchdogLimits) -> None:
         self._model = model
         self._limits = limits
         self._over = asyncio.Event()
-        self.verdict: LmxError | None = None
+        self._slow: Prompt | None = None
+        self._slow_s = 0.0
 
     def begin(self) -> None:
         """The next worker is about to start."""
         self._over.clear()
+        self._slow = None
 
     def died(self) -> None:
         """The worker is gone."""
         self._over.set()
 
-    def condemn(self, limit_s: float) -> LmxError:
-        """A prompt was not rendered within `limit_s` seconds: the worker must go; the verdict."""
-        self.verdict = _endless_template(self._model, limit_s)
+    def too_slow(self, prompt: Prompt, limit_s: float) -> LmxError:
+        """A prompt was not prepared within `limit_s` seconds: the worker must go.
+
+        Returns:
+            What its caller is told.
+        """
+        self._slow, self._slow_s = prompt, limit_s
         self._over.set()
-        return self.verdict
+        return invalid(
+            f"Rendering and tokenizing this prompt took more than {limit_s:g} s.",
+            param="messages" if prompt.text is None and prompt.ids is None else "prompt",
+            code="prompt_too_slow",
+        )
 
     async def until_over(self, worker: WorkerHandle, look: Callable[[], None]) -> str:
-        """Return, with the reason, when the worker has died or must be killed.
+        """Return when the worker has `died`, or must be killed: it `stalled`, or is too `slow`.
 
         `look` is called every so often meanwhile.
         """
@@ -54,24 +67,28 @@ class Watch:
                 look()
                 if worker.overdue(self._limits):
                     return "stalled"
-        return "template did not end" if self.verdict is not None else "died"
+        return "died" if self._slow is None else "slow"
+
+    def cause(self, how: str, worker: WorkerHandle) -> LmxError | None:
+        """What the end of a worker says against the model; None where it says nothing."""
+        if self._slow is not None:
+            return _endless_template(self._slow_s) if _is_ordinary(self._slow) else None
+        fault = worker.fault
+        if fault is not None and fault.code == OUT_OF_MEMORY:
+            return None
+        return ended(self._model, how, worker.exit_status, "" if fault is None else fault.message)
 
 
-def keeps_crashing(model: str) -> LmxError:
-    """Why a model that crashed too often is quarantined."""
+def _is_ordinary(prompt: Prompt) -> bool:
+    """True for one that any template gets through at once, so that its caller is not to blame."""
+    if prompt.template_kwargs or len(prompt.messages) > _ORDINARY_TURNS:
+        return False
+    return len(msgspec.msgpack.encode(prompt)) <= _ORDINARY_BYTES
+
+
+def _endless_template(limit_s: float) -> LmxError:
     return LmxError(
         ErrorKind.UNAVAILABLE,
-        f"Model '{model}' keeps crashing and is quarantined; unload and load it again.",
-        code="model_quarantined",
-        retry_after=_QUARANTINE_RETRY_S,
-    )
-
-
-def _endless_template(model: str, limit_s: float) -> LmxError:
-    return LmxError(
-        ErrorKind.UNAVAILABLE,
-        f"The chat template of model '{model}' did not finish within {limit_s:g} s; "
-        "the model is quarantined.",
-        code="model_quarantined",
-        retry_after=_QUARANTINE_RETRY_S,
+        f"Its chat template did not finish a short prompt within {limit_s:g} s.",
+        code="template_endless",
     )

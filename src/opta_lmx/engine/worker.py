@@ -26,6 +26,7 @@ from opta_lmx.backends.frames import (
     ToFront,
     Tune,
 )
+from opta_lmx.backends.shortage import OUT_OF_MEMORY
 from opta_lmx.core.clock import Clock
 from opta_lmx.core.errors import ErrorKind, LmxError, invalid, unsupported
 from opta_lmx.core.telemetry import Telemetry
@@ -33,6 +34,8 @@ from opta_lmx.engine.process import WorkerProcess, start_worker
 from opta_lmx.engine.stream import TokenStream
 
 WORKER_DIED = "worker_died"
+_OF_STEPS = ("step_failed", OUT_OF_MEMORY)
+"""Codes of faults that end a worker which has loaded its model."""
 
 
 def worker_died(model: str) -> LmxError:
@@ -156,9 +159,14 @@ class WorkerHandle:
         return None if self._process is None else self._process.exit_status
 
     @property
+    def fault(self) -> Fault | None:
+        """What the worker itself said of its end."""
+        return self._fatal
+
+    @property
     def refused(self) -> bool:
         """True when the worker itself said that the model cannot be loaded."""
-        return self._fatal is not None and self._fatal.code != "step_failed"
+        return self._fatal is not None and self._fatal.code not in _OF_STEPS
 
     async def prepare(self, request: Prepare, limit_s: float) -> Prepared:
         """Render and tokenize in the worker.
@@ -225,8 +233,11 @@ class WorkerHandle:
         self._send(settings)
 
     def overdue(self, limits: WatchdogLimits) -> bool:
-        """True when there is work but the worker has been silent for too long."""
-        if not (self._computing or self._preparing) or self.dead:
+        """True when there is work but the worker has been silent for too long.
+
+        A prompt that is being prepared has a limit of its own.
+        """
+        if self.dead or not (self._computing or self._awaits_preparing):
             return False
         allowed = max(limits.floor_s, limits.factor * self._predicted_s)
         return self._clock.monotonic() - self._last_sign > allowed
@@ -239,6 +250,12 @@ class WorkerHandle:
     def _computing(self) -> bool:
         """True while the engine holds any request."""
         return bool(self._streams or self._embedding)
+
+    @property
+    def _awaits_preparing(self) -> bool:
+        """True while prompts wait for the text thread and none is on it."""
+        works = self._preparing.values()
+        return bool(works) and not any(work.begun.done() for work in works)
 
     async def kill(self, reason: LmxError | None = None) -> None:
         """End the process; every waiter gets `reason`, or that the worker died."""
@@ -360,11 +377,12 @@ class WorkerHandle:
             return LmxError(
                 ErrorKind.UNAVAILABLE,
                 f"The worker of model '{self.load.model}' ended while loading.",
-                code="load_failed",
+                code="load_crashed",
+                param="model",
             )
-        kind = ErrorKind.UNAVAILABLE if fault.code == "step_failed" else ErrorKind.INVALID_REQUEST
+        ours = fault.code == "canary_failed" or fault.code in _OF_STEPS
         return LmxError(
-            kind,
+            ErrorKind.UNAVAILABLE if ours else ErrorKind.INVALID_REQUEST,
             f"Model '{self.load.model}' cannot be loaded: {fault.message}",
             code=fault.code,
             param="model",

@@ -26,6 +26,9 @@ class RestartPolicy:
         backoff_max_s: longest wait.
         max_restarts: restarts allowed within `window_s`; one more means quarantine.
         window_s: crashes older than this are forgiven.
+
+    Attributes:
+        crashes: when there were any of late, the oldest first (seconds, as told).
     """
 
     def __init__(
@@ -35,13 +38,18 @@ class RestartPolicy:
         self._backoff_max_s = backoff_max_s
         self._max_restarts = max_restarts
         self._window_s = window_s
-        self._crashes: list[float] = []
+        self.crashes: list[float] = []
 
     def after_crash(self, now: float) -> float | None:
         """Seconds to wait before restarting, or None when the model must be quarantined."""
-        self._crashes = [when for when in self._crashes if now - when < self._window_s]
-        self._crashes.append(now)
-        count = len(self._crashes)
-        if count > self._max_restarts:
-            return None
-        return min(self._backoff_max_s, self._backoff_s * 2 ** (count - 1))
+        self.crashes = [*self.recent(now), now]
+        return None if len(self.crashes) > self._max_restarts else self.pause_s(now)
+
+    def pause_s(self, now: float) -> float:
+        """Seconds to wait before a restart: the longer the more crashes there were of late."""
+        count = len(self.recent(now))
+        return min(self._backoff_max_s, self._backoff_s * 2 ** max(0, count - 1))
+
+    def recent(self, now: float) -> list[float]:
+        """Crashes that still count; one of the future is a clock that was set back."""
+        return [when for when in self.crashes if 0 <= now - when < self._window_s]

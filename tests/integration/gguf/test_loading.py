@@ -7,7 +7,9 @@ import signal
 import stat
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from opta_lmx.core.types import Message, Prompt, Tool
 from tests.support.gguf_child import Child
@@ -114,6 +116,18 @@ def test_killed_worker_leaves_nothing_that_hinders_the_next(tmp_path: Path) -> N
             child.ready()
             child.process.send_signal(signal.SIGKILL)
             assert child.process.wait(10) == -signal.SIGKILL
+
+
+def test_weights_that_give_no_numbers_are_refused(tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_llama(), tmp_path / "llama")
+    weights = load_file(folder / "model.safetensors")
+    weights["model.norm.weight"] = np.full_like(weights["model.norm.weight"], np.nan)
+    save_file(weights, folder / "model.safetensors")
+    write_gguf(tmp_path / "m.gguf", folder=folder)
+    with Child(tmp_path / "m.gguf", context=256, slots=1) as child:
+        fault = child.fault()
+        assert "no finite probabilities" in fault.message
+        assert fault.code == "canary_failed"
 
 
 def fault_of(path: Path, **load: object) -> str:

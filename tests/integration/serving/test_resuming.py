@@ -82,7 +82,7 @@ def test_an_interrupted_answer_is_the_same_answer(
             assert await answer(stack) == whole
             assert stack.engine.status()[0].restarts <= 1
 
-    with_stack(tmp_path, {"a": {**script, **RESUMING}}, body)
+    with_stack(tmp_path, {"a": {**script, **RESUMING}}, body, max_restarts=6)
 
 
 def test_no_token_is_lost_or_said_twice(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from opta_lmx.core.clock import SystemClock
 from opta_lmx.core.errors import ErrorKind, LmxError
 from opta_lmx.core.principal import Caller
 from opta_lmx.core.telemetry import NullTelemetry
-from opta_lmx.core.types import GenerationRequest, Prompt, SamplingParams
+from opta_lmx.core.types import GenerationRequest, Message, Prompt, SamplingParams, Tool
 from opta_lmx.engine.residency import Engine
 from opta_lmx.scheduling.rules import Depth
 from opta_lmx.serving.run import ModelRun, RunLimits
@@ -242,8 +242,9 @@ def test_a_model_that_keeps_crashing_is_quarantined(tmp_path: Path) -> None:
             "model_quarantined",
             "model_quarantined",
         ]
-        await stack.engine.unload("a")
         stack.resolver.scripts["a"] = {}
+        assert await outcome(stack.text("a")) == "model_quarantined"
+        assert await stack.engine.reset("a") == ("a", True)
         assert await stack.text("a")
 
     with_stack(tmp_path, {"a": {"die_at_step": 2}}, body, max_restarts=2)
@@ -258,12 +259,70 @@ def test_a_stalled_engine_is_killed(tmp_path: Path) -> None:
 
 def test_a_template_that_never_ends_quarantines_the_model(tmp_path: Path) -> None:
     async def body(stack: Stack) -> None:
-        assert await outcome(stack.text("a")) == "model_quarantined"
-        await until(lambda: stack.engine.status()[0].state == "quarantined")
-        assert await outcome(stack.text("a")) == "model_quarantined"
+        codes = [await outcome(stack.text("a")) for _ in range(3)]
+        assert codes == ["prompt_too_slow", "prompt_too_slow", "model_quarantined"]
+        (kept_out,) = stack.engine.recovery.health.quarantined()
+        assert (kept_out.code, kept_out.crashes) == ("template_endless", 2)
         assert await stack.text("b")
+        assert await stack.engine.reset("a") == ("a", True)
+        stack.resolver.scripts["a"] = {}
+        assert await stack.text("a")
 
-    with_stack(tmp_path, {"a": {"hang_template": True}, "b": {}}, body, prepare_timeout_s=0.5)
+    options: dict[str, Any] = {"prepare_timeout_s": 0.3, "max_restarts": 1}
+    with_stack(tmp_path, {"a": {"hang_template": True}, "b": {}}, body, **options)
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        Prompt(messages=(Message("user", "x" * 70_000),)),
+        Prompt(messages=(Message("user", "a"), Message("assistant", "b")) * 33),
+        Prompt(messages=(Message("user", "a"),), tools=(Tool("f", "x" * 70_000),)),
+        Prompt(messages=(Message("user", "a"),), template_kwargs={"n": 10**9}),
+        Prompt(text="x" * 70_000),
+    ],
+    ids=["long", "many turns", "long tools", "arguments of its own", "long text"],
+)
+def test_a_prompt_that_takes_too_long_holds_nothing_against_the_model(
+    tmp_path: Path, prompt: Prompt
+) -> None:
+    async def body(stack: Stack) -> None:
+        runtime = await stack.engine.load("a")
+        with pytest.raises(LmxError) as told:
+            await runtime.prepare(1, prompt)
+        expected = (ErrorKind.INVALID_REQUEST, "prompt_too_slow")
+        assert (told.value.kind, told.value.code) == expected
+        assert told.value.param == ("prompt" if prompt.text else "messages")
+        stack.resolver.scripts["a"] = {}
+        await until(lambda: runtime.restarts == 1)
+        assert await stack.text("a")
+        assert not stack.engine.recovery.health.knows("a")
+
+    options: dict[str, Any] = {"prepare_timeout_s": 0.2, "max_restarts": 0}
+    with_stack(tmp_path, {"a": {"hang_template": True, "context": 200_000}}, body, **options)
+
+
+@pytest.mark.parametrize("words", ["METAL: Insufficient Memory (OutOfMemory)", "broken"])
+def test_only_what_is_the_models_own_fault_counts(tmp_path: Path, words: str) -> None:
+    async def body(stack: Stack) -> None:
+        health, short = stack.engine.recovery.health, words != "broken"
+        assert await outcome(stack.text("a")) == "worker_died"
+        await until(lambda: stack.engine.status()[0].state in ("ready", "quarantined"))
+        told = [(one.code, words in one.message) for one in health.quarantined()]
+        assert told == ([] if short else [("worker_died", True)])
+        assert health.knows("a") is not short
+
+    script = {"raise_at_step": 2, "raise_words": words}
+    with_stack(tmp_path, {"a": script}, body, max_restarts=0)
+
+
+def test_a_prompt_in_preparation_is_held_to_its_own_limit(tmp_path: Path) -> None:
+    async def body(stack: Stack) -> None:
+        assert await outcome(stack.text("a")) == "prompt_too_slow"
+        assert stack.engine.status()[0].restarts <= 1
+
+    options: dict[str, Any] = {"prepare_timeout_s": 1.0, "stall_floor_s": 0.1}
+    with_stack(tmp_path, {"a": {"hang_template": True}}, body, **options)
 
 
 def test_a_model_that_cannot_load_says_why_and_may_be_tried_again(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import json
 import sys
 from pathlib import Path
 
+from opta_lmx.backends import leash
 from opta_lmx.backends.convert.errors import ConvertError
 from opta_lmx.core.errors import LmxError
 
@@ -21,7 +22,10 @@ def main() -> int:
     parser.add_argument("--gguf", type=Path, required=True, help="the file to convert")
     parser.add_argument("--out", type=Path, required=True, help="the folder to fill")
     parser.add_argument("--dtype", choices=("f32", "bf16", "f16"), default="f32")
+    parser.add_argument("--leash", action="store_true", help="end when standard input ends")
     arguments = parser.parse_args()
+    if arguments.leash:
+        leash.hold()
     try:
         from opta_lmx.backends.convert.folder import convert
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, cast
 import msgspec
 
 from opta_lmx.backends.frames import Load, Ready
+from opta_lmx.backends.gguf.canary import try_once
 from opta_lmx.backends.gguf.http import call
 from opta_lmx.backends.gguf.machine import this_machine
 from opta_lmx.backends.gguf.plan import GgufOptions, Plan, make_plan
@@ -79,6 +80,7 @@ def open_model(spec: Load) -> OpenModel:
     socket, engine = start_server(spec.path, runtime, plan, options, folder)
     if plan.draft:
         check_running(socket)
+    try_once(socket, info.vocabulary)
     props: dict[str, Any] = call(socket, "/props")
     bos, eos = str(props["bos_token"]), str(props["eos_token"])
     template = load_template(
@@ -101,8 +103,9 @@ def open_model(spec: Load) -> OpenModel:
         kv=KvCost(((plan.cell_bytes, 0),), whole=True),
     )
     tokenizer = LlamaTokenizer(socket, info.vocabulary, bos, eos)
-    texts = TemplateTexts(template, tokenizer, find_infill(ids.get))
-    identity = model_identity(Path(spec.path), f"{engine} {plan.whole_windows}")
+    texts = TemplateTexts(template, tokenizer, find_infill(ids.get), ready.context)
+    held = "" if options.kv_type == "f16" else f" {options.kv_type}"
+    identity = model_identity(Path(spec.path), f"{engine} {plan.whole_windows}{held}")
     files = SlotFiles(socket, folder, identity, lasting=lasting, drafts=bool(plan.draft))
     return OpenModel(socket, info.vocabulary, ends, plan, options, words, ready, texts, files)
 

@@ -6,11 +6,13 @@ cache of its own; otherwise all slots share one cache and requests wait until th
 is free, so that one request may still use the whole window.
 """
 
+import math
 from typing import Literal
 
 import msgspec
 
 from opta_lmx.backends.frames import Load
+from opta_lmx.core.kv_cost import KV_TYPE_BYTES, KvType
 from opta_lmx.models.description import ModelInfo
 
 DEFAULT_CONTEXT = 32_768
@@ -19,7 +21,6 @@ UNKNOWN_CONTEXT = 4_096
 """Used for a model whose files name no trained window."""
 
 _ALIGN = 256
-_KV_ELEMENT_BYTES = 2
 _SMALL_MODEL_BYTES = 1 << 30
 
 
@@ -30,7 +31,7 @@ class GgufOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     most prompt tokens evaluated in one go (0: chosen by size); `gpu_layers` how many layers
     go to the GPU (-1: all); `cache_prompt` whether a slot keeps its prompt for the next
     request; `checkpoints` how many restore points a slot may keep of its sliding windows, where
-    memory does not allow to keep all they have seen.
+    memory does not allow to keep all they have seen; `kv_type` how keys and values are held.
 
     `slot_dir` is a folder in which slots are kept over a restart (empty: nowhere), each written
     when nothing ran for `slot_quiet_s` seconds. `slot_bytes` bounds the files of kept slots, and
@@ -42,6 +43,7 @@ class GgufOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     gpu_layers: int = -1
     cache_prompt: bool = True
     checkpoints: int = 4
+    kv_type: KvType = "f16"
     slot_dir: str = ""
     slot_bytes: int = 4 << 30
     slot_quiet_s: float = 3.0
@@ -94,8 +96,9 @@ def make_plan(info: ModelInfo, spec: Load, options: GgufOptions, machine: Machin
     usual = _batch(info.weights_bytes, machine.accelerator)
     batch = options.batch or max(usual, least_batch(spec))
     budget = options.kv_bytes or machine.memory_bytes // 8
-    whole = _whole_windows(info, spec, budget)
-    fixed, cell_bytes = _cache_costs(info, batch, whole)
+    element = KV_TYPE_BYTES[options.kv_type]
+    whole = _whole_windows(info, spec, budget, element)
+    fixed, cell_bytes = _cache_costs(info, batch, element, whole=whole)
     room = max(0, budget - fixed * spec.slots) // max(1, cell_bytes)
     context = _context(info.context_length or UNKNOWN_CONTEXT, spec.context, room)
     window = _round_up(context)
@@ -123,11 +126,11 @@ def least_batch(spec: Load) -> int:
     return spec.slots * (spec.draft_tokens + 1) if spec.draft else 1
 
 
-def _whole_windows(info: ModelInfo, spec: Load, budget: int) -> bool:
+def _whole_windows(info: ModelInfo, spec: Load, budget: int, element: float) -> bool:
     """Whether layers with a window can keep everything, for every slot's full context."""
     if not any(group.window for group in info.kv):
         return False
-    _, cell_bytes = _cache_costs(info, 0, whole=True)
+    _, cell_bytes = _cache_costs(info, 0, element, whole=True)
     trained = info.context_length or UNKNOWN_CONTEXT
     window = _round_up(min(trained, spec.context or DEFAULT_CONTEXT))
     return window * spec.slots * cell_bytes <= budget
@@ -140,11 +143,14 @@ def _context(trained: int, wanted: int, room: int) -> int:
     return min(usual, max(room - room % _ALIGN, SMALLEST_CONTEXT))
 
 
-def _cache_costs(info: ModelInfo, batch: int, whole: bool) -> tuple[int, int]:
-    """Bytes a slot takes whatever its length, and bytes for each token of its window."""
+def _cache_costs(info: ModelInfo, batch: int, element: float, *, whole: bool) -> tuple[int, int]:
+    """Bytes a slot takes whatever its length, and bytes for each token of its window.
+
+    `element` are those of one number.
+    """
     fixed = per_token = 0
     for group in info.kv:
-        size = group.layers * (group.key + group.value) * _KV_ELEMENT_BYTES
+        size = math.ceil(group.layers * (group.key + group.value) * element)
         if group.window and not whole:
             fixed += size * (group.window + batch)
         else:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from opta_lmx.backends.gguf.plan import GgufOptions, Plan
-from opta_lmx.backends.gguf.speculation import set_draft
+from opta_lmx.backends.gguf.speculation import cache_type, set_draft
 from opta_lmx.backends.protocol import LoadError
 from opta_lmx.core.clock import block_for
 
@@ -32,6 +32,7 @@ _LAST_WORDS = "exiting due to"
 _LOG_S = 1.0
 """llama.cpp's log is written by a thread of its own: it may come this much after the failure."""
 _LOG_POLL_S = 0.01
+_ABOUT_CACHES = re.compile(r"[KV] cache|cache type")
 _ERROR_LINE = re.compile(r"^\S+ E \s*(?P<cause>.+)$", re.MULTILINE)
 _immortal: list[Any] = []
 
@@ -57,7 +58,7 @@ def start_server(
         try:
             server = xllamacpp.Server(params)
         except RuntimeError as error:
-            raise LoadError(_reason(_whole(read_log)) or str(error)) from error
+            raise _refusal(_reason(_whole(read_log)) or str(error), options) from error
     _immortal.append(server)
     if server.listening_address != f"unix://{path}":
         raise LoadError(f"llama.cpp listens on {server.listening_address}, not on its socket")
@@ -88,6 +89,14 @@ def _bindings() -> Any:
         ) from None
 
 
+def _refusal(reason: str, options: GgufOptions) -> LoadError:
+    """What llama.cpp says, with the setting that it is about."""
+    if options.kv_type != "f16" and _ABOUT_CACHES.search(reason):
+        message = f"its caches cannot be of kv_type '{options.kv_type}': {reason}"
+        return LoadError(message, "kv_type_refused")
+    return LoadError(reason)
+
+
 def _params(xllamacpp: Any, model: str, socket: str, plan: Plan, options: GgufOptions) -> Any:
     params = xllamacpp.CommonParams()
     params.model.path = model
@@ -100,6 +109,8 @@ def _params(xllamacpp: Any, model: str, socket: str, plan: Plan, options: GgufOp
     params.n_ctx_checkpoints, params.checkpoint_min_step = plan.checkpoints, plan.batch
     params.swa_full = plan.whole_windows
     params.cache_ram_mib = 0
+    # A quantised one makes llama.cpp turn on flash attention, or refuse where there is none.
+    params.cache_type_k = params.cache_type_v = cache_type(xllamacpp, options)
     params.ctx_shift = params.fit_params = params.ui = False
     params.use_jinja = params.enable_chat_template = False
     params.verbosity = _ERRORS_ONLY

@@ -80,6 +80,11 @@ def mismatch(model: Path, draft: Path) -> str:
     return ""
 
 
+def cache_type(xllamacpp: Any, options: GgufOptions) -> Any:
+    """llama.cpp's name for how keys and values are held."""
+    return getattr(xllamacpp.ggml_type, f"GGML_TYPE_{options.kv_type.upper()}")
+
+
 def set_draft(xllamacpp: Any, params: Any, plan: Plan, options: GgufOptions) -> None:
     """Tell llama.cpp's parameters of the plan's draft model."""
     params.speculative.types = [
@@ -89,6 +94,7 @@ def set_draft(xllamacpp: Any, params: Any, plan: Plan, options: GgufOptions) -> 
     draft.mparams.path = plan.draft
     draft.n_max, draft.n_min = plan.draft_tokens, 0
     draft.n_gpu_layers = options.gpu_layers
+    draft.cache_type_k = draft.cache_type_v = cache_type(xllamacpp, options)
     draft.cpuparams.n_threads = draft.cpuparams_batch.n_threads = plan.threads
 
 

@@ -17,7 +17,8 @@ from opta_lmx.backends.frames import (
     Tune,
 )
 from opta_lmx.backends.mlx.pacing import Pace
-from opta_lmx.backends.protocol import Emit, Engine, LoadError, Texts
+from opta_lmx.backends.protocol import CANARY_FAILED, Emit, Engine, LoadError, Texts
+from opta_lmx.backends.shortage import is_out_of_memory
 from opta_lmx.backends.text.infill import find_infill
 from opta_lmx.backends.text.template import ChatTemplate, load_template
 from opta_lmx.backends.text.texts import TemplateTexts
@@ -80,12 +81,14 @@ class MlxEngine:
             _warm_up(self._batch)
             ready = _ready(loaded, limits, room, template)
         except loader.LOAD_ERRORS as error:
-            raise LoadError(f"the model does not run: {error}") from error
+            code = "load_failed" if is_out_of_memory(error) else CANARY_FAILED
+            raise LoadError(f"the model does not run: {error}", code) from error
         self._emit = emit
         # What loading left behind lives as long as the process: not worth scanning again.
         gc.collect()
         gc.freeze()
-        return ready, TemplateTexts(template, tokenizer, find_infill(tokenizer.token_id))
+        infill = find_infill(tokenizer.token_id)
+        return ready, TemplateTexts(template, tokenizer, infill, ready.context)
 
     def submit(self, request: Submit) -> None:
         """Take a request; it starts with the next step that has room for its prompt."""
@@ -204,6 +207,7 @@ def _warm_up(batch: "Batch") -> None:
             batch.submit(Submit(request, ids, SamplingParams(temperature=0.0), 3, top_logprobs=0))
         while (step := batch.step()) is not None:
             if any(not math.isfinite(token.logprob or 0.0) for token in step.tokens):
-                raise LoadError("the weights give no finite probabilities; they may be corrupt")
+                message = "the weights give no finite probabilities; they may be corrupt"
+                raise LoadError(message, CANARY_FAILED)
         if clock.monotonic() - began > _SLOW_S:
             return

@@ -231,7 +231,7 @@ class SimEngine:
         if self._steps == self._options.hang_at_step:
             self._block(_FOREVER_S)
         if self._steps == self._options.raise_at_step:
-            raise RuntimeError("scripted step failure")
+            raise RuntimeError(self._options.raise_words)
 
 
 def create() -> Engine:

@@ -20,7 +20,8 @@ class SimOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     step at most (0: all there are). Workers of one `device` (a file) compute one at a time.
 
     Faults: `die_at_step`, `hang_at_step`, `raise_at_step` are of the whole worker; at
-    `fault_at_step` the oldest row alone fails. `fail_load`, `hang_template`.
+    `fault_at_step` the oldest row alone fails. `raise_words` is what the exception says.
+    `fail_load`, `hang_template`.
     """
 
     reply: str = "one two three four"
@@ -51,6 +52,7 @@ class SimOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     die_at_step: int = 0
     hang_at_step: int = 0
     raise_at_step: int = 0
+    raise_words: str = "scripted step failure"
     fault_at_step: int = 0
     fail_load: str = ""
     hang_template: bool = False

@@ -1,10 +1,9 @@
 """Prompts to token ids for any model that has a chat template and a tokenizer."""
 
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Protocol
 
-from opta_lmx.backends.protocol import PreparedPrompt, TextError
+from opta_lmx.backends.protocol import LONGEST_PIECE, PreparedPrompt, TextError
 from opta_lmx.backends.text.cuts import find_openers, turn_starts
 from opta_lmx.backends.text.infill import Infill
 from opta_lmx.backends.text.template import ChatTemplate
@@ -47,24 +46,28 @@ class Tokenizer(Protocol):
 class TemplateTexts:
     """The `Texts` of a model whose prompts are made by a template and a tokenizer.
 
+    A short conversation is rendered at once: a template that never ends shows while it is loaded.
+
     Args:
         template: renders conversations.
         tokenizer: the model's own.
         infill: fills gaps, for models that can.
+        context: tokens of the window, where prompts are known that cannot fit.
     """
 
     def __init__(
-        self, template: ChatTemplate, tokenizer: Tokenizer, infill: Infill | None = None
+        self,
+        template: ChatTemplate,
+        tokenizer: Tokenizer,
+        infill: Infill | None = None,
+        context: int | None = None,
     ) -> None:
         self._template = template
         self._tokenizer = tokenizer
         self._infill = infill
-
-    @cached_property
-    def _openers(self) -> frozenset[int]:
-        """The tokens that open turns; asked for with the first conversation."""
-        return find_openers(
-            self._template.render, lambda text: self._tokenizer.encode(text, add_special=False)
+        self._context = context
+        self._openers = find_openers(
+            template.render, lambda text: tokenizer.encode(text, add_special=False)
         )
 
     def prepare(self, prompt: Prompt, *, echo: bool = False) -> PreparedPrompt:
@@ -84,6 +87,10 @@ class TemplateTexts:
             ids = self._encode(text) if prompt.suffix is None else self._fill(text, prompt.suffix)
         else:
             text = self._render(prompt)
+            # A template makes much of little; the count is not worth the minutes it may take.
+            least = len(text) // LONGEST_PIECE
+            if self._context is not None and least > self._context:
+                return PreparedPrompt(at_least=least)
             ids = self._encode(text)
             cuts = turn_starts(ids, self._openers)
             thinking = ends_thinking(text, self._template.speech.reasoning)

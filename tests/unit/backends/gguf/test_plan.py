@@ -44,6 +44,14 @@ def plan(
     return make_plan(info, spec, options or GgufOptions(), machine)
 
 
+def test_a_smaller_type_of_cache_holds_more_tokens() -> None:
+    eight = plan(options=GgufOptions(kv_type="q8_0"))
+    assert (eight.cells, eight.cell_bytes) == (8 * 8192, KV_BYTES_PER_TOKEN * 17 // 32)
+    tight = [plan(options=GgufOptions(kv_bytes=GIB, kv_type=each)) for each in ("f16", "q4_0")]
+    assert [made.shared for made in tight] == [True, False]
+    assert all(made.cells * made.cell_bytes <= GIB for made in tight)
+
+
 def test_every_slot_has_its_own_full_window_where_memory_allows() -> None:
     made = plan()
     assert (made.context, made.slots, made.cells, made.shared) == (8192, 8, 8 * 8192, False)

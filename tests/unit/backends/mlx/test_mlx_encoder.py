@@ -232,8 +232,9 @@ def test_corrupt_weights(tmp_path: Path) -> None:
     weights = load_file(folder / "model.safetensors")
     weights["embeddings.LayerNorm.weight"][:] = np.nan
     save_file(weights, folder / "model.safetensors")
-    with pytest.raises(LoadError, match="finite"):
+    with pytest.raises(LoadError, match="finite") as caught:
         opened(folder, kind="embedding")
+    assert caught.value.code == "canary_failed"
     (folder / "model.safetensors").write_bytes(b"garbage that is no header at all")
     with pytest.raises(LoadError, match=r"model\.safetensors"):
         opened(folder, kind="embedding")

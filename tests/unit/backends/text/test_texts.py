@@ -1,5 +1,7 @@
 """From a prompt to token ids: default tool rendering, one BOS, validated ids."""
 
+from typing import Any
+
 import pytest
 
 from opta_lmx.backends.protocol import TextError
@@ -51,6 +53,39 @@ def test_a_prompt_that_ends_inside_reasoning_says_so() -> None:
     assert texts.prepare(Prompt(messages=turn, template_kwargs={"think": True})).thinking
     assert not texts.prepare(Prompt(messages=turn)).thinking
     assert not texts.prepare(Prompt(text="a<think>\n")).thinking
+
+
+class Unasked(ByteTokenizer):
+    """Takes for ever over long texts, so it must not be asked for them."""
+
+    def encode(self, text: str, add_special: bool) -> list[int]:
+        assert len(text) < 10_000
+        return super().encode(text, add_special)
+
+
+def test_what_cannot_fit_once_it_is_rendered_is_not_tokenized() -> None:
+    source = "{% for m in messages %}[turn]{{ m.content }}[/turn]{% endfor %}"
+    template = ChatTemplate.from_source(source, bos_token="<s>", eos_token="</s>")
+    texts = TemplateTexts(template, Unasked(), context=100)
+    prepared = texts.prepare(Prompt(messages=(Message("user", "a"),) * 1000))
+    assert (prepared.ids, prepared.at_least) == ((), 14_000 // 128)
+    short = texts.prepare(Prompt(messages=(Message("user", "a"),) * 100))
+    assert (len(short.ids), short.at_least) == (1400 + 1, 0)
+
+
+class Counted(ChatTemplate):
+    rendered = 0
+
+    def render(self, *arguments: Any, **named: Any) -> str:
+        self.rendered += 1
+        return super().render(*arguments, **named)
+
+
+def test_a_template_is_tried_before_anybody_asks() -> None:
+    speech = make()._template.speech
+    template = Counted("{{ messages[-1].content }}", "model", "<s>", "</s>", speech)
+    TemplateTexts(template, ByteTokenizer())
+    assert template.rendered > 0
 
 
 @pytest.mark.parametrize("text", ["a", "<s>a"])

@@ -19,7 +19,7 @@ from opta_lmx.backends.gguf.http import call
 from opta_lmx.backends.gguf.machine import this_machine
 from opta_lmx.backends.gguf.plan import GgufOptions, Machine, Plan
 from opta_lmx.backends.gguf.server import gpu_memory, start_server
-from opta_lmx.backends.protocol import Emit, LoadError
+from opta_lmx.backends.protocol import CANARY_FAILED, Emit, LoadError
 from opta_lmx.core.errors import LmxError
 from opta_lmx.models.description import ModelInfo
 from opta_lmx.models.gguf_header import read_gguf_header
@@ -120,7 +120,7 @@ def open_encoder(spec: Load, emit: Emit) -> tuple[GgufEncoder, Ready]:
         encoder = GgufEncoder(socket, tokens, rerank=rerank, squash=squash)
         width = _try(encoder, Pair("a", "b") if rerank else "a")
     except (EngineAnswerError, EncodeError, InputError) as error:
-        raise LoadError(f"the model does not run: {error}") from error
+        raise LoadError(f"the model does not run: {error}", CANARY_FAILED) from error
     ready = Ready(
         context=plan.context,
         slots=spec.slots,
@@ -173,7 +173,8 @@ def _try(encoder: GgufEncoder, value: Input) -> int:
     (made,) = encoder.encode([encoder.read(value, None)])
     numbers = struct.unpack(f"<{len(made) // 4}f", made)
     if not all(math.isfinite(number) for number in numbers):
-        raise LoadError("the weights give no finite numbers; they may be corrupt")
+        message = "the weights give no finite numbers; they may be corrupt"
+        raise LoadError(message, CANARY_FAILED)
     return len(numbers)
 
 

@@ -17,7 +17,8 @@ from opta_lmx.backends.mlx.embedding.network import Network, normalised, pool, s
 from opta_lmx.backends.mlx.embedding.tokens import EncoderTokens
 from opta_lmx.backends.mlx.embedding.weights import Weights, check_head, read_weights
 from opta_lmx.backends.mlx.loader import dtype_of, hold_to, read_options
-from opta_lmx.backends.protocol import Emit, LoadError
+from opta_lmx.backends.protocol import CANARY_FAILED, Emit, LoadError
+from opta_lmx.backends.shortage import is_out_of_memory
 
 _LOAD_S = 60.0
 
@@ -88,7 +89,9 @@ def open_encoder(spec: Load, emit: Emit) -> tuple[MlxEncoder, Ready]:
 def _try(encoder: MlxEncoder, value: Input) -> None:
     try:
         made = encoder.encode([encoder.read(value, None)])
-    except (InputError, RuntimeError, ValueError) as error:
-        raise LoadError(f"the model does not run: {error}") from error
+    except (InputError, MemoryError, RuntimeError, ValueError) as error:
+        code = "load_failed" if is_out_of_memory(error) else CANARY_FAILED
+        raise LoadError(f"the model does not run: {error}", code) from error
     if not np.isfinite(np.frombuffer(made[0], "<f4")).all():
-        raise LoadError("the weights give no finite numbers; they may be corrupt")
+        message = "the weights give no finite numbers; they may be corrupt"
+        raise LoadError(message, CANARY_FAILED)

@@ -1,0 +1,1 @@
+"""Quantises a model to an MLX folder; `rules` imports no inference library."""
