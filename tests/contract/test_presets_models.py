@@ -82,3 +82,11 @@ def test_presets_are_listed_with_the_models(tiny_server: ServerProcess) -> None:
     assert [one["name"] for one in tags][-2:] == ids[-2:]
     shown = tiny_server.http.post(f"{tiny_server.url}/api/show", json={"model": ids[-1]})
     assert shown.json()["details"]["format"] == "mlx"
+    assert shown.json()["system"] == SYSTEM
+    said = shown.json()["parameters"].splitlines()
+    assert {"temperature 1.5", "seed 12345", "num_predict 24"} <= set(said)
+    model = tiny_server.http.post(f"{tiny_server.url}/api/show", json={"model": "tiny-mlx"}).json()
+    assert "system" not in model
+    assert "seed 12345" not in model["parameters"]
+    digests = {one["name"]: one["digest"] for one in tags}
+    assert digests["preset:tiny-mlx"] != digests["tiny-mlx"]

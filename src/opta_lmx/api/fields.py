@@ -47,6 +47,9 @@ Share = Annotated[float, Field(gt=0, le=1)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 Positive = Annotated[int, Field(ge=1, le=MAX_INT32)]
 Seed = Annotated[int, Field(ge=MIN_INT64, le=MAX_INT64)]
+TopK = Annotated[int, Field(ge=0, le=MAX_INT32)]
+MinP = Annotated[float, Field(ge=0, le=1)]
+Repetition = Annotated[float, Field(gt=0, le=10)]
 
 
 class WireModel(BaseModel):

@@ -1,5 +1,6 @@
 """Liveness, readiness and metrics."""
 
+import contextlib
 from collections.abc import Callable
 
 from fastapi import APIRouter
@@ -7,6 +8,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from opta_lmx import __version__
 from opta_lmx.api.documents import error_docs, text_docs
+from opta_lmx.core.errors import LmxError
 from opta_lmx.engine.residency import Engine
 from opta_lmx.serving.service import Serving
 
@@ -17,11 +19,20 @@ def readiness(serving: Serving, engine: Engine, required: list[str]) -> list[str
     """Why the server is not ready; empty when it is."""
     reasons = ["draining"] if serving.draining else []
     for name in required:
-        runtime = engine.find(name)
-        state = "not loaded" if runtime is None else runtime.state.value
+        state = _state(engine, name)
         if state != "ready":
             reasons.append(f"model {name} is {state}")
     return reasons
+
+
+def _state(engine: Engine, name: str) -> str:
+    runtime = engine.find(name)
+    if runtime is not None:
+        return runtime.state.value
+    with contextlib.suppress(LmxError):
+        if engine.recovery.health.holds(engine.resolver.canonical(name)):
+            return "quarantined"
+    return "not loaded"
 
 
 def router(
@@ -46,6 +57,8 @@ def router(
             "status": "unavailable" if reasons else "ready",
             "version": __version__,
             "models_loaded": loaded,
+            "models_quarantined": len(engine.recovery.health.quarantined()),
+            "safe_mode": engine.recovery.safe,
             "reasons": reasons,
         }
         return JSONResponse(body, status_code=503 if reasons else 200)

@@ -40,10 +40,12 @@ def _joined(run: list[Message]) -> Message:
     if len(run) == 1:
         return run[0]
     first = run[0]
+    spoken = [message for message in run if message.content]
     return Message(
         role=first.role,
-        content=SEPARATOR.join(message.content for message in run if message.content),
+        content=SEPARATOR.join(message.content for message in spoken),
         reasoning=SEPARATOR.join(message.reasoning for message in run if message.reasoning),
         tool_calls=tuple(call for message in run for call in message.tool_calls),
         name=first.name,
+        retold=bool(spoken) and all(message.retold for message in spoken),
     )

@@ -1,10 +1,16 @@
 """What the caches of a running request take: said by the engine, reckoned with by the line."""
 
 from bisect import bisect_left
+from typing import Literal
 
 import msgspec
 
 _LARGEST_CONTEXT = 1 << 31
+
+KvType = Literal["f16", "q8_0", "q4_0"]
+"""How llama.cpp holds keys and values: as they are, or in blocks of 32 with a scale."""
+KV_TYPE_BYTES: dict[str, float] = {"f16": 2.0, "q8_0": 34 / 32, "q4_0": 18 / 32}
+"""Bytes of one number of a cache."""
 
 
 class KvCost(msgspec.Struct, frozen=True, array_like=True):

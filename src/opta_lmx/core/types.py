@@ -20,6 +20,7 @@ class Message(msgspec.Struct, frozen=True):
     """One turn after normalisation: `developer` became `system`, list content became text.
 
     `reasoning` is the thinking of an assistant's turn, shown to templates that want it back.
+    `retold`: it retells a conversation, so it is nobody's instructions.
     """
 
     role: Role
@@ -28,6 +29,7 @@ class Message(msgspec.Struct, frozen=True):
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str | None = None
     name: str | None = None
+    retold: bool = False
 
 
 class Tool(msgspec.Struct, frozen=True):
@@ -117,21 +119,33 @@ class Prompt(msgspec.Struct, frozen=True):
     suffix: str | None = None
 
 
+class Filling(msgspec.Struct, frozen=True):
+    """What a preset gave a request: its name, a digest of all that it says, the fields it filled.
+
+    `digest` is empty for a preset that says no more than which model is meant.
+    """
+
+    name: str
+    digest: str = ""
+    fields: tuple[str, ...] = ()
+
+
 class GenerationRequest(msgspec.Struct, frozen=True):
     """One model call, whatever dialect it came in.
 
     `n` answers are generated side by side. `max_tokens` None means "as far as the context
-    allows"; `limit_field` is what the dialect calls it. `top_logprobs` None means no logprobs; 0
-    means the chosen token's only. `logit_bias` holds (token id, what is added to its logit, -100
-    to 100). `cache_key` groups requests of one session. `echo`: the prompt's own text is wanted
-    back.
+    allows"; `limit_field` is what the dialect calls it. `stop` None means "not said".
+    `top_logprobs` None means no logprobs; 0 means the chosen token's only. `logit_bias` holds
+    (token id, what is added to its logit, -100 to 100). `cache_key` groups requests of one
+    session. `echo`: the prompt's own text is wanted back. `filled_by` is there where a preset
+    was asked for.
     """
 
     model: str
     prompt: Prompt
     sampling: SamplingParams = SamplingParams()
     max_tokens: int | None = None
-    stop: tuple[str, ...] = ()
+    stop: tuple[str, ...] | None = None
     top_logprobs: int | None = None
     cache_key: str | None = None
     user: str | None = None
@@ -142,6 +156,7 @@ class GenerationRequest(msgspec.Struct, frozen=True):
     parallel_tool_calls: bool = True
     echo: bool = False
     limit_field: str = "max_tokens"
+    filled_by: Filling | None = None
 
 
 class TopLogprob(msgspec.Struct, frozen=True, array_like=True):

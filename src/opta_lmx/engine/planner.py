@@ -16,8 +16,10 @@ from opta_lmx.backends.mlx.environment import worker_environment
 from opta_lmx.config.sections.engine import EngineSettings, ModelOverride
 from opta_lmx.config.sections.memory import MemorySettings
 from opta_lmx.core.errors import ErrorKind, LmxError, invalid
+from opta_lmx.engine.appetite import Appetite
+from opta_lmx.engine.cache_types import cache_type
 from opta_lmx.engine.caching import StateHome
-from opta_lmx.engine.conversion import convert
+from opta_lmx.engine.conversion import Conversions
 from opta_lmx.engine.drafting import drafted
 from opta_lmx.engine.plan import Plan
 from opta_lmx.engine.sizing import Sizing
@@ -43,6 +45,9 @@ class Planner:
         aliases: other names for models.
         memory: the memory section.
 
+    Attributes:
+        leaving: names of models that are being deleted; for the event loop alone.
+
     Raises:
         LmxError: INVALID_REQUEST `invalid_config`; an override that nothing can follow.
     """
@@ -62,6 +67,8 @@ class Planner:
         self._aliases = dict(aliases or {})
         self._sizing = Sizing(memory or MemorySettings())
         self._index = ModelIndex(store)
+        self._conversions = Conversions(store)
+        self.leaving: set[str] = set()
         self._resolved: tuple[int, dict[str, _Found | LmxError]] = (-1, {})
 
     def reference(self, ref: str) -> Reference:
@@ -85,6 +92,10 @@ class Planner:
         if isinstance(found, LmxError):
             raise found.again()
         return found
+
+    def known(self) -> Sequence[Known]:
+        """The models there are, as far as their names matter."""
+        return self._index.known()
 
     @property
     def aliases(self) -> tuple[str, ...]:
@@ -131,18 +142,53 @@ class Planner:
         own = entry.info.context_length
         return min(configured, own) if configured and own else configured or own
 
+    def draft_of(self, name: str) -> str | None:
+        """The stored model that drafts for a model of the store; None where none does."""
+        draft = self._settings.for_model(name).draft
+        try:
+            return None if draft is None else self.reference(draft).name
+        except LmxError:
+            return None
+
+    def refuse_leaving(self, name: str | None) -> None:
+        """Raise LmxError(CONFLICT, code `model_busy`) for a model that is being deleted."""
+        if name in self.leaving:
+            raise LmxError(
+                ErrorKind.CONFLICT,
+                f"The model '{name}' is being deleted.",
+                code="model_busy",
+                param="model",
+            )
+
+    def appetite(self, entry: ModelEntry, backend: BackendName) -> Appetite:
+        """What a model would take; it need not be in the store, only described.
+
+        Raises:
+            LmxError: INVALID_REQUEST `draft_refused`, `kv_type_refused`.
+        """
+        override = self._settings.for_model(entry.name)
+        load, info = drafted(entry, self._load(entry, backend, override), override, self._entry_of)
+        return Appetite(self._sizing, info, load, self._held_bytes(backend))
+
+    def _held_bytes(self, backend: BackendName) -> int:
+        """What processed prompts may take besides running requests."""
+        return self._settings.prefix_cache_bytes or 0 if backend == "mlx" else 0
+
     def plan(self, ref: str, context: int | None = None) -> Plan:
         """How to run `ref`, with a window of `context` tokens if given (at most its own).
 
         Raises:
             LmxError: MODEL_NOT_FOUND; INVALID_REQUEST `missing_extra`, `backend_mismatch`,
-                `draft_refused`; CONFLICT `model_broken`.
+                `draft_refused`, `kv_type_refused`; CONFLICT `model_broken`, `model_busy`.
         """
         wanted = self.reference(ref)
+        for name in (wanted.name, self.draft_of(wanted.name)):
+            self.refuse_leaving(name)
         entry = self.store.get(wanted.name)
         override = self._settings.for_model(entry.name)
         backend = self.backend_of(entry, wanted.backend)
         registry.require(backend)
+        runtime_dir(self._home)
         load = self._load(entry, backend, override)
         load, info = drafted(entry, load, override, self._entry_of)
         window = self._window(entry, context)
@@ -150,13 +196,12 @@ class Planner:
             load = msgspec.structs.replace(load, context=window)
         converts = backend == "mlx" and entry.format == "gguf" and not entry.converted
         layout = msgspec.json.encode(load.options, order="sorted").decode()
-        held = self._settings.prefix_cache_bytes or 0 if backend == "mlx" else 0
-        sized = self._sizing.of(info, load, held)
+        sized = self._sizing.of(info, load, self._held_bytes(backend))
         load = msgspec.structs.replace(load, options={**sized.options, **load.options})
 
         async def prepare() -> Load:
             if backend == "mlx" and entry.format == "gguf":
-                await convert(self.store, entry)
+                await self._conversions.make(entry)
             return load
 
         model_id = self.id_of(entry, backend)
@@ -208,8 +253,12 @@ class Planner:
             threads=override.threads or 0,
             template=template,
             speech=speech_of(override, template or entry.info.chat_template),
-            runtime_dir=str(runtime_dir(self._home)),
-            options={**self._own_options(entry, backend), **override.options},
+            runtime_dir=str(runtime_path(self._home)),
+            options={
+                **self._own_options(entry, backend),
+                **cache_type(entry, backend, override),
+                **override.options,
+            },
         )
 
     def _own_options(self, entry: ModelEntry, backend: BackendName) -> dict[str, Any]:

@@ -7,9 +7,10 @@ import msgspec
 import pytest
 
 from opta_lmx.backends.frames import Load, Ready
-from opta_lmx.core.types import SamplingParams, Speech
+from opta_lmx.core.errors import ErrorKind, LmxError
+from opta_lmx.core.types import Filling, GenerationRequest, Prompt, SamplingParams, Speech
 from opta_lmx.engine.plan import Plan
-from opta_lmx.serving.features import fingerprint
+from opta_lmx.serving.features import check_features, fingerprint
 
 
 async def _prepare() -> Load:
@@ -50,3 +51,22 @@ def test_the_operators_sampling_decides_too() -> None:
 def test_only_a_repeatable_engine_says_so() -> None:
     assert fingerprint(PLAN, READY).endswith("-r")
     assert not fingerprint(PLAN, msgspec.structs.replace(READY, repeatable=False)).endswith("-r")
+
+
+def test_what_a_preset_says_decides_too() -> None:
+    plain = fingerprint(PLAN, READY, Filling("a"))
+    assert plain == fingerprint(PLAN, READY)
+    one, other = (fingerprint(PLAN, READY, Filling("a", digest)) for digest in ("1", "2"))
+    assert len({plain, one, other}) == 3
+
+
+def test_a_preset_that_asks_for_what_the_engine_lacks_is_named() -> None:
+    ready = msgspec.structs.replace(READY, lacks=("penalties",))
+    sampling = SamplingParams(repetition_penalty=1.2)
+    for fields, param in (((), "repetition_penalty"), (("repetition_penalty",), "model")):
+        filled = Filling("tutor", "1", fields)
+        request = GenerationRequest("m", Prompt(text="x"), sampling, filled_by=filled)
+        with pytest.raises(LmxError) as caught:
+            check_features(request, ready)
+        assert (caught.value.kind, caught.value.param) == (ErrorKind.UNSUPPORTED_PARAMETER, param)
+        assert ("preset 'tutor'" in caught.value.message) == (param == "model")

@@ -48,7 +48,7 @@ def parse_messages(fields: dict[str, Any]) -> MessagesCall:
         _request(body),
         sampling=SamplingParams(temperature=body.temperature, top_p=body.top_p, top_k=body.top_k),
         max_tokens=body.max_tokens,
-        stop=tuple(body.stop_sequences or ()),
+        stop=None if body.stop_sequences is None else tuple(body.stop_sequences),
         user=(body.metadata and body.metadata.user_id) or None,
     )
     _check_schemas(request, body)

@@ -90,9 +90,10 @@ def kind_of(served: ServedModel) -> Literal["llm", "embedding"]:
 
 
 def job(download: Download) -> Job:
-    """A download; one that was cancelled has failed."""
-    states: dict[str, Literal["downloading", "completed"]] = {
+    """A download; one that was cancelled has failed, one the server's end cut short is paused."""
+    states: dict[str, Literal["downloading", "paused", "completed"]] = {
         "running": "downloading",
+        "interrupted": "paused",
         "completed": "completed",
     }
     report = download.report()
@@ -111,10 +112,15 @@ def job(download: Download) -> Job:
 def jobs(downloads: Sequence[Download]) -> Jobs:
     """All downloads, sorted by what has become of them."""
     rendered = [job(one) for one in downloads]
-    by_status: dict[str, list[Job]] = {"downloading": [], "completed": [], "failed": []}
+    by_status: dict[str, list[Job]] = {
+        "downloading": [],
+        "paused": [],
+        "completed": [],
+        "failed": [],
+    }
     for one in rendered:
         by_status[one.status].append(one)
-    return Jobs(**by_status, paused=[])
+    return Jobs(**by_status)
 
 
 def params_string(parameters: int) -> str | None:

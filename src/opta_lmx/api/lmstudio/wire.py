@@ -117,7 +117,7 @@ class Job(msgspec.Struct, omit_defaults=True):
     `already_downloaded` is no download at all, and has no id.
     """
 
-    status: Literal["downloading", "completed", "failed", "already_downloaded"]
+    status: Literal["downloading", "paused", "completed", "failed", "already_downloaded"]
     job_id: str | None = None
     downloaded_bytes: int | None = None
     total_size_bytes: int | None = None
@@ -126,7 +126,7 @@ class Job(msgspec.Struct, omit_defaults=True):
 
 
 class Jobs(msgspec.Struct):
-    """The downloads of this run of the server; `paused` is always empty: ours are cancelled."""
+    """The downloads of this run of the server; `paused` are those that the last one left."""
 
     downloading: list[Job]
     completed: list[Job]

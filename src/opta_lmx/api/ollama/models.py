@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import json
 from typing import Any
 
 import msgspec
@@ -18,6 +19,8 @@ from opta_lmx.api.ollama.render import Json
 from opta_lmx.api.ollama.wire import ShowRequest
 from opta_lmx.api.values import timestamp
 from opta_lmx.core.errors import ErrorKind, LmxError, invalid
+from opta_lmx.core.types import SamplingParams
+from opta_lmx.models.presets import Preset
 from opta_lmx.models.store import ModelEntry, ModelStore
 from opta_lmx.serving.catalogue import Catalogue, ServedModel
 
@@ -101,8 +104,9 @@ class ModelRoutes:
         return {"version": f"{OLLAMA_LEVEL}+opta-lmx.{__version__}"}
 
     async def tags(self) -> Json:
-        """List the models that can be asked for."""
-        return {"models": [_listed(model) for model in await self._catalogue.list()]}
+        """List the models that can be asked for, then the presets."""
+        served = [*await self._catalogue.list(), *await self._catalogue.presets()]
+        return {"models": [_listed(model) for model in served]}
 
     async def ps(self) -> Json:
         """List the models that are loaded."""
@@ -178,18 +182,19 @@ def _details(model: ServedModel) -> Json:
 def _digest(model: ServedModel) -> str:
     """Changes whenever the model does: clients keep what they learnt of it under this."""
     said = (model.name, model.backend, model.created_s, model.size_bytes, model.quantisation)
+    if model.preset is not None:
+        said = (*said, model.preset.digest)
     return hashlib.sha256(msgspec.json.encode(said)).hexdigest()
 
 
 def _described(model: ServedModel, entry: ModelEntry) -> Json:
-    info, family = entry.info, model.architecture
-    sampling = msgspec.structs.asdict(info.sampling)
-    settings = [f"{name} {value:g}" for name, value in sampling.items() if value is not None]
+    info, family, preset = entry.info, model.architecture, model.preset
     return {
         "license": "\n".join(part for part in (entry.licence, entry.notice) if part),
         "modelfile": f"FROM {model.id}\n",
-        "parameters": "\n".join(settings),
+        "parameters": "\n".join(_settings(info.sampling, preset)),
         "template": info.chat_template or "",
+        **({"system": preset.system_prompt} if preset and preset.system_prompt else {}),
         "details": _details(model),
         "model_info": {
             "general.architecture": family,
@@ -201,6 +206,21 @@ def _described(model: ServedModel, entry: ModelEntry) -> Json:
         "capabilities": _capabilities(model),
         "modified_at": timestamp(model.created_s * 1000),
     }
+
+
+def _settings(own: SamplingParams, preset: Preset | None) -> list[str]:
+    """The preset's, then the model's own."""
+    used = own if preset is None else preset.sampling.resolve(own)
+    said = msgspec.structs.asdict(used).items()
+    settings = [
+        f"{name} {value if isinstance(value, int) else f'{value:g}'}"
+        for name, value in said
+        if value is not None
+    ]
+    if preset is not None and preset.max_tokens is not None:
+        settings.append(f"num_predict {preset.max_tokens}")
+    stops = preset.stop if preset is not None and preset.stop else ()
+    return settings + [f"stop {json.dumps(text)}" for text in stops]
 
 
 def _capabilities(model: ServedModel) -> list[str]:

@@ -107,7 +107,7 @@ def _request(wanted: wire.Generation, options: wire.Options, prompt: Prompt) -> 
         sampling=_sampling(options),
         max_tokens=predict if predict > 0 else None,
         limit_field="options.num_predict",
-        stop=tuple(options.stop or ()),
+        stop=None if options.stop is None else tuple(options.stop),
         top_logprobs=(wanted.top_logprobs or 0) if wanted.logprobs else None,
         output=_output(wanted.format),
     )

@@ -172,7 +172,7 @@ def _request(wire: CompletionRequest, each: int) -> GenerationRequest:
         prompt=Prompt(),
         sampling=sampling(wire),
         max_tokens=wire.max_tokens or None,
-        stop=tuple(wire.stop or ()),
+        stop=None if wire.stop is None else tuple(wire.stop),
         top_logprobs=logprobs,
         user=wire.user or None,
         n=each,

@@ -6,12 +6,15 @@ from pydantic import Field, StringConstraints
 
 from opta_lmx.api.fields import (
     MAX_INT32,
+    MinP,
     ModelName,
     Penalty,
     Positive,
+    Repetition,
     Seed,
     Share,
     Temperature,
+    TopK,
     WireModel,
     only,
 )
@@ -47,16 +50,16 @@ class GenerationFields(WireModel):
 
     temperature: Temperature | None = None
     top_p: Share | None = None
-    top_k: Annotated[int, Field(ge=0, le=MAX_INT32)] | None = Field(
+    top_k: TopK | None = Field(
         None, description="Extension: draw from the k likeliest tokens; 0 means all."
     )
-    min_p: Annotated[float, Field(ge=0, le=1)] | None = Field(
+    min_p: MinP | None = Field(
         None, description="Extension: drop tokens below this share of the likeliest one's."
     )
     seed: Seed | None = None
     frequency_penalty: Penalty | None = None
     presence_penalty: Penalty | None = None
-    repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = Field(
+    repetition_penalty: Repetition | None = Field(
         None, description="Extension: above 1 makes tokens of prompt and answer less likely."
     )
     logit_bias: LogitBias | None = Field(

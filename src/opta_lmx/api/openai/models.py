@@ -14,8 +14,9 @@ def router(catalogue: Catalogue) -> APIRouter:
 
     @routes.get("/v1/models", responses=error_docs(503))
     async def list_models() -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
-        """List the models that can be asked for."""
-        return {"object": "list", "data": [_render(model) for model in await catalogue.list()]}
+        """List the models that can be asked for, then the presets."""
+        served = [*await catalogue.list(), *await catalogue.presets()]
+        return {"object": "list", "data": [_render(model) for model in served]}
 
     @routes.get("/v1/models/{model_id:path}", responses=error_docs(400, 404, 409, 503))
     async def get_model(model_id: str) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
@@ -43,8 +44,16 @@ def _render(model: ServedModel) -> dict[str, Any]:
             "quantization": model.quantisation,
             "architecture": model.architecture,
             "capabilities": _capabilities(model),
+            **_preset(model),
         },
     }
+
+
+def _preset(model: ServedModel) -> dict[str, Any]:
+    preset = model.preset
+    if preset is None:
+        return {}
+    return {"preset": {"model": model.name, "description": preset.description}}
 
 
 def _capabilities(model: ServedModel) -> dict[str, bool]:

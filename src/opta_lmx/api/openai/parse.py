@@ -76,7 +76,7 @@ def _request(chat: wire.ChatCompletionRequest) -> GenerationRequest:
         sampling=sampling(chat),
         max_tokens=chat.max_completion_tokens or chat.max_tokens,
         limit_field="max_completion_tokens" if chat.max_completion_tokens else "max_tokens",
-        stop=tuple(chat.stop or ()),
+        stop=None if chat.stop is None else tuple(chat.stop),
         top_logprobs=(chat.top_logprobs or 0) if chat.logprobs else None,
         cache_key=chat.prompt_cache_key or None,
         user=chat.user or chat.safety_identifier or None,

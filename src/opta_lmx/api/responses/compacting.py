@@ -48,6 +48,7 @@ def summarising(request: GenerationRequest) -> GenerationRequest:
         request,
         prompt=msgspec.structs.replace(request.prompt, messages=asked),
         sampling=SamplingParams(temperature=0.0),
+        stop=(),
         max_tokens=max(MIN_SUMMARY_TOKENS, min(MAX_SUMMARY_TOKENS, length)),
     )
 
@@ -55,10 +56,11 @@ def summarising(request: GenerationRequest) -> GenerationRequest:
 def rules_of(items: Iterable[Json]) -> tuple[str, ...]:
     """The system texts of a conversation, word for word.
 
-    `instructions` are none of them: each request brings its own.
+    `instructions` are none of them: each request brings its own. Nor is an earlier summary,
+    which the new one retells.
     """
     turns = to_messages(None, items)
-    return tuple(turn.content for turn in turns if turn.role == "system")
+    return tuple(turn.content for turn in turns if turn.role == "system" and not turn.retold)
 
 
 async def compact(answering: Answering, rules: tuple[str, ...], response_id: str) -> Json:

@@ -78,7 +78,7 @@ class Making:
         draft = wanted.draft
         response_id = "resp_" + uuid7(ports.clock.now_ms())
         self.events = ResponseEvents(
-            blank(draft, response_id, self._answering.created_s),
+            blank(draft, response_id, self._answering.created_s, self._answering.request),
             encrypted=wire.ENCRYPTED in (draft.body.include or ()),
         )
 

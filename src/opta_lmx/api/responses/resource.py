@@ -1,23 +1,27 @@
 """The response object: everything but its output, from the request that asked for it."""
 
-from typing import Any
+from typing import Any, get_args
 
 from opta_lmx.api.responses import wire
 from opta_lmx.api.responses.parse import Draft, is_strict
-from opta_lmx.core.types import DEFAULT_SAMPLING, SamplingParams, Usage
+from opta_lmx.api.values import Effort
+from opta_lmx.core.types import DEFAULT_SAMPLING, GenerationRequest, SamplingParams, Usage
 
 Json = dict[str, Any]
 
 
-def blank(draft: Draft, response_id: str, created_s: int) -> Json:
+def blank(
+    draft: Draft, response_id: str, created_s: int, filled: GenerationRequest | None = None
+) -> Json:
     """A response that nothing is known of yet but what was asked.
 
     Args:
         draft: the request.
         response_id: `resp_...`.
         created_s: seconds since the epoch, UTC.
+        filled: the request with what its preset says; as it was asked unless given.
     """
-    body = draft.body
+    body, asked = draft.body, filled or draft.request
     return {
         "id": response_id,
         "object": "response",
@@ -35,9 +39,9 @@ def blank(draft: Draft, response_id: str, created_s: int) -> Json:
         "truncation": body.truncation or "disabled",
         "parallel_tool_calls": body.parallel_tool_calls is not False,
         "text": {"format": _format(body.text), "verbosity": "medium"},
-        **_sampling(draft.request.sampling),
+        **_sampling(asked.sampling),
         "top_logprobs": body.top_logprobs or 0,
-        "reasoning": _reasoning(body.reasoning),
+        "reasoning": _reasoning(body.reasoning, asked.prompt.template_kwargs),
         "usage": None,
         "max_output_tokens": body.max_output_tokens,
         "max_tool_calls": body.max_tool_calls,
@@ -94,11 +98,13 @@ def _format(text: wire.Text | None) -> Json:
     }
 
 
-def _reasoning(reasoning: wire.Reasoning | None) -> Json:
+def _reasoning(reasoning: wire.Reasoning | None, kwargs: Json) -> Json:
+    said = kwargs.get("reasoning_effort")
+    effort = said if said in get_args(Effort) else None  # a template may have words of its own
     if reasoning is None:
-        return {"effort": None, "summary": None}
+        return {"effort": effort, "summary": None}
     return {
-        "effort": reasoning.effort,
+        "effort": reasoning.effort or effort,
         "summary": reasoning.summary or reasoning.generate_summary,
     }
 

@@ -12,7 +12,8 @@ from opta_lmx.core.types import Message, Role, ToolCall
 
 Json = dict[str, Any]
 
-SUMMARY_INTRODUCTION = "Summary of the conversation so far:"
+_RETOLD = "Summary of the conversation so far:"
+
 _SPEAKERS: tuple[Role, Role] = ("user", "assistant")
 _ROLES: dict[str, Role] = {"user": "user", "system": "system", "developer": "system"}
 
@@ -55,8 +56,9 @@ def _turn(item: Json) -> Message:
         return Message("tool", text, tool_call_id=item["call_id"])
     compacted = sealed.unseal(item["encrypted_content"], "input")
     assert isinstance(compacted, sealed.Compacted)
-    told = f"{SUMMARY_INTRODUCTION}\n{compacted.summary}"
-    return Message("system", "\n\n".join((*compacted.rules, told)))
+    told = f"{_RETOLD}\n{compacted.summary}"
+    text = "\n\n".join((*compacted.rules, told))
+    return Message("system", text, retold=not compacted.rules)
 
 
 def _text_of(parts: Sequence[Json]) -> str:
