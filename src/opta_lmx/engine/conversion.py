@@ -1,25 +1,60 @@
 """Runs the GGUF to MLX converter as a child process, once per model."""
 
 import asyncio
-import os
-import sys
 from pathlib import Path
-
-import msgspec
+from typing import Any
 
 from opta_lmx.core.errors import ErrorKind, LmxError
+from opta_lmx.engine.child import run
 from opta_lmx.engine.settle import settle
 from opta_lmx.models.store import ModelEntry, ModelStore
 
 
-async def convert(store: ModelStore, entry: ModelEntry) -> None:
-    """Make the MLX conversion of a GGUF model unless it exists.
+class Conversions:
+    """Makes the MLX conversions of a store; all who want that of one model share the work.
 
-    Raises:
-        LmxError: the converter refused the file (its own code) or ended badly.
+    Args:
+        store: where models lie.
     """
-    if store.has_conversion(entry.name):
-        return
+
+    def __init__(self, store: ModelStore) -> None:
+        self._store = store
+        self._under_way: dict[str, _Shared] = {}
+
+    async def make(self, entry: ModelEntry) -> None:
+        """Make the MLX conversion of a GGUF model unless it exists.
+
+        Work that nobody waits for any more is ended.
+
+        Raises:
+            LmxError: the converter refused the file (its own code) or ended badly.
+        """
+        if self._store.has_conversion(entry.name):
+            return
+        shared = self._under_way.get(entry.name)
+        if shared is None:
+            shared = _Shared(asyncio.ensure_future(_convert(self._store, entry)))
+            self._under_way[entry.name] = shared
+        shared.waiting += 1
+        try:
+            await asyncio.shield(shared.work)
+        finally:
+            shared.waiting -= 1
+            if not shared.waiting:
+                del self._under_way[entry.name]
+                shared.work.cancel()
+                await settle(asyncio.wait({shared.work}))
+
+
+class _Shared:
+    """One conversion, and how many wait for it."""
+
+    def __init__(self, work: asyncio.Task[None]) -> None:
+        self.work = work
+        self.waiting = 0
+
+
+async def _convert(store: ModelStore, entry: ModelEntry) -> None:
     begun: list[Path] = []
 
     def begin() -> None:
@@ -31,47 +66,23 @@ async def convert(store: ModelStore, entry: ModelEntry) -> None:
         await settle(asyncio.to_thread(store.finish_conversion, entry.name, begun[0]))
     finally:
         for work in begun:
-            await asyncio.to_thread(store.abandon, work)
+            await settle(asyncio.to_thread(store.abandon, work))
 
 
 async def _run_converter(source: Path, target: Path) -> None:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "opta_lmx.backends.convert",
-        "--gguf",
-        str(source),
-        "--out",
-        str(target),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,
-        env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
-    )
-    try:
-        output, _ = await process.communicate()
-    except asyncio.CancelledError:
-        process.kill()
-        await process.wait()
-        raise
-    if process.returncode != 0:
-        raise _refusal(output)
+    options = ("--gguf", str(source), "--out", str(target))
+    said, status = await run("opta_lmx.backends.convert", options)
+    if status != 0:
+        raise _refusal(said.get("error"))
 
 
-def _refusal(output: bytes) -> LmxError:
+def _refusal(error: dict[str, Any] | None) -> LmxError:
     """The converter's last line says what was wrong."""
-    code, message = "conversion_failed", "the converter ended without saying why"
-    for line in reversed(output.splitlines()):
-        try:
-            error = msgspec.json.decode(line).get("error")
-        except (msgspec.DecodeError, AttributeError):
-            continue
-        if error:
-            code, message = str(error.get("code", code)), str(error.get("message", message))
-            break
+    said = error or {}
+    message = said.get("message", "the converter ended without saying why")
     return LmxError(
         ErrorKind.INVALID_REQUEST,
         f"The model cannot be converted to MLX: {message}",
-        code=code,
+        code=str(said.get("code", "conversion_failed")),
         param="model",
     )

@@ -12,6 +12,7 @@ from opta_lmx.core.clock import Clock, SystemClock
 from opta_lmx.core.errors import ErrorKind, LmxError
 from opta_lmx.core.ids import random_id
 from opta_lmx.core.telemetry import Telemetry
+from opta_lmx.engine.download_book import DownloadBook, Noted
 from opta_lmx.models.progress import Progress
 
 Pull = Callable[[str, Callable[[Progress], None], threading.Event], object]
@@ -24,10 +25,14 @@ _CLOSE_TIMEOUT_S = 3.0
 
 
 class Download:
-    """One download and how far it has got; times are UTC in ms since the epoch."""
+    """One download and how far it has got; times are UTC in ms since the epoch.
 
-    def __init__(self, model: str, started_ms: int) -> None:
-        self.id = random_id("dl-")
+    `status` is `running`, `completed`, `failed`, `cancelled`, or `interrupted` for one that was
+    under way when the server ended and goes on when it is asked for again.
+    """
+
+    def __init__(self, model: str, started_ms: int, download_id: str | None = None) -> None:
+        self.id = download_id or random_id("dl-")
         self.started_ms = started_ms
         self.ended_ms: int | None = None
         self.model = model
@@ -50,6 +55,8 @@ class Download:
             "downloaded_bytes": 0 if progress is None else progress.done_bytes,
             "total_bytes": 0 if progress is None else progress.total_bytes,
             "message": "" if progress is None else progress.message,
+            "started_ms": self.started_ms,
+            "ended_ms": self.ended_ms,
             "error": None if error is None else {"code": error.code, "message": error.message},
         }
 
@@ -60,29 +67,59 @@ class Download:
 
 
 class Downloads:
-    """The downloads of this run; two requests for one model share one download.
+    """The downloads of this run and those the last one left; requests for a model share one.
 
     Each runs on a daemon thread of its own: one that waits in a socket for a silent hub can
     neither keep the process alive nor take a thread from anybody else.
+
+    Args:
+        pull: fetches one model.
+        telemetry: where ends are logged.
+        clock: for their times.
+        book: keeps what is under way for the next run.
     """
 
-    def __init__(self, pull: Pull, telemetry: Telemetry, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        pull: Pull,
+        telemetry: Telemetry,
+        clock: Clock | None = None,
+        book: DownloadBook | None = None,
+    ) -> None:
         self._pull = pull
+        self._book = book or DownloadBook()
+        self._closing = False
         self._telemetry = telemetry
         self._clock = clock or SystemClock()
         self._jobs: dict[str, Download] = {}
         self._waiting: deque[Download] = deque()
         self._threads: set[Download] = set()
+        for noted in self._book.read():
+            self._jobs[noted.id] = _interrupted(noted, self._book.held_bytes(noted.model))
+
+    def resume(self) -> None:
+        """Go on with all that was interrupted."""
+        for job in self.list():
+            if job.status == "interrupted":
+                self.start(job.model)
+
+    def accepted(self, model: str) -> bool:
+        """Whether a download of the model runs, or was interrupted: nobody need be asked again."""
+        return self._known(model) is not None
+
+    def active(self) -> "list[Download]":
+        """Those that run or wait for their turn."""
+        return [job for job in self._jobs.values() if job.status == "running"]
 
     def start(self, model: str) -> Download:
-        """Begin, or join the running download of the same model.
+        """Begin, go on where it was interrupted, or join the running download of the same model.
 
         Raises:
             LmxError: RATE_LIMITED `too_many_downloads`.
         """
-        for job in self._jobs.values():
-            if job.model == model and job.status == "running" and not job.cancelled.is_set():
-                return job
+        known = self._known(model)
+        if known is not None and known.status == "running":
+            return known
         if len(self._waiting) >= _MAX_WAITING:
             raise LmxError(
                 ErrorKind.RATE_LIMITED,
@@ -90,12 +127,27 @@ class Downloads:
                 code="too_many_downloads",
                 retry_after=60,
             )
-        job = Download(model, self._clock.now_ms())
+        job = known or Download(model, self._clock.now_ms())
+        job.status = "running"
         self._jobs[job.id] = job
         self._waiting.append(job)
+        self._note_all()
         self._fill()
         self._forget_old()
         return job
+
+    def _known(self, model: str) -> Download | None:
+        """The download of a model that runs, or that was interrupted."""
+        return next(
+            (
+                job
+                for job in self._jobs.values()
+                if job.model == model
+                and job.status in ("running", "interrupted")
+                and not job.cancelled.is_set()
+            ),
+            None,
+        )
 
     def list(self) -> list[Download]:
         """Newest last."""
@@ -106,15 +158,21 @@ class Downloads:
         job = self._jobs.get(download_id)
         if job is None:
             raise LmxError(
-                ErrorKind.NOT_FOUND, f"No download '{download_id}'.", code="download_not_found"
+                ErrorKind.NOT_FOUND,
+                f"No download '{download_id[:64]}'.",
+                code="download_not_found",
+                param="download_id",
             )
         return job
 
     def cancel(self, download_id: str) -> Download:
-        """Ask a download to stop: one that waits ends now, one under way at its next byte."""
+        """Ask a download to stop: one under way at its next byte, any other ends now."""
         job = self.get(download_id)
         job.cancelled.set()
-        if job in self._waiting:
+        self._note_all()
+        if job.status == "interrupted":
+            self._end(job, "cancelled", _cancelled())
+        elif job in self._waiting:
             self._waiting.remove(job)
             self._end(job, "cancelled", _cancelled())
         return job
@@ -129,11 +187,12 @@ class Downloads:
             await changed.wait()
 
     async def close(self) -> None:
-        """Stop everything; partial files stay for a later resume.
+        """Stop everything; partial files stay, and the next run knows what was under way.
 
         Threads that have not noticed after 3 s are left behind, their downloads cancelled.
         """
-        unfinished = [job for job in self._jobs.values() if job.status == "running"]
+        self._closing = True
+        unfinished = self.active()
         for job in unfinished:
             self.cancel(job.id)
         with contextlib.suppress(TimeoutError):
@@ -169,7 +228,7 @@ class Downloads:
 
         error: LmxError | None = None
         try:
-            self._pull(job.model, lambda progress: tell(_note, job, progress), job.cancelled)
+            self._pull(job.model, lambda progress: tell(self._note, job, progress), job.cancelled)
         except LmxError as known:
             error = known
         except Exception as cause:  # noqa: BLE001  (boundary: whatever ends a pull is told)
@@ -189,11 +248,30 @@ class Downloads:
             self._end(job, "failed", error)
         self._fill()
 
+    def _note(self, job: Download, progress: Progress) -> None:
+        """Its thread tells how far it is; what it is in all is kept once it is known."""
+        before = 0 if job.progress is None else job.progress.total_bytes
+        job.progress = progress
+        if progress.total_bytes != before:
+            self._note_all()
+        job.changed_now()
+
+    def _note_all(self) -> None:
+        """Keep what has not ended; what ends because the server does has not."""
+        if not self._closing:
+            going = [
+                job
+                for job in self._jobs.values()
+                if job.ended_ms is None and not job.cancelled.is_set()
+            ]
+            self._book.write([_noted(job) for job in going])
+
     def _end(self, job: Download, status: str, error: LmxError | None) -> None:
-        if job.status != "running":
+        if job.status not in ("running", "interrupted"):
             return
         job.status, job.error = status, error
         job.ended_ms = self._clock.now_ms()
+        self._note_all()
         self._telemetry.log("info", "download ended", model=job.model, status=status)
         job.changed_now()
         self._forget_old()
@@ -202,8 +280,8 @@ class Downloads:
         self._telemetry.log("error", "download broke", model=job.model, exc_info=cause)
 
     def _forget_old(self) -> None:
-        """Drop the oldest of what has ended; what runs stays, however much it is."""
-        ended = [job.id for job in self._jobs.values() if job.status != "running"]
+        """Drop the oldest of what has ended; what runs or may go on stays, however much it is."""
+        ended = [job.id for job in self._jobs.values() if job.ended_ms is not None]
         for job_id in ended[: max(0, len(self._jobs) - _KEPT)]:
             del self._jobs[job_id]
 
@@ -212,6 +290,13 @@ def _cancelled() -> LmxError:
     return LmxError(ErrorKind.CONFLICT, "The download was cancelled.", code="cancelled")
 
 
-def _note(job: Download, progress: Progress) -> None:
-    job.progress = progress
-    job.changed_now()
+def _noted(job: Download) -> Noted:
+    total = 0 if job.progress is None else job.progress.total_bytes
+    return Noted(job.id, job.model, job.started_ms, total)
+
+
+def _interrupted(noted: Noted, held_bytes: int) -> Download:
+    job = Download(noted.model, noted.started_ms, noted.id)
+    job.status = "interrupted"
+    job.progress = Progress(noted.model, "", held_bytes, noted.total_bytes, "downloading")
+    return job

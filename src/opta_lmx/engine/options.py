@@ -13,6 +13,7 @@ from opta_lmx.engine.caching import CacheLimits, ModelCache, PrefixCache
 from opta_lmx.engine.load_times import LoadBook
 from opta_lmx.engine.memory import MemoryPolicy
 from opta_lmx.engine.plan import Plan
+from opta_lmx.engine.recovery import RecoveryOptions
 from opta_lmx.engine.residency import EngineOptions
 from opta_lmx.engine.runtime import RuntimeLimits
 from opta_lmx.engine.sizing import budget_bytes
@@ -31,14 +32,21 @@ def prefix_caches(
 
 
 def memory_policy(
-    memory: MemorySettings, required: Sequence[str] = (), *, on_demand: bool = True
+    memory: MemorySettings,
+    required: Sequence[str] = (),
+    warm: Sequence[str] = (),
+    *,
+    on_demand: bool = True,
 ) -> MemoryPolicy:
-    """What models may take; those that are `required` at all times are pinned too."""
+    """What models may take; those that are `required` at all times are pinned too.
+
+    `warm` are kept loaded besides those the section names.
+    """
     return MemoryPolicy(
         budget_bytes=budget_bytes(memory),
         ttl_s=memory.ttl_s,
         pinned=(*memory.pinned, *required),
-        warm=tuple(memory.warm),
+        warm=(*memory.warm, *warm),
         prefetch=memory.prefetch,
         on_demand=on_demand,
     )
@@ -50,7 +58,7 @@ def engine_options(engine: EngineSettings, queue: QueueSettings, home: Path) -> 
     Args:
         engine: the section of that name.
         queue: the section of that name.
-        home: state folder; the times loads have taken are kept there.
+        home: state folder; kept there are the times loads have taken, crashes, what is loaded.
     """
 
     def restart_policy() -> RestartPolicy:
@@ -79,7 +87,7 @@ def engine_options(engine: EngineSettings, queue: QueueSettings, home: Path) -> 
             load_wait_s=min(queue.load_wait_s, queue.queue_deadline_s),
         ),
         line_rules=line_rules,
-        restart_policy=restart_policy,
+        recovery=RecoveryOptions(restart_policy, home, engine.restore),
         load_on_demand=engine.load_on_demand,
         loads=LoadBook(home / load_times.FILE),
     )

@@ -10,10 +10,17 @@ _Result = TypeVar("_Result")
 async def settle(work: Coroutine[Any, Any, _Result]) -> _Result:
     """Await `work` to its end, whatever happens to the caller meanwhile.
 
-    A cancellation of the caller is raised after `work` has ended, not before.
+    A cancellation of the caller, or several, is raised after `work` has ended, not before.
     """
     task = asyncio.ensure_future(work)
-    try:
-        return await asyncio.shield(task)
-    finally:
-        await asyncio.wait({task})
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is None:
+        return task.result()
+    if not task.cancelled():
+        task.exception()  # looked at, so that nobody complains of a fault that was not
+    raise cancelled

@@ -9,7 +9,9 @@ import msgspec
 from opta_lmx.backends import registry
 from opta_lmx.backends.frames import Load
 from opta_lmx.backends.gguf.plan import DEFAULT_CONTEXT, SMALLEST_CONTEXT, UNKNOWN_CONTEXT
+from opta_lmx.backends.quantize.rules import PLAIN
 from opta_lmx.config.sections.memory import MemorySettings
+from opta_lmx.core.kv_cost import KV_TYPE_BYTES
 from opta_lmx.models.description import ModelInfo
 from opta_lmx.models.memory import estimate, kv_bytes
 from opta_lmx.scheduling.ledger import MemoryNeed
@@ -23,6 +25,8 @@ _MOST_BUFFERS = 1 << 30
 _MLX_BYTES = 96 << 20
 """What MLX and Python take besides; llama.cpp's worker stays within the estimate's buffers."""
 _F32_BYTES = 4
+_SCALES_GROWTH = 4 / 3
+"""Of packed weights whose scales become f32: from 3 bits a weight to 4 at the most (2, by 32)."""
 _ELEMENT_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 _CONTAINER = Path("/sys/fs/cgroup/memory.max")
 
@@ -128,18 +132,20 @@ class Sizing:
         return need.weights + need.kv if asked is None else asked
 
 
-def _element_bytes(load: Load) -> int:
+def _element_bytes(load: Load) -> float:
     """Bytes of a cached number: MLX on a CPU computes in f32."""
     if load.backend != "mlx":
-        return 2
+        return KV_TYPE_BYTES.get(str(load.options.get("kv_type", "f16")), 2)
     usual = 2 if registry.has_accelerator() else _F32_BYTES
     return _ELEMENT_BYTES.get(str(load.options.get("dtype", "auto")), usual)
 
 
-def _weights(info: ModelInfo, load: Load, element: int) -> int:
-    """Bytes of the weights once loaded; quantised ones stay as they are, but for GGUF on MLX."""
+def _weights(info: ModelInfo, load: Load, element: float) -> int:
+    """Bytes of the weights once loaded; packed ones stay packed, but for GGUF on MLX."""
     if load.backend != "mlx":
         return info.weights_bytes
-    if element == _F32_BYTES or info.format == "gguf":
-        return max(info.weights_bytes, element * info.parameters)
+    if info.format == "gguf" or (element == _F32_BYTES and info.quantisation in PLAIN):
+        return max(info.weights_bytes, int(element * info.parameters))
+    if element == _F32_BYTES:
+        return int(_SCALES_GROWTH * info.weights_bytes)
     return info.weights_bytes

@@ -82,8 +82,15 @@ def test_a_cpu_computes_in_32_bits_and_keeps_its_own_small_buffers(
 ) -> None:
     monkeypatch.setattr(registry, "has_accelerator", lambda: False)
     sized = Sizing(MemorySettings(budget_bytes=256 * GB)).of(INFO, load())
-    assert (sized.need.weights, sized.need.kv) == (32 * GB, 2 * FULL)
+    # Packed weights stay packed; what grows are their scales.
+    assert (sized.need.weights, sized.need.kv) == (4 * GB * 4 // 3, 2 * FULL)
     assert "cache_bytes" not in sized.options
+    for whole in (
+        msgspec.structs.replace(INFO, quantisation="bf16", weights_bytes=16 * GB),
+        msgspec.structs.replace(INFO, format="gguf"),
+    ):
+        sized = Sizing(MemorySettings(budget_bytes=256 * GB)).of(whole, load())
+        assert sized.need.weights == 32 * GB
     half = Sizing(MemorySettings()).of(INFO, load(options={"dtype": "float16"}))
     assert (half.need.weights, half.need.kv) == (4 * GB, FULL)
 
