@@ -15,29 +15,30 @@ from opta_lmx.api.admin.queues import by_lane
 from opta_lmx.api.guard import Guard
 from opta_lmx.api.http import create_http
 from opta_lmx.api.responses.surface import ResponsesSurface
-from opta_lmx.config.sections.models import ModelsSettings
 from opta_lmx.config.settings import Settings
 from opta_lmx.core.clock import Clock, SystemClock
 from opta_lmx.core.telemetry import Telemetry
 from opta_lmx.engine.downloads import Downloads
 from opta_lmx.engine.options import engine_options, memory_policy, prefix_caches
 from opta_lmx.engine.planner import Planner
+from opta_lmx.engine.quantising import open_quantising
 from opta_lmx.engine.residency import Engine, Resolver
-from opta_lmx.models.puller import Puller
 from opta_lmx.models.store import ModelStore
 from opta_lmx.observability.metrics import MetricsRegistry
 from opta_lmx.observability.telemetry import OperatorTelemetry, make_logger
 from opta_lmx.scheduling.governor import GovernorLimits
 from opta_lmx.server import Server
+from opta_lmx.serving import benchmarking
 from opta_lmx.serving.catalogue import Catalogue
 from opta_lmx.serving.embedding import EmbeddingService
+from opta_lmx.serving.management import Ground, open_management
 from opta_lmx.serving.response_rows import SCHEMA as RESPONSES_SCHEMA
 from opta_lmx.serving.responses import ResponseLimits, StoredResponses
 from opta_lmx.serving.run import RunLimits
 from opta_lmx.serving.service import Serving
 from opta_lmx.startup import HomeLock, address_text, bind, clean_rooms
 from opta_lmx.store.database import Database
-from opta_lmx.surfaces import Rooms, envelopes, guard_rules, routers
+from opta_lmx.surfaces import Rooms, envelopes, guard_rules, routers, with_presets
 
 
 class App(msgspec.Struct, frozen=True):
@@ -48,7 +49,7 @@ class App(msgspec.Struct, frozen=True):
     engine: Engine
     serving: Serving
     downloads: Downloads
-    responses: ResponsesSurface
+    rooms: Rooms
     database: Database
     clock: Clock
     telemetry: Telemetry
@@ -59,8 +60,9 @@ class App(msgspec.Struct, frozen=True):
 
     async def close(self) -> None:
         """End background work, then every worker and download; the database last."""
-        await self.responses.close()
-        await asyncio.gather(self.engine.close(), self.downloads.close())
+        await self.rooms.responses.close()
+        background = (self.downloads.close(), self.rooms.quantising.close())
+        await asyncio.gather(self.engine.close(), *background)
         await self.database.close()
 
 
@@ -85,7 +87,8 @@ def build(
     options = engine_options(settings.engine, settings.queue, home)
     caches = prefix_caches(settings.engine, clock, telemetry)
     on_demand = settings.engine.load_on_demand
-    memory = memory_policy(settings.memory, required, on_demand=on_demand)
+    named = with_presets(resolver or planner, home, settings, telemetry)
+    memory = memory_policy(settings.memory, required, named.warm(), on_demand=on_demand)
     options = msgspec.structs.replace(
         options,
         caches=caches,
@@ -93,21 +96,29 @@ def build(
         adaptive=settings.scheduling.adaptive,
         governor=GovernorLimits(settings.scheduling.background_share),
     )
-    engine = Engine(resolver or planner, options, clock, telemetry)
+    engine = Engine(named, options, clock, telemetry)
     run_limits = RunLimits(settings.queue.queue_deadline_s, settings.engine.default_max_tokens)
-    serving = Serving(engine, run_limits, clock, telemetry)
-    database = Database(home / "lmx.db", (RESPONSES_SCHEMA,), clock, telemetry)
+    serving = Serving(engine, run_limits, clock, telemetry, named.preset)
+    database = Database(home / "lmx.db", (RESPONSES_SCHEMA, benchmarking.SCHEMA), clock, telemetry)
     kept = settings.responses
     limits = ResponseLimits(kept.ttl_s, kept.max_bytes)
     stored = StoredResponses(database, limits, clock, telemetry)
+    benchmarks = benchmarking.Benchmarks(engine, serving, database, clock, telemetry)
+    quantising = open_quantising(planner, home, settings.models, telemetry, clock)
+    ground = Ground(home, planner, engine, benchmarks, quantising, clock, telemetry)
+    management = open_management(ground, settings.models)
     rooms = Rooms(
         serving=serving,
         vectors=EmbeddingService(run_limits, clock, telemetry),
         engine=engine,
-        catalogue=Catalogue(planner, engine),
+        catalogue=Catalogue(planner, engine, named),
         store=store,
-        downloads=Downloads(_puller(store, settings.models).pull, telemetry, clock),
+        downloads=management.downloads,
+        management=management,
+        quantising=quantising,
         responses=ResponsesSurface(stored, telemetry),
+        benchmarks=benchmarks,
+        presets=named,
         clock=clock,
         telemetry=telemetry,
     )
@@ -115,9 +126,7 @@ def build(
     told = envelopes()
     http = create_http([*routers(rooms, settings), watching], told, telemetry)
     guard = Guard(http, guard_rules(settings), told, clock, telemetry)
-    return App(
-        guard, http, engine, serving, rooms.downloads, rooms.responses, database, clock, telemetry
-    )
+    return App(guard, http, engine, serving, rooms.downloads, rooms, database, clock, telemetry)
 
 
 def serve(settings: Settings, home: Path, models: list[str]) -> int:
@@ -139,6 +148,8 @@ def serve(settings: Settings, home: Path, models: list[str]) -> int:
             sys.stderr.flush()
 
             async def main() -> None:
+                if settings.models.resume_downloads:
+                    app.downloads.resume()
                 drain_s, body_bytes = (
                     settings.server.drain_timeout_s,
                     settings.server.body_limit_bytes,
@@ -147,16 +158,6 @@ def serve(settings: Settings, home: Path, models: list[str]) -> int:
 
             uvloop.run(main())
     return 0
-
-
-def _puller(store: ModelStore, settings: ModelsSettings) -> Puller:
-    token = settings.hub_token
-    return Puller(
-        store,
-        endpoint=settings.hub_endpoint,
-        token=None if token is None else token.get_secret_value(),
-        enabled=settings.downloads_enabled,
-    )
 
 
 def _metrics(registry: MetricsRegistry, engine: Engine) -> Callable[[], bytes]:

@@ -1,11 +1,19 @@
 """The routes of every dialect, joined to the rooms below: a part of the composition root."""
 
+from pathlib import Path
+
 import msgspec
 from fastapi import APIRouter
 
+from opta_lmx.api.admin.benchmark import AdminBenchmark
+from opta_lmx.api.admin.downloads import AdminDownloads
+from opta_lmx.api.admin.health import AdminHealth
 from opta_lmx.api.admin.keys import AdminKeys
 from opta_lmx.api.admin.models import AdminModels
+from opta_lmx.api.admin.presets import AdminPresets
+from opta_lmx.api.admin.quantize import AdminQuantize
 from opta_lmx.api.admin.queues import AdminQueues
+from opta_lmx.api.admin.shelf import AdminShelf
 from opta_lmx.api.anthropic import errors as anthropic_errors
 from opta_lmx.api.anthropic.messages import MessagesRoute
 from opta_lmx.api.calls import Calls
@@ -26,6 +34,7 @@ from opta_lmx.api.openai.chat import ChatRoute
 from opta_lmx.api.openai.completions import CompletionsRoute
 from opta_lmx.api.openai.embeddings import EmbeddingsRoute
 from opta_lmx.api.openai.parse import ChatParser
+from opta_lmx.api.preset_files import parse_preset
 from opta_lmx.api.responses.surface import ResponsesSurface
 from opta_lmx.api.vector_calls import VectorCalls
 from opta_lmx.api.ws.frames import ChatDialect
@@ -37,10 +46,14 @@ from opta_lmx.core.clock import Clock
 from opta_lmx.core.principal import Budgets, Lane, Principal
 from opta_lmx.core.telemetry import Telemetry
 from opta_lmx.engine.downloads import Downloads
-from opta_lmx.engine.residency import Engine
+from opta_lmx.engine.presets import Directory, directory
+from opta_lmx.engine.quantising import Quantising
+from opta_lmx.engine.residency import Engine, Resolver
 from opta_lmx.models.store import ModelStore
+from opta_lmx.serving.benchmarking import Benchmarks
 from opta_lmx.serving.catalogue import Catalogue
 from opta_lmx.serving.embedding import EmbeddingService
+from opta_lmx.serving.management import Management
 from opta_lmx.serving.service import Serving
 
 
@@ -53,9 +66,20 @@ class Rooms(msgspec.Struct, frozen=True):
     catalogue: Catalogue
     store: ModelStore
     downloads: Downloads
+    management: Management
+    quantising: Quantising
     responses: ResponsesSurface
+    benchmarks: Benchmarks
+    presets: Directory
     clock: Clock
     telemetry: Telemetry
+
+
+def with_presets(
+    models: Resolver, home: Path, settings: Settings, telemetry: Telemetry
+) -> Directory:
+    """The models with the presets of a home folder, read under the rules of requests."""
+    return directory(models, home, parse_preset, settings.models.aliases, telemetry)
 
 
 def envelopes() -> Envelopes:
@@ -111,9 +135,15 @@ def routers(rooms: Rooms, settings: Settings) -> list[APIRouter]:
         *_openai(calls, rooms, settings),
         *_others(calls, rooms),
         *rooms.responses.routers(calls, envelopes()),
+        AdminBenchmark(rooms.benchmarks).router(),
+        AdminQuantize(rooms.quantising, rooms.serving, rooms.clock).router(),
         AdminQueues(rooms.engine).router(),
+        AdminHealth(rooms.engine).router(),
+        AdminPresets(rooms.presets).router(),
         AdminKeys(_owners(settings), rooms.serving.budgeting).router(),
-        AdminModels(rooms.engine, rooms.downloads, rooms.serving, rooms.clock).router(),
+        AdminModels(rooms.engine, rooms.serving, rooms.clock).router(),
+        AdminDownloads(rooms.management, rooms.serving, rooms.clock).router(),
+        AdminShelf(rooms.management, rooms.engine, rooms.serving).router(),
     ]
 
 

@@ -32,9 +32,17 @@ SCRIPTS: dict[str, dict[str, Any]] = {
 }
 SOCKETS = {"/v1/chat/stream", "/v1/responses"}
 NO_CALLS = {
+    "/admin/benchmark/run",
     "/admin/models/load",
     "/admin/models/unload",
     "/admin/models/download",
+    "/admin/models/download/confirm",
+    "/admin/models/fit",
+    "/admin/models/probe",
+    "/admin/models/{model_id}/reset",
+    "/admin/presets/reload",
+    "/admin/quantize",
+    "/admin/quantize/{job}/cancel",
     "/api/v1/models/load",
     "/api/v1/models/unload",
     "/api/v1/models/download",
@@ -45,7 +53,7 @@ NO_CALLS = {
     "/api/show",
     "/v1/responses/{response_id}/cancel",
 }
-"""Routes that are posted to and call no model."""
+"""Routes that are posted to and call no model in a caller's name."""
 SAID = {"X-Client-ID": "bot-7", "X-Serving-Lane": "agent", "x-session-affinity": "s-1"}
 ADDRESS = "127.0.0.1"
 EACH = pytest.mark.parametrize("surface", SURFACES, ids=lambda surface: surface.path)

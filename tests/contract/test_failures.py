@@ -209,12 +209,13 @@ def test_each_surface_answers_when_nothing_fails(
 
 
 def test_every_inference_route_is_in_the_table(server: LiveServer, http: httpx.Client) -> None:
-    """A model is run where the document says that its line can be full: 429."""
+    """A model is run for a client where the document says that its line can be full: 429."""
     paths = http.get(f"{server.url}/openapi.json").json()["paths"]
     posts = {
         path: methods["post"]["responses"] for path, methods in paths.items() if "post" in methods
     }
-    inference = {path: answers for path, answers in posts.items() if "429" in answers}
+    full = {path: answers for path, answers in posts.items() if "429" in answers}
+    inference = {path: one for path, one in full.items() if not path.startswith("/admin/")}
     assert inference.keys() == {surface.path for surface in SURFACES}
     streams = {"text/event-stream", "application/x-ndjson"}
     streaming = {

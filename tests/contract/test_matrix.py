@@ -5,6 +5,7 @@ import re
 import pytest
 
 from tests.contract.matrix.model import BACKENDS, Row, Surface
+from tests.contract.matrix.operators import OPERATORS
 from tests.contract.matrix.render import DOCUMENT, document
 from tests.contract.matrix.surfaces import MODELS, SURFACES
 from tests.support.process import ServerProcess
@@ -35,3 +36,10 @@ def test_a_row_is_true(
 
 def test_the_document_is_what_the_rows_say() -> None:
     assert DOCUMENT.read_text() == document(), "run `make docs`"
+
+
+def test_every_route_for_operators_is_there_or_has_a_reason(tiny_server: ServerProcess) -> None:
+    paths = tiny_server.http.get(f"{tiny_server.url}/openapi.json").json()["paths"]
+    there = {f"{method.upper()} {path}" for path, methods in paths.items() for method in methods}
+    assert {one.ours for one in OPERATORS if one.ours} <= there
+    assert all(one.note for one in OPERATORS if not one.ours)

@@ -7,6 +7,7 @@ from opta_lmx.backends.frames import Load
 from opta_lmx.core.types import SamplingParams
 from opta_lmx.engine.caching import StateHome
 from opta_lmx.engine.plan import Plan
+from opta_lmx.engine.recovery import RecoveryOptions
 from opta_lmx.engine.residency import EngineOptions
 from opta_lmx.engine.runtime import RuntimeLimits
 from opta_lmx.engine.worker import WatchdogLimits
@@ -28,7 +29,10 @@ class SimResolver:
         self.aliases: dict[str, str] = {}
 
     def canonical(self, ref: str) -> str:
-        return resolve(ref, [Known(name) for name in self.scripts], self.aliases).name
+        return resolve(ref, self.known(), self.aliases).name
+
+    def known(self) -> list[Known]:
+        return [Known(name) for name in self.scripts]
 
     def plan(self, ref: str, context: int | None = None) -> Plan:
         ref = self.canonical(ref)
@@ -74,6 +78,7 @@ def engine_options(
     *,
     max_waiting: int = 8,
     max_restarts: int = 3,
+    load_timeout_s: float = 30.0,
     prepare_timeout_s: float = 10.0,
     stall_floor_s: float = 30.0,
     load_on_demand: bool = True,
@@ -83,15 +88,17 @@ def engine_options(
     """Options with short restart pauses."""
     return EngineOptions(
         limits=RuntimeLimits(
-            load_timeout_s=30.0,
+            load_timeout_s=load_timeout_s,
             prepare_timeout_s=prepare_timeout_s,
             stall_target_ms=250,
             watchdog=WatchdogLimits(stall_floor_s, 10.0),
             load_wait_s=load_wait_s,
         ),
         line_rules=lambda _: LineRules(max_waiting=max_waiting, reserve=reserve),
-        restart_policy=lambda: RestartPolicy(
-            backoff_s=0.01, backoff_max_s=0.05, max_restarts=max_restarts, window_s=600.0
+        recovery=RecoveryOptions(
+            lambda: RestartPolicy(
+                backoff_s=0.01, backoff_max_s=0.05, max_restarts=max_restarts, window_s=600.0
+            )
         ),
         load_on_demand=load_on_demand,
     )

@@ -68,6 +68,11 @@ class ServerClient:
         with self._failures():
             return _object(self._http.post(path, json=body, timeout=timeout))
 
+    def delete(self, path: str) -> dict[str, Any]:
+        """DELETE, and return the JSON object that answers. Raises LmxError."""
+        with self._failures():
+            return _object(self._http.delete(path))
+
     def model(self, name: str) -> dict[str, Any]:
         """What the server says of one model."""
         return _flat(self.get(f"/v1/models/{quote(name, safe='')}"))

@@ -38,7 +38,7 @@ def doctor(config: ConfigOption = None, as_json: JsonOption = False) -> None:
 
 
 def _examine(config: Path | None) -> "Iterator[Check]":
-    from opta_lmx.cli import checks, fitting
+    from opta_lmx.cli import checks, fitting, preset_checks
 
     yield from checks.hardware()
     yield from checks.backends()
@@ -47,6 +47,8 @@ def _examine(config: Path | None) -> "Iterator[Check]":
     yield from checks.state_folder(session, config)
     yield from checks.listening(session)
     yield from fitting.models(session)
+    yield from preset_checks.presets(session)
+    yield from fitting.better(session)
 
 
 def _configuration(config: Path | None) -> "tuple[Session, Check]":

@@ -8,28 +8,63 @@ import typer
 
 from opta_lmx.cli.local import open_store
 from opta_lmx.cli.session import Session
-from opta_lmx.cli.terminal import console, note, printable, size
-from opta_lmx.core.errors import ErrorKind, LmxError
+from opta_lmx.cli.terminal import console, interactive, note, printable, size
+from opta_lmx.core.errors import ErrorKind, LmxError, invalid
 from opta_lmx.models.names import split_ref
+from opta_lmx.models.offer import Offer
 from opta_lmx.models.progress import Progress, ProgressCallback
-from opta_lmx.models.puller import Puller
+from opta_lmx.models.puller import open_puller
 from opta_lmx.models.starters import STARTERS
 from opta_lmx.models.store import ModelEntry
 
 _TENTHS = 10
 
 
-def pull_shown(session: Session, ref: str) -> ModelEntry:
-    """Pull a model, showing how far it has got. Raises LmxError."""
-    models = session.settings.models
-    puller = Puller(
-        open_store(session),
-        endpoint=models.hub_endpoint,
-        token=models.hub_token.get_secret_value() if models.hub_token else None,
-        enabled=models.downloads_enabled,
-    )
+def pull_shown(session: Session, ref: str, *, yes: bool = False) -> ModelEntry:
+    """Pull a model, showing how far it has got; a large one is asked about first.
+
+    Args:
+        session: settings and state folder.
+        ref: a starter's name or a hub id.
+        yes: nobody is asked.
+
+    Raises:
+        LmxError: what the pull refuses; INVALID_REQUEST (param `yes`) where nobody can be asked.
+        typer.Abort: the answer was no.
+    """
+    store = open_store(session)
+    puller = open_puller(store, session.settings.models)
+    offer = puller.look(ref)
+    if offer.missing_bytes:
+        store.refuse_full_disk(offer.missing_bytes)
+        note(told(offer))
+        if not yes:
+            _ask(offer, session.settings.models.confirm_bytes)
     with _shown(ref, resumable=ref not in STARTERS) as progress:
         return puller.pull(ref, progress)
+
+
+def told(offer: Offer) -> str:
+    """What is about to be fetched, in a line."""
+    facts = [offer.format, offer.quantisation, f"licence {offer.licence or 'not stated'}"]
+    amount = size(offer.total_bytes)
+    if offer.held_bytes:
+        amount = f"{size(offer.missing_bytes)} of {amount}"
+    return f"{offer.name}: {amount} to fetch ({', '.join(filter(None, facts))})."
+
+
+def _ask(offer: Offer, confirm_bytes: int) -> None:
+    """Let a person confirm a large download; one that was begun has been confirmed before."""
+    large = offer.origin == "hub" and 0 < confirm_bytes < offer.total_bytes
+    if not large or offer.held_bytes:
+        return
+    if not interactive():
+        raise invalid(
+            f"{offer.name} takes {size(offer.total_bytes)}; to fetch that much without a terminal "
+            f"needs --yes: opta-lmx pull --yes {offer.name}",
+            param="yes",
+        )
+    typer.confirm("Fetch it?", abort=True)
 
 
 def add_shown(session: Session, path: Path, name: str | None) -> ModelEntry:
@@ -38,12 +73,13 @@ def add_shown(session: Session, path: Path, name: str | None) -> ModelEntry:
         return open_store(session).add(path, name, progress=progress)
 
 
-def pull_missing(session: Session, ref: str) -> str:
+def pull_missing(session: Session, ref: str, *, yes: bool = False) -> str:
     """The reference under which a model can be loaded, pulled first if it is not on disk.
 
     Args:
         session: settings and state folder.
         ref: `NAME[:BACKEND]`; a name that is not on disk must be a starter's or a hub id.
+        yes: nobody is asked about a large one.
 
     Raises:
         LmxError: MODEL_NOT_FOUND for a name that says nothing of where to get it.
@@ -58,7 +94,7 @@ def pull_missing(session: Session, ref: str) -> str:
             f"({', '.join(STARTERS)}) nor a hub id (ORG/NAME)",
             param="model",
         )
-    pulled = pull_shown(session, name).name
+    pulled = pull_shown(session, name, yes=yes).name
     return f"{pulled}:{backend}" if backend else pulled
 
 

@@ -1,25 +1,28 @@
-"""Whether the models on disk would fit into this machine's memory."""
+"""Whether the models on disk would fit into this machine's memory, and which other would."""
 
 from collections.abc import Iterator
 
-from opta_lmx.backends import registry
 from opta_lmx.cli import machine
 from opta_lmx.cli.checks import Check
-from opta_lmx.cli.local import open_store, window
+from opta_lmx.cli.local import open_store
 from opta_lmx.cli.session import Session
 from opta_lmx.cli.terminal import size
 from opta_lmx.core.errors import LmxError
-from opta_lmx.models.memory import MemoryEstimate, estimate
+from opta_lmx.engine.planner import Planner
+from opta_lmx.engine.sizing import budget_bytes
+from opta_lmx.models.puller import stored_as
+from opta_lmx.models.recommended import best_for
 from opta_lmx.models.store import ModelEntry
-
-_F32_BYTES = 4
-_F16_BYTES = 2
 
 
 def models(session: Session) -> Iterator[Check]:
     """One finding for each model of the store."""
+    settings = session.settings
     try:
-        entries = open_store(session).list()
+        store = open_store(session)
+        aliases = settings.models.aliases
+        planner = Planner(store, settings.engine, session.home, aliases, settings.memory)
+        entries = store.list()
     except LmxError as error:
         yield Check("models", "broken", error.message)
         return
@@ -30,42 +33,53 @@ def models(session: Session) -> Iterator[Check]:
         if entry.broken is not None:
             yield Check(f"model {entry.name}", "broken", entry.broken)
         else:
-            yield fit(session, entry, available)
+            yield fit(planner, entry, available)
 
 
-def fit(session: Session, entry: ModelEntry, available: int) -> Check:
-    """Compare what a model takes with all slots full, and with one, to what there is."""
-    subject = f"model {entry.name}"
-    slots = session.settings.engine.for_model(entry.name).slots or 1
-    tokens = window(session, entry)
-    full, least = (need(session, entry, count).total for count in (slots, 1))
-    needs = f"{size(full)} with {slots} slots of {tokens} tokens"
-    if not available:
-        return Check(subject, "info", f"needs about {needs}")
-    if full <= available:
-        return Check(subject, "ok", f"fits: about {needs}")
-    if least <= available:
-        fitting = max(n for n in range(1, slots) if need(session, entry, n).total <= available)
-        return Check(subject, "warning", f"needs about {needs}; {fitting} slots would fit")
-    text = f"does not fit: about {size(least)} with a single slot, {size(available)} available"
-    return Check(subject, "warning", text)
-
-
-def need(session: Session, entry: ModelEntry, slots: int) -> MemoryEstimate:
-    """What the model would take on the backend it would run on."""
-    unpacked = _on_mlx(session, entry) and not registry.has_accelerator()
-    return estimate(
-        entry.info,
-        context=window(session, entry),
-        slots=slots,
-        # MLX has no half-precision kernels worth using on a CPU: weights and caches are f32.
-        element_bytes=_F32_BYTES if unpacked else _F16_BYTES,
-        weight_bytes=_F32_BYTES * entry.info.parameters if unpacked else None,
+def better(session: Session) -> Iterator[Check]:
+    """The largest model of the catalogue that this machine's budget for models takes."""
+    budget = budget_bytes(session.settings.memory)
+    one = best_for(budget)
+    if one is None:
+        return
+    try:
+        present = open_store(session).find(stored_as(one.ref)) is not None
+    except LmxError:
+        present = False
+    if present:
+        yield Check("recommended", "ok", f"{one.title}, the largest known to fit, is on disk")
+        return
+    yield Check(
+        "recommended",
+        "info",
+        f"{one.title} ({one.format}, {one.quantisation}, {size(one.size_bytes)}, licence "
+        f"{one.licence}) should fit into {size(budget)}: opta-lmx pull {one.ref}",
     )
 
 
-def _on_mlx(session: Session, entry: ModelEntry) -> bool:
-    wished = session.settings.engine.for_model(entry.name).backend
-    if wished == "mlx" or entry.format == "mlx":
-        return True
-    return wished == "auto" and registry.has_accelerator()
+def fit(planner: Planner, entry: ModelEntry, available: int) -> Check:
+    """Compare what a model takes, as the server would load it, to what there is."""
+    subject = f"model {entry.name}"
+    try:
+        appetite = planner.appetite(entry, planner.default_backend(entry))
+    except LmxError as error:
+        return Check(subject, "warning", error.message)
+
+    def full(slots: int) -> int:
+        return appetite.full(appetite.context, slots).total
+
+    slots, reserved = appetite.slots, appetite.reserved().total
+    needs = f"{size(full(slots))} with {slots} slots of {appetite.context} tokens"
+    if not available:
+        return Check(subject, "info", f"needs about {needs}")
+    if full(slots) <= available:
+        return Check(subject, "ok", f"fits: about {needs}")
+    if reserved <= available:
+        text = f"fits: it is given {size(reserved)}, and would fill {needs}"
+        return Check(subject, "ok", text)
+    fitting = max((n for n in range(1, slots) if full(n) <= available), default=0)
+    if fitting:
+        return Check(subject, "warning", f"needs about {needs}; {fitting} slots would fit")
+    least = min(reserved, full(1))
+    text = f"does not fit: at least {size(least)} is needed, {size(available)} available"
+    return Check(subject, "warning", text)

@@ -6,7 +6,18 @@ from typing import Annotated
 import typer
 
 from opta_lmx import __version__
-from opta_lmx.cli import chat, configure, doctor, openclaw, running, serve, store
+from opta_lmx.cli import (
+    bench,
+    chat,
+    configure,
+    doctor,
+    fit,
+    openclaw,
+    quantize,
+    running,
+    serve,
+    store,
+)
 from opta_lmx.cli.terminal import TypedErrors
 
 app = typer.Typer(
@@ -39,7 +50,7 @@ def _root(
     """The private inference endpoint that a fleet of bots shares."""
 
 
-for group in (serve, chat, store, running, doctor, configure, openclaw):
+for group in (serve, chat, store, running, quantize, bench, fit, doctor, configure, openclaw):
     group.register(app)
 
 

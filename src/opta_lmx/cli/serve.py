@@ -47,4 +47,5 @@ def _on_disk(session: Session, ref: str) -> str:
     """Make sure a model is there, and say under which name."""
     from opta_lmx.cli.downloads import pull_missing
 
-    return pull_missing(session, ref)
+    # Whoever names a model to be served has decided; a service has nobody to ask.
+    return pull_missing(session, ref, yes=True)

@@ -1,7 +1,8 @@
 """Commands on the models on disk: `pull`, `add`, `models`, `rm`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import quote
 
 import typer
 
@@ -9,7 +10,7 @@ from opta_lmx.cli.session import ConfigOption, JsonOption, Session, key_for, ope
 from opta_lmx.core.errors import ErrorKind, LmxError, invalid
 
 if TYPE_CHECKING:
-    from opta_lmx.models.store import ModelEntry
+    from opta_lmx.models.store import ModelEntry, ModelStore
 
 
 def register(app: typer.Typer) -> None:
@@ -24,12 +25,15 @@ def pull(
     ref: Annotated[
         str, typer.Argument(metavar="REF", help="starter, starter-long, or a hub id: ORG/NAME.")
     ],
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Do not ask, however large it is.")
+    ] = False,
     config: ConfigOption = None,
 ) -> None:
     """Fetch a model; a pull that was cut short goes on where it stopped."""
     from opta_lmx.cli.downloads import pull_shown
 
-    entry = pull_shown(open_session(config), ref)
+    entry = pull_shown(open_session(config), ref, yes=yes)
     typer.echo(f"{entry.name} is in the store ({_summary(entry)}).")
 
 
@@ -98,19 +102,29 @@ def remove(
         raise LmxError(
             ErrorKind.MODEL_NOT_FOUND, f"The model '{name}' is not on disk", param="model"
         )
-    if entry.name in _states(session):
-        raise LmxError(
-            ErrorKind.CONFLICT,
-            f"{entry.name} is loaded by the running server; first: opta-lmx unload {entry.name}",
-            code="model_loaded",
-            param="model",
-        )
     if not yes:
         if not interactive():
             raise invalid("Deleting without a terminal needs --yes", param="yes")
         typer.confirm(f"Delete {entry.name} ({size(entry.size_bytes)})?", abort=True)
-    freed = store.delete(entry.name)
+    freed = _deleted(session, store, entry)
     typer.echo(f"{entry.name} is deleted; {size(freed)} are free again.")
+
+
+def _deleted(session: Session, store: "ModelStore", entry: "ModelEntry") -> int:
+    """Delete by the server of this store, which knows who uses the model, where one runs."""
+    from opta_lmx.cli.client import ServerClient
+
+    with ServerClient(session.server_url, key_for(session, None)) as client:
+        try:
+            stored: list[dict[str, Any]] = client.get("/admin/models/available").get("data", [])
+        except LmxError as error:
+            if error.code != "server_unreachable":
+                raise
+            stored = []
+        same = (entry.name, entry.created_ms)
+        if not any((one["name"], one["created_ms"]) == same for one in stored):
+            return store.delete(entry.name)
+        return int(client.delete(f"/admin/models/{quote(entry.name)}")["freed_bytes"])
 
 
 def _summary(entry: "ModelEntry") -> str:

@@ -7,11 +7,14 @@ import msgspec
 
 from opta_lmx.core.errors import LmxError
 from opta_lmx.models.config_json import MAX_CONFIG_BYTES, refuse_remote_code
+from opta_lmx.models.description import ModelInfo
 from opta_lmx.models.disk import remove_tree, typed, write_atomically
 from opta_lmx.models.hub_client import HubClient, Repository
-from opta_lmx.models.hub_files import Choice, HubRef, choose, parse_ref
+from opta_lmx.models.hub_files import Choice, HubRef, choose, parse_ref, quantisation_in
+from opta_lmx.models.hub_heads import HubHeads
 from opta_lmx.models.json_files import MAX_JSON_BYTES, parse_object
 from opta_lmx.models.manifest import FileRecord, ModelEntry
+from opta_lmx.models.offer import Offer, stored_offer
 from opta_lmx.models.progress import Progress, ProgressCallback, State, check_cancelled, ignore
 from opta_lmx.models.selection import stored_name
 from opta_lmx.models.store import ModelStore, Provenance
@@ -59,6 +62,61 @@ class HubPuller:
         self._client = HubClient(endpoint, token)
         self._attempts = attempts
 
+    def look(self, ref: str) -> Offer:
+        """What a pull of `ref` would bring, from the hub's listing alone.
+
+        Raises:
+            LmxError: as `pull`, as far as a listing tells.
+        """
+        wanted = parse_ref(ref)
+        present = self._present(wanted)
+        return stored_offer(present) if present else self._offer(self._job(wanted))
+
+    def describe(self, ref: str) -> tuple[Offer, ModelInfo]:
+        """As `look`, with what the model's files say, of which only the beginnings are fetched.
+
+        Raises:
+            LmxError: as `pull`; INVALID_REQUEST `too_many_files`.
+        """
+        wanted = parse_ref(ref)
+        present = self._present(wanted)
+        if present is not None:
+            return stored_offer(present), present.info
+        job = self._job(wanted)
+        with self._store.temporary() as folder:
+            info = HubHeads(self._client, job.repository).describe(job.choice, folder)
+        return self._offer(job), info
+
+    def held_bytes(self, ref: str) -> int:
+        """What an unfinished pull of `ref` has left on the disk, whatever it is worth now."""
+        files = self._store.partial_dir(parse_ref(ref).model_name) / "files"
+        with typed(self._store.root):
+            return _held(files) if files.is_dir() else 0
+
+    def _present(self, wanted: HubRef) -> ModelEntry | None:
+        """The model in the store, unless a certain revision of it is asked for."""
+        return None if wanted.revision else self._store.find(wanted.model_name)
+
+    def _job(self, wanted: HubRef) -> _Job:
+        repository = self._client.repository(wanted.repo, wanted.revision)
+        choice = choose(wanted, list(repository.files))
+        return _Job(wanted.model_name, _source(repository, wanted), repository, choice)
+
+    def _offer(self, job: _Job) -> Offer:
+        partial = self._store.partial_dir(job.name)
+        known = _read_state(partial / _STATE_FILE) == _state_of(job.repository)
+        with typed(self._store.root):
+            held = _held(partial / "files") if known and (partial / "files").is_dir() else 0
+        return Offer(
+            name=job.name,
+            origin="hub",
+            format=job.choice.format,
+            total_bytes=sum(file.size for file in job.choice.files),
+            held_bytes=held,
+            licence=job.repository.licence,
+            quantisation=quantisation_in(job.choice.main),
+        )
+
     def pull(
         self,
         ref: str,
@@ -82,20 +140,18 @@ class HubPuller:
         wanted = parse_ref(ref)
         name = wanted.model_name
         report = _Report(name, progress)
-        present = self._store.find(name)
-        if present is not None and wanted.revision is None:
+        present = self._present(wanted)
+        if present is not None:
             report.say("done", present.size_bytes, "already there")
             return present
         with self._store.claim(name):
             report.say("resolving")
-            repository = self._client.repository(wanted.repo, wanted.revision)
-            source = _source(repository, wanted)
+            job = self._job(wanted)
             present = self._store.find(name)
-            if present is not None and present.source == source:
+            if present is not None and present.source == job.source:
                 report.say("done", present.size_bytes, "already there")
                 return present
             self._store.refuse_clash(name)
-            job = _Job(name, source, repository, choose(wanted, list(repository.files)))
             self._refuse_code(job)
             entry = self._download(job, report, cancel or threading.Event())
         report.say("done", entry.size_bytes)
@@ -187,9 +243,9 @@ def _source(repository: Repository, wanted: HubRef) -> str:
 
 def _open_partial(partial: Path, repository: Repository) -> Path:
     """The folder of received bytes, emptied when they belong to another commit."""
-    state = _Unfinished(repository.repo, repository.commit)
+    state = _state_of(repository)
     path = partial / _STATE_FILE
-    if not path.is_file() or _read_state(path) != state:
+    if _read_state(path) != state:
         remove_tree(partial)
         partial.mkdir(parents=True)
         write_atomically(path, msgspec.json.encode(state))
@@ -198,9 +254,15 @@ def _open_partial(partial: Path, repository: Repository) -> Path:
     return files
 
 
+def _state_of(repository: Repository) -> _Unfinished:
+    return _Unfinished(repository.repo, repository.commit)
+
+
 def _read_state(path: Path) -> _Unfinished | None:
     try:
         return msgspec.json.decode(path.read_bytes(), type=_Unfinished)
+    except FileNotFoundError:
+        return None
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None
 

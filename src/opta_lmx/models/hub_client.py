@@ -21,6 +21,8 @@ TIMEOUT_S = 30.0
 _NAME = {"user-agent": f"opta-lmx/{__version__}"}
 """All that requests say about who asks: the library would add versions of what is installed."""
 _DIGITS = frozenset("0123456789abcdef")
+_MOST_BYTES = 1 << 42
+"""Of one file: far above any model's, and what file systems take as the length of a file."""
 
 
 class Repository(msgspec.Struct, frozen=True):
@@ -117,8 +119,8 @@ def _file(sibling: Any) -> HubFile:
         raise _bad_reply("it lists a file outside the repository")
     sha256 = lfs.sha256 if lfs is not None else None
     size = lfs.size if lfs is not None else size
-    if not isinstance(size, int) or size < 0:
-        raise _bad_reply(f"it gives no size for {path[:120]}")
+    if not isinstance(size, int) or not 0 <= size <= _MOST_BYTES:
+        raise _bad_reply(f"it gives no possible size for {path[:120]}")
     if not _is_hex(sha256, 64) and not _is_hex(blob, 40):
         raise _bad_reply(f"it gives no checksum for {path[:120]}")
     if _is_hex(sha256, 64):

@@ -107,15 +107,15 @@ def _match(name: str, known: Sequence[Known], aliases: Mapping[str, str]) -> lis
         lambda form: {one for one in aliases if one.lower() == form.lower()},
         lambda form: _alike(_taken_apart(form), known),
     ]
-    forms = list(_forms(name, known))
+    given = list(forms(name, known))
     for step in steps:
-        for form in forms:
+        for form in given:
             if found := step(form):
                 return sorted(found)
     return []
 
 
-def _forms(name: str, known: Sequence[Known]) -> Iterator[str]:
+def forms(name: str, known: Sequence[Known]) -> Iterator[str]:
     """The name, then without its first parts, as long as these are no org of a stored model."""
     orgs = {one.name.partition("/")[0].lower() for one in known if "/" in one.name}
     yield name

@@ -1,5 +1,7 @@
 """How much memory a model will take, estimated from its headers."""
 
+import math
+
 import msgspec
 
 from opta_lmx.models.description import ModelInfo
@@ -22,11 +24,10 @@ class MemoryEstimate(msgspec.Struct, frozen=True):
         return self.weights + self.kv + self.buffers
 
 
-def kv_bytes_per_token(info: ModelInfo, *, element_bytes: int = 2) -> int:
+def kv_bytes_per_token(info: ModelInfo, *, element_bytes: float = 2) -> int:
     """What one more token costs in the layers that keep all tokens."""
-    return element_bytes * sum(
-        group.layers * (group.key + group.value) for group in info.kv if not group.window
-    )
+    kept = (group.layers * (group.key + group.value) for group in info.kv if not group.window)
+    return math.ceil(element_bytes * sum(kept))
 
 
 def kv_bytes(
@@ -35,7 +36,7 @@ def kv_bytes(
     context: int,
     slots: int,
     ubatch: int = DEFAULT_UBATCH,
-    element_bytes: int = 2,
+    element_bytes: float = 2,
 ) -> int:
     """Bytes of all caches when full.
 
@@ -44,13 +45,13 @@ def kv_bytes(
         context: tokens one slot may hold.
         slots: requests that run at once.
         ubatch: tokens processed at once in prefill.
-        element_bytes: 2 for f16 and bf16, 4 for f32.
+        element_bytes: 2 for f16 and bf16, 4 for f32, `KV_TYPE_BYTES` for llama.cpp's.
     """
     total = 0
     for group in info.kv:
         cells = min(context, group.window + ubatch) if group.window else context
         total += group.layers * (group.key + group.value) * cells
-    return total * slots * element_bytes
+    return math.ceil(total * slots * element_bytes)
 
 
 def estimate(
@@ -59,7 +60,7 @@ def estimate(
     context: int,
     slots: int,
     ubatch: int = DEFAULT_UBATCH,
-    element_bytes: int = 2,
+    element_bytes: float = 2,
     weight_bytes: int | None = None,
 ) -> MemoryEstimate:
     """Estimate what the model takes once loaded, with every slot full.

@@ -1,5 +1,6 @@
 """The models on this machine: what is there, adding from files, deleting, conversions."""
 
+import contextlib
 import os
 import shutil
 import threading
@@ -32,7 +33,7 @@ from opta_lmx.models.manifest import (
     ModelEntry,
     write_manifest,
 )
-from opta_lmx.models.names import checked_name, flat, suggested_name
+from opta_lmx.models.names import checked_name, flat, suggested_name, valid_name
 from opta_lmx.models.progress import Progress, ProgressCallback, ignore
 from opta_lmx.models.selection import files_of, stored_name
 from opta_lmx.models.staging import Staging
@@ -219,8 +220,7 @@ class ModelStore:
             sync_tree(draft)
             with brief_lock(self._lock_path("+catalogue")):
                 self.refuse_clash(name)
-                target = self.root / name
-                target.parent.mkdir(parents=True, exist_ok=True)
+                (target := self.root / name).parent.mkdir(parents=True, exist_ok=True)
                 draft.rename(target)
                 sync_folder(target.parent)
         return self.get(name)
@@ -228,22 +228,37 @@ class ModelStore:
     def delete(self, name: str) -> int:
         """Delete a model, broken or not, its conversion and any unfinished pull of it.
 
+        A name of which there is an unfinished pull only has that deleted.
+
         Returns:
-            The bytes its folder held.
+            The bytes that all of it held.
 
         Raises:
             LmxError: MODEL_NOT_FOUND; CONFLICT `model_busy`.
         """
         if not any(entry.name == name for entry in self.list()):
-            raise catalogue.not_found(name)
+            return self._delete_partial(name)
         with self.claim(name), self.temporary() as grave:
             folder = self.root / name
-            freed = _tree_bytes(folder)
-            # First out of sight in one step, so that a crash leaves no half of a model.
-            folder.rename(grave / "model")
-            if "/" in name and not any(folder.parent.iterdir()):
-                folder.parent.rmdir()
+            if not os.path.lexists(folder):  # somebody else was first
+                raise catalogue.not_found(name)
+            freed = _tree_bytes(folder) + _tree_bytes(self.partial_dir(name))
+            # Else its group's folder could go just when a sibling is to be put there.
+            with brief_lock(self._lock_path("+catalogue")):
+                # First out of sight in one step, so that a crash leaves no half of a model.
+                folder.rename(grave / "model")
+                with contextlib.suppress(OSError):  # others are in it, or it is the store
+                    folder.parent.rmdir()
             remove_tree(self.partial_dir(name))
+        return freed
+
+    def _delete_partial(self, name: str) -> int:
+        partial = self.partial_dir(name) if valid_name(name) else None
+        if partial is None or not partial.is_dir():
+            raise catalogue.not_found(name)
+        with self.claim(name), typed(self.root):
+            freed = _tree_bytes(partial)
+            remove_tree(partial)
         return freed
 
     def conversion_dir(self, name: str) -> Path:
@@ -263,6 +278,8 @@ class ModelStore:
     def finish_conversion(self, name: str, tmp: Path) -> Path:
         """Validate the converted folder and put it in place; return its final path.
 
+        Where somebody else was first, theirs stays: it may be in use already.
+
         Raises:
             LmxError: what `read_info` refuses; MODEL_NOT_FOUND when the model went meanwhile.
                 `tmp` is deleted in every case.
@@ -271,12 +288,14 @@ class ModelStore:
             read_info(tmp)
             with typed(self.root):
                 sync_tree(tmp)
-                with self.claim(name):
+                # The claim, but waited for: the work is done, and must not be lost.
+                with brief_lock(self._lock_path(flat(checked_name(name)))):
                     self.get(name)
                     target = self.conversion_dir(name)
-                    remove_tree(target)
-                    tmp.rename(target)
-                    sync_folder(target.parent)
+                    if not self.has_conversion(name):
+                        remove_tree(target)
+                        tmp.rename(target)
+                        sync_folder(target.parent)
         finally:
             self.abandon(tmp)
         return target
@@ -348,6 +367,8 @@ def _disk_free(path: Path) -> int:
 
 
 def _tree_bytes(folder: Path) -> int:
+    if folder.is_symlink():  # only the link goes
+        return 0
     return sum(
         (Path(root) / name).lstat().st_size for root, _, names in os.walk(folder) for name in names
     )

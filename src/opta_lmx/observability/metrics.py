@@ -67,6 +67,9 @@ METRICS: dict[str, Metric] = {
     ),
     "model_memory_bytes": Metric("gauge", "Memory a model is given.", ("model",)),
     "memory_free_bytes": Metric("gauge", "Of the models' memory, what none has a claim on.", ()),
+    "model_quarantines_total": Metric(
+        "counter", "Models left alone from then on, by the reason.", ("model", "reason")
+    ),
     "engine_restarts_total": Metric("counter", "Workers restarted after a crash.", ("model",)),
     "tool_parse_failures_total": Metric("counter", "Tool calls given back as text.", ("dialect",)),
     "concurrency_limit": Metric(

@@ -75,7 +75,7 @@ class Answering:
             account.take(accepted.prompt_tokens, param)
         self._dialect = accepted.speech.tools
         style = AnswerStyle(
-            stop=request.stop,
+            stop=request.stop or (),
             speech=accepted.speech,
             tools=() if request.tool_choice.mode == "none" else request.prompt.tools,
             thinking=accepted.thinking,

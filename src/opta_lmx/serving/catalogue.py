@@ -8,9 +8,11 @@ import msgspec
 
 from opta_lmx.core.errors import LmxError
 from opta_lmx.engine.planner import Planner
+from opta_lmx.engine.presets import Directory
 from opta_lmx.engine.residency import Engine
 from opta_lmx.engine.status import ModelStatus
 from opta_lmx.models.names import split_ref
+from opta_lmx.models.presets import Preset
 from opta_lmx.models.store import ModelEntry
 
 _Loaded = dict[str, ModelStatus]
@@ -32,6 +34,7 @@ class ServedModel(msgspec.Struct, frozen=True):
         source: where it came from, as in `Manifest`.
         load_s: what loading took, in seconds.
         expires_s: seconds until it is unloaded if nobody asks for it; None: not by itself.
+        preset: what it is asked for through, where that is a preset: then `id` is that one's.
     """
 
     id: str
@@ -53,21 +56,35 @@ class ServedModel(msgspec.Struct, frozen=True):
     source: str
     load_s: float
     expires_s: float | None = None
+    preset: Preset | None = None
 
 
 class Catalogue:
-    """Lists models; disk is read on a thread, never on the event loop."""
+    """Lists models; disk is read on a thread, never on the event loop.
 
-    def __init__(self, planner: Planner, engine: Engine) -> None:
+    Args:
+        planner: models on disk.
+        engine: loaded ones.
+        directory: knows presets, where there are any.
+    """
+
+    def __init__(
+        self, planner: Planner, engine: Engine, directory: Directory | None = None
+    ) -> None:
         self._planner = planner
         self._engine = engine
+        self._directory = directory
 
     async def list(self) -> list[ServedModel]:
         """Every usable model on disk, then loaded ones that run on another backend."""
         return await asyncio.to_thread(self._all, self._loaded())
 
+    async def presets(self) -> "list[ServedModel]":
+        """Every preset whose model can be asked for, by name."""
+        return await asyncio.to_thread(self._presets, self._loaded())
+
     async def get(self, ref: str) -> ServedModel:
-        """One model by reference.
+        """One model, or preset, by reference.
 
         Raises:
             LmxError: MODEL_NOT_FOUND; CONFLICT `model_broken`; INVALID_REQUEST
@@ -93,7 +110,22 @@ class Catalogue:
                 models.append(self._join(status.id, entry, status, aliases))
         return models
 
+    def _presets(self, loaded: _Loaded) -> "list[ServedModel]":
+        found: list[ServedModel] = []
+        for preset in () if self._directory is None else self._directory.presets.list():
+            with contextlib.suppress(LmxError):  # its model is not in the store, or broken
+                found.append(self._one(preset.id, loaded))
+        return found
+
     def _one(self, ref: str, loaded: _Loaded) -> ServedModel:
+        preset = None if self._directory is None else self._directory.preset(ref)
+        if preset is None:
+            return self._model(ref, loaded)
+        aliases = (preset.alias,) if preset.alias else ()
+        model = self._model(preset.model, loaded)
+        return msgspec.structs.replace(model, id=preset.id, aliases=aliases, preset=preset)
+
+    def _model(self, ref: str, loaded: _Loaded) -> ServedModel:
         wanted = self._planner.reference(ref)
         entry = self._planner.store.get(wanted.name)
         model_id = self._planner.id_of(entry, self._planner.backend_of(entry, wanted.backend))

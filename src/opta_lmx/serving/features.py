@@ -5,8 +5,8 @@ import hashlib
 import msgspec
 
 from opta_lmx.backends.frames import Ready
-from opta_lmx.core.errors import invalid, unsupported
-from opta_lmx.core.types import GenerationRequest
+from opta_lmx.core.errors import LmxError, invalid, unsupported
+from opta_lmx.core.types import Filling, GenerationRequest
 from opta_lmx.engine.plan import Plan
 
 
@@ -18,13 +18,22 @@ def check_features(request: GenerationRequest, ready: Ready) -> None:
     """
     for feature, param in _wanted(request):
         if feature in ready.lacks:
-            raise unsupported(f"The engine of this model does not support '{param}'.", param)
+            raise _lacking(request, param)
     for token, _ in request.logit_bias:
         if 0 < ready.vocabulary <= token:
             raise invalid(
                 f"'logit_bias' names token {token}; this model has {ready.vocabulary}.",
                 param="logit_bias",
             )
+
+
+def _lacking(request: GenerationRequest, param: str) -> LmxError:
+    """Who asked for it is told: a client never sent what its preset says."""
+    message = f"The engine of this model does not support '{param}'"
+    preset = request.filled_by
+    if preset is None or param not in preset.fields:
+        return unsupported(f"{message}.", param)
+    return unsupported(f"{message}, which preset '{preset.name}' asks for.", "model")
 
 
 def _wanted(request: GenerationRequest) -> list[tuple[str, str]]:
@@ -43,8 +52,8 @@ def _wanted(request: GenerationRequest) -> list[tuple[str, str]]:
     return [(feature, param) for feature, param, wanted in wants if wanted]
 
 
-def fingerprint(plan: Plan, ready: Ready) -> str:
-    """Name the model, engine and settings that, with the seed, decide an answer.
+def fingerprint(plan: Plan, ready: Ready, preset: Filling | None = None) -> str:
+    """Name the model, preset, engine and settings that, with the seed, decide an answer.
 
     Equal fingerprints promise equal answers to equal seeded requests that run alone, and where the
     name ends in `-r` (repeatable) among others too, but for what rounds in float32.
@@ -52,6 +61,7 @@ def fingerprint(plan: Plan, ready: Ready) -> str:
     parts = (
         (plan.ref, plan.backend, ready.engine, ready.context, ready.slots, ready.weights_bytes),
         (plan.sampling, ready.sampling, ready.template_source, ready.speech, ready.vocabulary),
+        preset.digest if preset else "",
     )
     digest = hashlib.sha256(msgspec.json.encode(parts)).hexdigest()[:12]
     return f"fp_{digest}{'-r' if ready.repeatable else ''}"

@@ -112,7 +112,7 @@ class ModelRun:
             speech=ready.speech,
             thinking=prepared.thinking,
             prompt_text=prepared.text,
-            fingerprint=fingerprint(self._runtime.plan, ready),
+            fingerprint=fingerprint(self._runtime.plan, ready, self._request.filled_by),
         )
 
     async def measure(self) -> int:

@@ -1,6 +1,6 @@
 """`Serving`: the door every route and agent step goes through to reach a model."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import msgspec
 
@@ -10,11 +10,13 @@ from opta_lmx.core.errors import LmxError, invalid
 from opta_lmx.core.principal import Caller
 from opta_lmx.core.telemetry import Telemetry
 from opta_lmx.core.types import GenerationRequest
-from opta_lmx.engine.residency import Engine, server_stopping
+from opta_lmx.engine.residency import Engine, check_kind, server_stopping
 from opta_lmx.engine.runtime import ModelRuntime
+from opta_lmx.models.presets import Preset
 from opta_lmx.serving.answering import Answering
 from opta_lmx.serving.budgeting import Account, Budgeting
 from opta_lmx.serving.group import RunGroup
+from opta_lmx.serving.presets import filled
 from opta_lmx.serving.prompts import PromptBatch
 from opta_lmx.serving.run import ModelRun, RunLimits
 
@@ -24,13 +26,14 @@ WRITERS: tuple[ModelKind, ...] = ("chat",)
 class Ticket(msgspec.Struct, frozen=True):
     """Places in a model's line, taken at the first gate: one for each answer.
 
-    `account` is what the request takes of its caller's budgets.
+    `account` is what the request takes of its caller's budgets, `preset` what fills it.
     """
 
     runtime: ModelRuntime
     numbers: tuple[int, ...]
     caller: Caller
     account: Account
+    preset: Preset | None = None
 
     def give_back(self) -> None:
         """Leave the line without having run."""
@@ -38,13 +41,31 @@ class Ticket(msgspec.Struct, frozen=True):
             self.runtime.leave(number, submitted=False)
 
 
+def _no_preset(ref: str) -> Preset | None:  # noqa: ARG001  (`Serving`)
+    return None
+
+
 class Serving:
-    """Admits model calls and runs them."""
+    """Admits model calls and runs them.
+
+    Args:
+        engine: the models.
+        limits: waiting and answer bounds.
+        clock: time.
+        telemetry: metrics.
+        preset_of: the preset that a reference means, if any; raises MODEL_NOT_FOUND.
+    """
 
     def __init__(
-        self, engine: Engine, limits: RunLimits, clock: Clock, telemetry: Telemetry
+        self,
+        engine: Engine,
+        limits: RunLimits,
+        clock: Clock,
+        telemetry: Telemetry,
+        preset_of: Callable[[str], Preset | None] = _no_preset,
     ) -> None:
         self._engine = engine
+        self._preset_of = preset_of
         self._limits = limits
         self._clock = clock
         self._telemetry = telemetry
@@ -71,19 +92,23 @@ class Serving:
         """First gate, before the messages are even parsed: counts only, no waiting.
 
         Args:
-            model: reference to it.
+            model: reference to it, or to a preset.
             answers: how many are wanted side by side.
             kinds: what the model may be made for.
             param: the request field that asks for so many answers.
             caller: who asks.
 
         Raises:
-            LmxError: MODEL_NOT_FOUND; INVALID_REQUEST for a model of another kind;
+            LmxError: MODEL_NOT_FOUND; INVALID_REQUEST for a model of another kind, and for a
+                preset that shapes text where none is made;
                 RATE_LIMITED when the line is full; UNAVAILABLE while draining, when the model
                 is out of service, or when it is still being loaded and will be for longer than
                 a request may wait.
         """
         self.refuse_draining()
+        preset = self._preset_of(model)
+        if preset is not None and preset.shapes_text and "chat" not in kinds:
+            raise self._misplaced(preset, kinds)
         runtime = self._engine.runtime(model, kinds)
         if runtime.error is not None:
             raise runtime.error.again()
@@ -98,10 +123,20 @@ class Serving:
         try:
             runtime.admit_cold()
             numbers = line.enter_many(answers, caller)
-            return Ticket(runtime, numbers, caller, self.budgeting.account(caller.principal))
+            account = self.budgeting.account(caller.principal)
+            return Ticket(runtime, numbers, caller, account, preset)
         except LmxError as error:
             self._telemetry.count("admission_rejections_total", reason=error.code)
             raise
+
+    def _misplaced(self, preset: Preset, kinds: Collection[ModelKind]) -> LmxError:
+        """Why text is not to be shaped here, found out without loading the model."""
+        check_kind(self._engine.resolver.plan(preset.id), kinds)
+        return invalid(
+            f"Preset '{preset.name}' says how text is made, and none is made here.",
+            param="model",
+            code="preset_not_applicable",
+        )
 
     def run(
         self,
@@ -119,11 +154,12 @@ class Serving:
             ticket: from `gate`.
             request: what to answer.
             default_tokens: how long the answer may be where the request does not say; the
-                server's own default where this does not either.
+                preset's bound or the server's own where this does not either.
             measured: False for what is only opened, or is measured elsewhere: it takes nothing
                 from the budgets of its caller.
         """
-        default = default_tokens or self._limits.default_max_tokens
+        request = filled(request, ticket.preset)
+        default = default_tokens or _bound(ticket) or self._limits.default_max_tokens
         limited = ticket.account.limited(request, default)
         ports = (self._clock, self._telemetry)
         runs = [
@@ -146,10 +182,11 @@ class Serving:
         Args:
             ticket: from `gate`, with as many places for each of the requests.
             requests: one for each prompt, alike but for it.
-            default_tokens: see `run`.
+            default_tokens: see `run`; a preset's bound goes before it.
             generate: see `PromptBatch`.
         """
         each = len(ticket.numbers) // len(requests)
+        default_tokens = _bound(ticket) or default_tokens
         parts: list[Answering] = []
         for place, request in enumerate(requests):
             numbers = ticket.numbers[place * each : (place + 1) * each]
@@ -167,8 +204,14 @@ class Serving:
             LmxError: the prompt cannot be rendered, or is so long that it was not even counted.
         """
         ports = (self._clock, self._telemetry)
+        request = filled(request, ticket.preset)
         run = ModelRun(ticket.runtime, ticket.numbers[0], request, self._limits, ports)
         try:
             return await run.measure()
         finally:
             ticket.give_back()
+
+
+def _bound(ticket: Ticket) -> int | None:
+    """The longest answer that the request's preset allows, in tokens."""
+    return None if ticket.preset is None else ticket.preset.max_tokens

@@ -8,6 +8,7 @@ from tests.contract.failures import Surface as Failing
 from tests.contract.matrix import notes
 from tests.contract.matrix.extras import GROUPS
 from tests.contract.matrix.model import BACKENDS, EVERYTHING, Row, Surface
+from tests.contract.matrix.operators import OPERATORS
 from tests.contract.matrix.surfaces import SURFACES
 from tests.support.families import FAMILIES, VERIFIED, Family
 
@@ -30,7 +31,17 @@ what holds them (`tests/contract/test_sdk_fields.py` walks the clients' own type
 def document() -> str:
     """The whole page."""
     lines = [line for surface in SURFACES for line in _fields(surface)]
-    for part in (_socket, _headers, _failures, _budgets, _promises, _extras, _families, _rest):
+    for part in (
+        _socket,
+        _headers,
+        _failures,
+        _budgets,
+        _promises,
+        _extras,
+        _families,
+        _operators,
+        _rest,
+    ):
         lines += part()
     return "\n".join([_HEAD, *lines])
 
@@ -140,6 +151,16 @@ def _families() -> Iterator[str]:
 def _family(family: Family) -> tuple[str, ...]:
     status = f"verified on `{family.template}`" if family in VERIFIED else "unverified"
     return (family.name, f"`{family.tools}`", f"`{family.reasoning}`".replace("``", "-"), status)
+
+
+def _operators() -> Iterator[str]:
+    yield from _title(
+        "Routes for operators",
+        "For whoever comes from another server that had these for models, presets, quantisation "
+        "and benchmarks; `tests/contract/test_matrix.py` fails where a route of ours is not there.",
+    )
+    rows = ((f"`{one.theirs}`", f"`{one.ours}`" * bool(one.ours), one.note) for one in OPERATORS)
+    yield from _table(("there", "here", "what differs, or why it is not"), rows)
 
 
 def _rest() -> Iterator[str]:

@@ -94,7 +94,7 @@ def _handler(upstream: Upstream) -> type[BaseHTTPRequestHandler]:
             else:
                 route(Reply(self), body)
 
-        do_GET = do_POST = _serve  # noqa: N815
+        do_GET = do_POST = do_DELETE = _serve  # noqa: N815
 
         def log_message(self, *_: object) -> None:
             """Stay quiet."""

@@ -61,6 +61,29 @@ def test_unload(command: Command, upstream: Upstream) -> None:
     assert upstream.seen[-1].body == {"model": "m"}
 
 
+def test_reset_lets_a_model_in_again(command: Command, upstream: Upstream) -> None:
+    path = "/admin/models/org%2Fm/reset"
+    for was, said in ((True, "org/m is let in again."), (False, "org/m was not quarantined.")):
+        upstream.answer("POST", path, {"model": "org/m", "was_quarantined": was})
+        result = command("reset", "org/m", "--url", upstream.url)
+        assert (result.exit_code, result.stdout) == (0, f"{said}\n")
+
+
+def test_ps_says_who_is_quarantined_and_that_it_is_careful(
+    command: Command, upstream: Upstream
+) -> None:
+    one = {"model": "m", "message": "It crashed."}
+    upstream.answer(
+        "GET", "/admin/status", {"version": "1", "quarantine": [one], "safe_mode": True}
+    )
+    assert command("ps", "--url", upstream.url).stdout.splitlines() == [
+        "No model is loaded.",
+        "m is quarantined: It crashed. (opta-lmx reset m)",
+        "Safe mode after repeated crashes: nothing is loaded unasked.",
+        "Opta LMX 1, up 0 min 0 s",
+    ]
+
+
 def test_a_refusal_is_passed_on(command: Command, upstream: Upstream) -> None:
     error = {"message": "The model 'm' does not exist.", "code": "model_not_found"}
     upstream.answer("POST", "/admin/models/load", {"error": error}, 404)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from opta_lmx.models.store import ModelStore
 from tests.integration.cli.conftest import Command, Upstream
 from tests.support.tiny import CONTEXT, tiny_gguf
 
@@ -42,9 +43,44 @@ def test_models_shows_what_the_server_has_loaded(
     port = upstream.url.rpartition(":")[2]
     (one,) = json.loads(command("models", "--json", LMX_SERVER__PORT=port).stdout)
     assert one["state"] == "ready (gguf), loading (mlx)"
-    result = command("rm", "org/tiny", "--yes", LMX_SERVER__PORT=port)
-    assert result.exit_code == 1
-    assert "model_loaded" in result.stderr
+
+
+def test_rm_is_the_work_of_the_server_of_this_store(
+    command: Command, stored: Path, home: Path, upstream: Upstream
+) -> None:
+    port = upstream.url.rpartition(":")[2]
+    entry = ModelStore(home / "models").get("org/tiny")
+    known = {"name": "org/tiny", "created_ms": entry.created_ms}
+    upstream.answer("GET", "/admin/models/available", {"data": [known]})
+    path = "/admin/models/org/tiny"
+    fault = {"message": "The model 'org/tiny' is being probed.", "code": "model_in_use"}
+    upstream.answer("DELETE", path, {"error": fault}, 409)
+    refused = command("rm", "org/tiny", "--yes", LMX_SERVER__PORT=port)
+    assert refused.exit_code == 1
+    assert "model_in_use" in refused.stderr
+    upstream.answer("DELETE", path, {"model": "org/tiny", "freed_bytes": 5_000_000})
+    done = command("rm", "org/tiny", "--yes", LMX_SERVER__PORT=port)
+    assert "5.0 MB are free again" in done.stdout
+    assert stored.is_dir()  # this server only says so
+
+
+def test_rm_leaves_the_server_of_another_store_alone(
+    command: Command, stored: Path, upstream: Upstream
+) -> None:
+    port = upstream.url.rpartition(":")[2]
+    other = {"name": "org/tiny", "created_ms": 1}
+    upstream.answer("GET", "/admin/models/available", {"data": [other]})
+    assert command("rm", "org/tiny", "--yes", LMX_SERVER__PORT=port).exit_code == 0
+    assert not stored.exists()
+    assert [one.method for one in upstream.seen] == ["GET"]
+
+
+def test_rm_goes_no_way_round_a_server_that_refuses(
+    command: Command, stored: Path, upstream: Upstream
+) -> None:
+    port = upstream.url.rpartition(":")[2]
+    upstream.answer("GET", "/admin/models/available", {"error": {"message": "No key."}}, 401)
+    assert command("rm", "org/tiny", "--yes", LMX_SERVER__PORT=port).exit_code == 1
     assert stored.is_dir()
 
 

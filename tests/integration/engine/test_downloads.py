@@ -14,12 +14,13 @@ import structlog
 
 from opta_lmx.core.errors import ErrorKind, LmxError
 from opta_lmx.core.telemetry import NullTelemetry
+from opta_lmx.engine.download_book import DownloadBook, Noted
 from opta_lmx.engine.downloads import Download, Downloads
 from opta_lmx.models.hub import HubPuller
 from opta_lmx.models.progress import Progress, check_cancelled
 from opta_lmx.models.store import ModelStore
 from tests.support.hub import FakeHub, Repo
-from tests.support.process import start_server
+from tests.support.process import ServerProcess, start_server
 from tests.support.waiting import until
 from tests.support.weights import folder_files
 
@@ -156,6 +157,80 @@ def test_only_what_has_ended_is_forgotten() -> None:
     play(scene)
 
 
+def test_what_ran_or_waited_at_a_kill_is_known_to_the_next_run(tmp_path: Path) -> None:
+    path = tmp_path / "downloads.json"
+    gate = Gate()
+
+    async def killed() -> list[str]:
+        downloads = Downloads(gate.pull, NullTelemetry(), book=DownloadBook(path))
+        jobs = [downloads.start(name) for name in ("a", "b", "waits", "given-up")]
+        downloads.cancel(jobs[3].id)
+        await until(lambda: all(job.progress for job in jobs[:2]))
+        return [job.id for job in jobs]
+
+    async def next_run(ids: list[str]) -> None:
+        book = DownloadBook(path, {"a": 7, "b": 0, "waits": 0}.__getitem__)
+        downloads = Downloads(gate.pull, NullTelemetry(), book=book)
+        reports = [job.report() for job in downloads.list()]
+        assert [one["download_id"] for one in reports] == ids[:3]
+        assert {one["status"] for one in reports} == {"interrupted"}
+        assert [one["downloaded_bytes"] for one in reports] == [7, 0, 0]
+        assert [one["total_bytes"] for one in reports] == [2, 2, 0]
+        assert [report async for report in downloads.watch(downloads.get(ids[0]))] == reports[:1]
+        assert downloads.accepted("a")
+        assert not downloads.accepted("given-up")
+        again = downloads.start("a")
+        assert (again.id, again.status) == (ids[0], "running")
+        assert downloads.cancel(ids[2]).status == "cancelled"
+        gate.open.set()
+        await until_ended(again)
+        assert again.status == "completed"
+        assert [one.id for one in book.read()] == [ids[1]]
+        downloads.resume()
+        await until_ended(downloads.get(ids[1]))
+        assert book.read() == []
+
+    ids = asyncio.run(killed())
+    asyncio.run(asyncio.wait_for(next_run(ids), 30))
+
+
+def test_what_the_end_of_the_server_cuts_short_is_known_to_the_next_run(tmp_path: Path) -> None:
+    book = DownloadBook(tmp_path / "downloads.json")
+    gate = Gate()
+
+    async def scene() -> None:
+        downloads = Downloads(gate.pull, NullTelemetry(), book=book)
+        job = downloads.start("a")
+        await until(lambda: gate.started)
+        await downloads.close()
+        assert job.status == "cancelled"
+
+    play(scene)
+    assert [one.model for one in book.read()] == ["a"]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", '[{"id": 1}]', "[" * 5000, "\x00"])
+def test_a_damaged_book_is_an_empty_one(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "downloads.json"
+    path.write_text(text)
+    assert DownloadBook(path).read() == []
+    assert Downloads(Gate().pull, NullTelemetry(), book=DownloadBook(path)).list() == []
+
+
+def test_a_disk_that_takes_nothing_keeps_no_download_from_running(tmp_path: Path) -> None:
+    gate = Gate()
+
+    async def scene() -> None:
+        book = DownloadBook(tmp_path / "gone" / "downloads.json")
+        downloads = Downloads(gate.pull, NullTelemetry(), book=book)
+        job = downloads.start("a")
+        gate.open.set()
+        await until_ended(job)
+        assert job.status == "completed"
+
+    play(scene)
+
+
 def test_the_line_of_downloads_is_bounded() -> None:
     gate = Gate()
 
@@ -168,6 +243,30 @@ def test_the_line_of_downloads_is_bounded() -> None:
         assert refused.value.code == "too_many_downloads"
         assert len(downloads.list()) == 102
         await downloads.close()
+
+    play(scene)
+
+
+def test_what_may_go_on_outlives_what_has_ended(tmp_path: Path) -> None:
+    async def scene() -> None:
+        book = DownloadBook(tmp_path / "downloads.json")
+        book.write([Noted("dl-old", "org/unfinished", 1)])
+        downloads = Downloads(lambda *_: None, NullTelemetry(), book=book)
+        for number in range(101):
+            await until_ended(downloads.start(f"m{number}"))
+        assert downloads.get("dl-old").status == "interrupted"
+        assert [noted.id for noted in book.read()] == ["dl-old"]
+        assert len(downloads.list()) == 100
+
+    play(scene)
+
+
+def test_an_unknown_download_is_named_by_its_field() -> None:
+    async def scene() -> None:
+        with pytest.raises(LmxError) as refused:
+            Downloads(Gate().pull, NullTelemetry()).get("x" * 10_000)
+        assert (refused.value.code, refused.value.param) == ("download_not_found", "download_id")
+        assert len(refused.value.message) < 100
 
     play(scene)
 
@@ -266,20 +365,31 @@ def silent_hub() -> Generator[tuple[str, threading.Event]]:
         connection.close()
 
 
-def test_the_server_stops_in_time_while_the_hub_is_silent(tmp_path: Path) -> None:
+@pytest.mark.parametrize("confirm_bytes", ["0", "1"], ids=["fetching", "looking"])
+def test_the_server_stops_in_time_while_the_hub_is_silent(
+    tmp_path: Path, confirm_bytes: str
+) -> None:
+    bound = {"LMX_MODELS__CONFIRM_BYTES": confirm_bytes}
     with silent_hub() as (url, asked):
-        server = start_server(tmp_path, LMX_MODELS__HUB_ENDPOINT=url)
+        server = start_server(tmp_path, LMX_MODELS__HUB_ENDPOINT=url, **bound)
+        asking = threading.Thread(target=ask_for_a_download, args=(server,))
         try:
             server.wait_listening()
-            reply = httpx.post(f"{server.url}/admin/models/download", json={"model": "org/model"})
-            assert reply.status_code == 202
+            asking.start()
             assert asked.wait(20)
             began = time.monotonic()
             assert server.stop(timeout_s=20) == 0
             assert time.monotonic() - began < 8
-            assert '"cancelled"' in server.log.read_text()
         finally:
-            server.http.close()
             if server.process.poll() is None:
                 server.process.kill()
                 server.process.wait()
+            asking.join(20)
+            server.http.close()
+        assert ('"cancelled"' in server.log.read_text()) == (confirm_bytes == "0")
+
+
+def ask_for_a_download(server: ServerProcess) -> None:
+    """Whether there is an answer depends on what the server does first."""
+    with contextlib.suppress(httpx.HTTPError):
+        server.http.post(f"{server.url}/admin/models/download", json={"model": "org/model"})

@@ -323,6 +323,8 @@ def test_a_full_disk(hub: FakeHub, repo: Repo, tmp_path: Path) -> None:
         [{"rfilename": "../config.json", "size": 1, "blobId": "0" * 40}],
         [{"rfilename": "/etc/x.gguf", "size": 1, "blobId": "0" * 40}],
         [{"rfilename": "x.gguf", "size": -1, "blobId": "0" * 40}],
+        [{"rfilename": "x.gguf", "size": 1 << 62, "blobId": "0" * 40}],
+        [{"rfilename": "x.gguf", "size": 1 << 70, "blobId": "0" * 40}],
         [{"rfilename": "x.gguf", "size": 1}],
         [{"rfilename": "x.gguf", "blobId": "0" * 40}],
         [{"rfilename": "x.gguf", "size": 1, "lfs": {"size": "x"}}],

@@ -3,12 +3,14 @@
 import ast
 import json
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
 from typer.main import get_command
 
 from opta_lmx.api.openai.wire import ChatCompletionRequest
+from opta_lmx.api.preset_files import parse_preset
 from opta_lmx.cli.main import app
 from opta_lmx.cli.openclaw_file import NO_KEY, Served, answer_limit, merged, provider_block
 from opta_lmx.config.explain import shown
@@ -63,10 +65,11 @@ def test_the_fields_said_to_work_exist() -> None:
 
 def test_the_configuration_is_accepted() -> None:
     file = Path.home() / "readme.toml"
-    first, keys = blocks("toml")
+    first, preset, keys = blocks("toml")
     file.write_text(first)
     settings = load_settings(home=ROOT, file=file, env={}, flags={}).settings
     assert settings.server.port == 1234
+    assert parse_preset("tutor", tomllib.loads(preset)).alias == "teacher"
     file.write_text(keys)
     (key,) = load_settings(home=ROOT, file=file, env={}, flags={}).settings.access.keys
     # Every field but the one that the text tells of.

@@ -1,5 +1,8 @@
 """The memory estimate, against what an engine was seen to allocate."""
 
+import msgspec
+
+from opta_lmx.core.kv_cost import KV_TYPE_BYTES
 from opta_lmx.models.description import KvGroup, ModelInfo
 from opta_lmx.models.memory import estimate, kv_bytes, kv_bytes_per_token
 
@@ -30,6 +33,16 @@ def test_a_short_context_caps_the_window() -> None:
 def test_wider_elements_cost_more() -> None:
     half = kv_bytes(GEMMA_270M, context=4096, slots=2)
     assert kv_bytes(GEMMA_270M, context=4096, slots=2, element_bytes=4) == 2 * half
+
+
+def test_blocks_with_a_scale_cost_less() -> None:
+    # llama.cpp reports 90, 47.81 and 25.31 MiB for two slots of 2048 cells of this shape.
+    shape = msgspec.structs.replace(GEMMA_270M, kv=(KvGroup(30, 192, 192),))
+    told = {
+        kv_type: kv_bytes(shape, context=2048, slots=2, element_bytes=size) / MIB
+        for kv_type, size in KV_TYPE_BYTES.items()
+    }
+    assert told == {"f16": 90.0, "q8_0": 47.8125, "q4_0": 25.3125}
 
 
 def test_one_more_token() -> None:

@@ -5,6 +5,7 @@ import json
 import os
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -177,6 +178,49 @@ def test_delete(store: ModelStore, gguf: Path) -> None:
     assert visible(store) == []
     assert not (store.root / "org").exists()
     assert store.add(gguf, "org/small") is not None
+
+
+def test_the_second_of_two_deletes_finds_nothing(
+    store: ModelStore, gguf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.add(gguf, "small")
+    seen = store.list()
+    store.delete("small")
+    monkeypatch.setattr(store, "list", lambda: seen)
+    with pytest.raises(LmxError) as caught:
+        store.delete("small")
+    assert caught.value.kind is ErrorKind.MODEL_NOT_FOUND
+
+
+def test_a_linked_model_frees_nothing_and_leaves_what_it_points_to(
+    store: ModelStore, tmp_path: Path
+) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "large").write_bytes(b"x" * 1000)
+    (store.root / "docs").symlink_to(outside)
+    assert store.delete("docs") == 0
+    assert visible(store) == []
+    assert (outside / "large").stat().st_size == 1000
+
+
+def test_a_group_does_not_go_while_a_sibling_is_put_into_it(
+    store: ModelStore, gguf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.add(gguf, "org/one")
+    deleting = threading.Thread(target=store.delete, args=("org/one",))
+    made = Path.mkdir
+
+    def mkdir(path: Path, *args: Any, **options: Any) -> None:
+        made(path, *args, **options)
+        if path == store.root / "org":  # between the group and the sibling in it
+            deleting.start()
+            deleting.join(0.2)
+
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+    store.add(gguf, "org/two")
+    deleting.join(10)
+    assert [entry.name for entry in store.list()] == ["org/two"]
 
 
 def test_delete_spares_the_neighbours_and_the_source(store: ModelStore, gguf: Path) -> None:
@@ -355,6 +399,32 @@ def test_conversions(store: ModelStore, gguf: Path) -> None:
     assert [entry.name for entry in store.list()] == ["small"]
     store.delete("small")
     assert visible(store) == []
+
+
+def test_a_conversion_in_use_is_not_replaced(store: ModelStore, gguf: Path) -> None:
+    store.add(gguf, "small")
+    first, second = (write_folder(store.begin_conversion("small"), folder_files()) for _ in "ab")
+    final = store.finish_conversion("small", first)
+    before = (final / "model.safetensors").stat()
+    assert store.finish_conversion("small", second) == final
+    assert (final / "model.safetensors").stat() == before
+    assert not second.exists()
+
+
+def test_a_finished_conversion_waits_for_whoever_holds_the_name(
+    store: ModelStore, gguf: Path
+) -> None:
+    store.add(gguf, "small")
+    tmp = write_folder(store.begin_conversion("small"), folder_files())
+    done: list[Path] = []
+    thread = threading.Thread(target=lambda: done.append(store.finish_conversion("small", tmp)))
+    with store.claim("small"):
+        thread.start()
+        thread.join(0.1)
+        assert not done
+    thread.join(10)
+    assert done == [store.conversion_dir("small")]
+    assert store.has_conversion("small")
 
 
 def test_a_failed_conversion_leaves_nothing(store: ModelStore, gguf: Path) -> None:

@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from opta_lmx.config.sections.base import LONGEST_KEPT_S, FilePath, Name, Seconds, Section
+from opta_lmx.core.kv_cost import KvType
 
 Backend = Literal["auto", "mlx", "gguf"]
 
@@ -23,6 +24,7 @@ class ModelOverride(Section):
     ttl_s: float | None = Field(default=None, ge=0, le=LONGEST_KEPT_S)
     draft: Name | None = None
     draft_tokens: int | None = Field(default=None, ge=1, le=64)
+    kv_type: KvType | None = None
     options: dict[str, Any] = Field(default={})
 
     @model_validator(mode="after")
@@ -30,6 +32,15 @@ class ModelOverride(Section):
         """How far ahead is guessed says nothing without who guesses."""
         if self.draft_tokens is not None and self.draft is None:
             raise PydanticCustomError("draft_missing", "draft_tokens needs a draft model (draft)")
+        return self
+
+    @model_validator(mode="after")
+    def _one_kv_type(self) -> Self:
+        """Among the options it would be neither checked nor refused where it cannot be."""
+        if "kv_type" in self.options:
+            raise PydanticCustomError(
+                "kv_type_misplaced", "options cannot hold kv_type: set it beside them"
+            )
         return self
 
 
@@ -41,6 +52,10 @@ class EngineSettings(Section):
     )
     load_on_demand: bool = Field(
         default=True, description="Load a stored model at its first request."
+    )
+    restore: bool = Field(
+        default=True,
+        description="After a stop without order, load again what was loaded at a request.",
     )
     slots: int = Field(default=8, ge=1, le=1024, description="Requests one model runs at once.")
     context: int = Field(
@@ -109,7 +124,8 @@ class EngineSettings(Section):
     overrides: dict[str, ModelOverride] = Field(
         default={},
         description="Per model: backend, context, slots, threads, template, ttl_s, options; "
-        "draft names a model that guesses draft_tokens ahead; tool_dialect and reasoning replace "
+        "draft names a model that guesses draft_tokens ahead; kv_type (f16, q8_0, q4_0) is how "
+        "llama.cpp holds keys and values; tool_dialect and reasoning replace "
         "what its template tells.",
     )
 
@@ -127,5 +143,6 @@ class EngineSettings(Section):
             ttl_s=own.ttl_s,
             draft=own.draft,
             draft_tokens=own.draft_tokens,
+            kv_type=own.kv_type,
             options=own.options,
         )

@@ -1,13 +1,17 @@
 """Our models in LM Studio's words."""
 
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
 from opta_lmx.api.lmstudio import errors
-from opta_lmx.api.lmstudio.render import model_list, old_model, params_string
+from opta_lmx.api.lmstudio.render import jobs, model_list, old_model, params_string
 from opta_lmx.core.errors import ErrorKind, LmxError
+from opta_lmx.core.telemetry import NullTelemetry
+from opta_lmx.engine.download_book import DownloadBook, Noted
+from opta_lmx.engine.downloads import Downloads
 from opta_lmx.serving.catalogue import ServedModel
 
 
@@ -96,3 +100,13 @@ def test_every_error_has_a_type_of_theirs(kind: ErrorKind) -> None:
 def test_a_missing_download_is_a_missing_job() -> None:
     error = LmxError(ErrorKind.NOT_FOUND, "No.", code="download_not_found")
     assert msgspec.json.decode(errors.render(error)[2])["error"]["type"] == "job_not_found"
+
+
+def test_a_download_that_the_last_run_left_is_paused(tmp_path: Path) -> None:
+    book = DownloadBook(tmp_path / "downloads.json", lambda _: 3)
+    book.write([Noted("dl-1", "org/model", 0, 10)])
+    left = Downloads(lambda *_: None, NullTelemetry(), book=book).list()
+    rendered = jobs(left)
+    assert [one.status for one in rendered.paused] == ["paused"]
+    assert (rendered.paused[0].downloaded_bytes, rendered.paused[0].total_size_bytes) == (3, 10)
+    assert not rendered.downloading

@@ -1,0 +1,35 @@
+"""What `doctor` says of the presets in the home folder."""
+
+from collections.abc import Iterator
+
+from opta_lmx.api.preset_files import parse_preset
+from opta_lmx.cli.checks import Check
+from opta_lmx.cli.local import open_store
+from opta_lmx.cli.session import Session
+from opta_lmx.core.errors import LmxError
+from opta_lmx.engine.planner import Planner
+from opta_lmx.engine.presets import Directory
+from opta_lmx.models.presets import FOLDER, Presets
+
+
+def presets(session: Session) -> Iterator[Check]:
+    """Files that are refused, presets without their model, and the rest in one line."""
+    settings = session.settings
+    aliases = settings.models.aliases
+    try:
+        planner = Planner(open_store(session), settings.engine, session.home, aliases)
+    except LmxError as error:
+        yield Check(FOLDER, "warning", error.message)
+        return
+    found = Directory(planner, Presets(session.home / FOLDER, parse_preset), aliases)
+    for refused in found.reload().refused:
+        yield Check(f"preset file {refused.file}", "warning", refused.message)
+    usable: list[str] = []
+    for preset in found.presets.list():
+        try:
+            found.canonical(preset.id)
+            usable.append(preset.name)
+        except LmxError as error:
+            yield Check(f"preset {preset.name}", "warning", error.message)
+    if usable:
+        yield Check(FOLDER, "ok", ", ".join(usable))
