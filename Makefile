@@ -14,7 +14,7 @@ export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
 .PHONY: help env serve test check fast full format lint imports types house workflows \
-	test-extras bench bench-peers openclaw sim docs lock clean
+	test-extras bench bench-peers bench-gguf openclaw sim docs lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -80,6 +80,9 @@ soak: env ## Forty bots for ten minutes: no 5xx, no hang, flat memory, honest re
 
 perf-gate: env ## Speed against peers and counted work, held to benchmarks/gate/thresholds.toml
 	$(PY) -m benchmarks.gate $(ARGS)
+
+bench-gguf: env ## A GGUF model here and on the same engine's own HTTP server
+	$(PY) -m benchmarks.gguf $(ARGS)
 
 openclaw: env ## Real OpenClaw turns (npm, pinned) in four modes, with faults; see docs/openclaw.md
 	$(PY) -m scripts.openclaw $(ARGS)

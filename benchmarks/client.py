@@ -54,10 +54,14 @@ class Target(msgspec.Struct, frozen=True):
 
 
 class Messages(msgspec.Struct, frozen=True):
-    """A prompt: one user turn, and a system turn before it unless empty."""
+    """A prompt: one user turn, and a system turn before it unless empty.
+
+    `client` is who this server is told asks (`X-Client-Id`), where it is not empty.
+    """
 
     user: str
     system: str = ""
+    client: str = ""
 
 
 @dataclass(slots=True)
@@ -127,6 +131,8 @@ def encode_request(target: Target, messages: Messages, max_tokens: int) -> bytes
     ]
     if target.key:
         head.append(f"Authorization: Bearer {target.key}")
+    if messages.client:
+        head.append(f"X-Client-Id: {messages.client}")
     return "\r\n".join([*head, "", ""]).encode() + body
 
 
