@@ -6,9 +6,9 @@ from pathlib import Path
 import msgspec
 
 from opta_lmx.core.errors import LmxError
+from opta_lmx.engine.kept_file import read_if_sound
 
 FILE = "downloads.json"
-_MAX_BYTES = 1 << 20
 
 
 class Noted(msgspec.Struct, frozen=True):
@@ -41,13 +41,7 @@ class DownloadBook:
 
     def read(self) -> list[Noted]:
         """What was under way; nothing from a file that is absent or not as we write it."""
-        if self._path is None:
-            return []
-        try:
-            with self._path.open("rb") as file:
-                return msgspec.json.decode(file.read(_MAX_BYTES), type=list[Noted])
-        except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            return []
+        return read_if_sound(self._path, list[Noted]) or []
 
     def held_bytes(self, model: str) -> int:
         """What is on the disk of a download that was cut short."""

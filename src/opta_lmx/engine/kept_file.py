@@ -14,7 +14,18 @@ from opta_lmx.models.disk import sync_folder, write_atomically
 
 _MAX_BYTES = 1 << 20
 _MOST_WORDS = 200
+_UNREADABLE = (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 _State = TypeVar("_State")
+
+
+def read_if_sound(path: Path | None, kind: type[_State]) -> _State | None:
+    """What an earlier run wrote, where its loss costs little; None for anything else."""
+    if path is None:
+        return None
+    try:
+        return _read(path, kind)
+    except _UNREADABLE:
+        return None
 
 
 def read_kept(path: Path | None, kind: type[_State], telemetry: Telemetry) -> _State | None:
@@ -25,15 +36,19 @@ def read_kept(path: Path | None, kind: type[_State], telemetry: Telemetry) -> _S
     if path is None:
         return None
     try:
-        with path.open("rb") as file:
-            return msgspec.json.decode(file.read(_MAX_BYTES), type=kind)
+        return _read(path, kind)
     except FileNotFoundError:
         return None
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+    except _UNREADABLE as error:
         telemetry.log("warning", "state not read", file=path.name, reason=str(error)[:_MOST_WORDS])
         with contextlib.suppress(OSError):
             path.replace(path.with_name(f"{path.name}.bad"))
         return None
+
+
+def _read(path: Path, kind: type[_State]) -> _State:
+    with path.open("rb") as file:
+        return msgspec.json.decode(file.read(_MAX_BYTES), type=kind)
 
 
 class KeptFile:

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import msgspec
 
+from opta_lmx.engine.kept_file import read_if_sound
 from opta_lmx.models.disk import write_atomically
 from opta_lmx.scheduling.loading import LoadTimes, LoadWork, sound_times
 
 FILE = "load-times.json"
-_MAX_BYTES = 1 << 20
 
 
 class LoadBook:
@@ -43,12 +43,8 @@ class LoadBook:
 
 def _read(path: Path | None) -> LoadTimes | None:
     """What an earlier run noted; None for a file that is absent or not as we write it."""
-    if path is None:
-        return None
-    try:
-        with path.open("rb") as file:
-            times = msgspec.json.decode(file.read(_MAX_BYTES), type=LoadTimes)
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    times = read_if_sound(path, LoadTimes)
+    if times is None:
         return None
     rates = (times.bytes_per_s, times.converted_bytes_per_s)
     return times if sound_times(times.loads, *rates) else None
