@@ -14,6 +14,8 @@ from scripts.openclaw.failure import TurnError
 
 KEPT_BYTES = 4 * 1024 * 1024
 _READ_BYTES = 65_536
+_STEPS = 5
+"""Of the loop, from a connection that is there to its handler."""
 _HOP = frozenset({"connection", "transfer-encoding", "content-length", "expect", "keep-alive"})
 
 
@@ -95,22 +97,36 @@ class Recorder:
 
     async def _main(self) -> None:
         self._stopped = asyncio.Event()
-        server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
+        served: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
+
+        def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            # Noted here: a task that is cancelled before its first step never closes anything.
+            task = asyncio.ensure_future(self._serve(reader, writer))
+            served[task] = writer
+            task.add_done_callback(served.pop)
+
+        server = await asyncio.start_server(connected, "127.0.0.1", 0)
         self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         self._listening.set()
         await self._stopped.wait()
+        # Before the server closes, which would drop what it accepted and has not handed over yet.
+        for _ in range(_STEPS):
+            await asyncio.sleep(0)
         server.close()
+        await _drop(dict(served))
 
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(OSError, httptools.HttpParserError):
-            exchange = await _read_request(reader)
-            if exchange is not None:
-                self._exchanges.append(exchange)
-                self._watcher(exchange)
-                await self._relay(exchange, reader, writer)
-        writer.close()
-        with suppress(OSError):
-            await writer.wait_closed()
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            with suppress(OSError, httptools.HttpParserError):
+                exchange = await _read_request(reader)
+                if exchange is not None:
+                    self._exchanges.append(exchange)
+                    self._watcher(exchange)
+                    await self._relay(exchange, reader, writer)
+        finally:
+            writer.close()
+            with suppress(OSError):
+                await writer.wait_closed()
 
     async def _relay(
         self, exchange: Exchange, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -128,7 +144,7 @@ class Recorder:
                 task.cancel()
                 with suppress(asyncio.CancelledError, OSError, httptools.HttpParserError):
                     await task
-            up_writer.close()
+            up_writer.transport.abort()
             exchange.ended = time.monotonic()
             self._watcher(exchange)
 
@@ -142,6 +158,14 @@ class Recorder:
             self._watcher(exchange)
             sink.write(data)
             await sink.drain()
+
+
+async def _drop(served: dict[asyncio.Task[None], asyncio.StreamWriter]) -> None:
+    """End these connections, whatever is still to be said on them."""
+    for task, writer in served.items():
+        writer.transport.abort()
+        task.cancel()
+    await asyncio.gather(*served, return_exceptions=True)
 
 
 def request_bytes(exchange: Exchange) -> bytes:
