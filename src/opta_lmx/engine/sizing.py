@@ -24,6 +24,11 @@ _BUFFER_SHARE = 16
 _MOST_BUFFERS = 1 << 30
 _MLX_BYTES = 96 << 20
 """What MLX and Python take besides; llama.cpp's worker stays within the estimate's buffers."""
+_WHOLE_STATES = 2
+"""A state that cannot be cut serves its own length only, so that a conversation needs several.
+
+For them there is as much again as all rows take, where the memory is there.
+"""
 _F32_BYTES = 4
 _SCALES_GROWTH = 4 / 3
 """Of packed weights whose scales become f32: from 3 bits a weight to 4 at the most (2, by 32)."""
@@ -94,7 +99,8 @@ class Sizing:
         caches = 0
         if load.kind == "chat":
             most = min(room, self._most(load, room))
-            caches = min(full.kv, asked if isinstance(asked, int) and asked else max(least, most))
+            useful = full.kv * (_WHOLE_STATES if on_mlx and _windowed(info) else 1)
+            caches = min(useful, asked if isinstance(asked, int) and asked else max(least, most))
         need = MemoryNeed(full.weights, caches + held_bytes, peak)
         return Sized(need, self._options(load, need, caches, full.kv))
 
@@ -130,6 +136,11 @@ class Sizing:
     def _wired(self, need: MemoryNeed) -> int:
         asked = self._settings.mlx_wired_bytes
         return need.weights + need.kv if asked is None else asked
+
+
+def _windowed(info: ModelInfo) -> bool:
+    """True when what is cached of a prompt cannot be cut to a shorter one."""
+    return any(group.window for group in info.kv)
 
 
 def _element_bytes(load: Load) -> float:

@@ -11,6 +11,7 @@ from opta_lmx.config.sections.memory import MemorySettings
 from opta_lmx.engine import sizing
 from opta_lmx.engine.sizing import Sizing, budget_bytes
 from opta_lmx.models.description import KvGroup, ModelInfo
+from opta_lmx.models.memory import kv_bytes
 
 GB = 1 << 30
 INFO = ModelInfo(
@@ -58,6 +59,17 @@ def test_caches_take_their_share_of_what_the_weights_leave() -> None:
     }
     wide = MemorySettings(budget_bytes=16 * GB, cache_share=1.0)
     assert Sizing(wide).of(INFO, load()).need.total == 12 * GB + tight.need.peak
+
+
+def test_a_model_whose_states_cannot_be_cut_has_room_for_more_of_them() -> None:
+    window = msgspec.structs.replace(
+        INFO, kv=(KvGroup(16, 1024, 1024), KvGroup(16, 1024, 1024, 64))
+    )
+    rows = kv_bytes(window, context=8192, slots=8)
+    assert Sizing(MemorySettings(budget_bytes=256 * GB)).of(window, load()).need.kv == 2 * rows
+    assert Sizing(MemorySettings()).of(window, load("gguf")).need.kv == rows
+    tight = Sizing(MemorySettings(budget_bytes=16 * GB)).of(window, load())
+    assert tight.need.kv == int(0.25 * (16 * GB - tight.need.weights - tight.need.peak)) < rows
 
 
 def test_a_model_that_leaves_no_room_asks_for_a_little_and_is_refused_by_the_ledger() -> None:

@@ -5,12 +5,15 @@ or a little before the end of a message: clients end requests with a volatile me
 not keep, and put what differs between conversations at the end of the system text.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import zip_longest
 
 import msgspec
 
 from opta_lmx.engine.prefix.rules import CacheRules
+
+Yielding = Callable[[float], int]
+"""The bytes that could be made free by losing only what is worth less, in seconds per byte."""
 
 _LAST_CUTS = 3
 _SPREAD = (0.1, 0.02, 0.0)
@@ -48,11 +51,16 @@ def checkpoints(prompt: Prompt, rules: CacheRules) -> list[int]:
     return found[: rules.max_keeps]
 
 
-def affordable(prompt: Prompt, own_tail: int | None, rules: CacheRules, room: int) -> list[int]:
+def affordable(
+    prompt: Prompt, own_tail: int | None, rules: CacheRules, room: int, yielding: Yielding
+) -> list[int]:
     """The checkpoints that fit into `room` bytes; the prompt's length means the answer's end.
 
     `own_tail` is the tail of this very conversation. An end that serves the next turn for sure
     goes before everything else; one that cannot serve it is not kept.
+
+    The best one is let in whatever has to go for it. Where prompts share what nobody has seen
+    shared yet, the others are guesses: they do not push out what is worth more.
     """
     points = checkpoints(prompt, rules)
     if prompt.length >= rules.min_tokens:
@@ -61,10 +69,17 @@ def affordable(prompt: Prompt, own_tail: int | None, rules: CacheRules, room: in
         elif own_tail is None:
             points.append(prompt.length)
     found: list[int] = []
+    taken = 0
     for tokens in points:
-        if rules.size(tokens) <= room:
-            room -= rules.size(tokens)
-            found.append(tokens)
+        size = rules.size(tokens)
+        if taken + size > room:
+            continue
+        if found and not rules.trimmable:
+            start = max((one for one in (prompt.start, *found) if one < tokens), default=0)
+            if taken + size > yielding(rules.seconds(start, tokens) / max(1, size)):
+                continue
+        taken += size
+        found.append(tokens)
     return found
 
 

@@ -1,10 +1,21 @@
 """A stored state: where it lies, and whether it may be taken away."""
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from opta_lmx.engine.prefix.tree import Heat, Node
 
 Where = Literal["memory", "disk", "both", "moving"]
+
+
+class Source(NamedTuple):
+    """Who made a state: the request `number`; `opens`: the first one of its conversation."""
+
+    number: int
+    opens: bool
+
+
+_FOUND = Source(0, opens=True)
+"""Of a state whose file was there at the start: it may well be where conversations begin."""
 
 
 class Entry:
@@ -12,14 +23,13 @@ class Entry:
 
     `handle` is its name in the worker (0: not in memory), `name` its file (None: not on disk);
     `size` and `filed` are the bytes it takes in memory and on disk.
-    `born` numbers the request that made it. `moving` is the copy under way, `leaving` says that
+    `source` is who made it. `moving` is the copy under way, `leaving` says that
     memory is given up when it is on disk, `pins` counts requests that are about to start from it.
     `bad` says that it did not hold what it should: it goes with the last pin.
     """
 
     __slots__ = (
         "bad",
-        "born",
         "filed",
         "handle",
         "heat",
@@ -30,6 +40,7 @@ class Entry:
         "pins",
         "salt",
         "size",
+        "source",
         "used",
     )
 
@@ -37,7 +48,7 @@ class Entry:
         self.node = node
         self.salt = salt
         self.bad = False
-        self.born = 0
+        self.source = _FOUND
         self.size = 0
         self.filed = 0
         self.heat = Heat(now)

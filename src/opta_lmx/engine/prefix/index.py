@@ -12,7 +12,7 @@ from opta_lmx.backends.frames import Keep, Reuse
 from opta_lmx.core.clock import Clock
 from opta_lmx.engine.prefix.books import Books
 from opta_lmx.engine.prefix.checkpoints import Prompt, affordable
-from opta_lmx.engine.prefix.entries import Entry
+from opta_lmx.engine.prefix.entries import Entry, Source
 from opta_lmx.engine.prefix.flights import Flight, Flights, Followers
 from opta_lmx.engine.prefix.matching import best_entry, usable_tokens, worth_loading
 from opta_lmx.engine.prefix.plan import CachePlan
@@ -108,6 +108,7 @@ class PrefixIndex(Books):
             offered=offered,
             divergence=divergence(known, path),
             learn=learn,
+            opens=learn and known is None,
         )
 
     # --- a request's life
@@ -226,7 +227,8 @@ class PrefixIndex(Books):
             node = self._trees.insert(
                 data[: tokens * WIDTH], flight.plan.salt, self._clock.monotonic()
             )
-            self._shelf.store(node, flight.plan.salt, handle, size, flight.number)
+            source = Source(flight.number, flight.plan.opens)
+            self._shelf.store(node, flight.plan.salt, handle, size, source)
             release(node)
         self._await_start(handle)
         self._followers.wake(handle)
@@ -305,7 +307,7 @@ class PrefixIndex(Books):
     def _keeps(self, prompt: Prompt, own_tail: int | None) -> tuple[tuple[Keep, ...], int]:
         """The checkpoints there is room for, and a handle for the answer's end if it is useful."""
         room = min(self.rules.request_bytes, self._shelf.free_bytes())
-        points = affordable(prompt, own_tail, self.rules, room)
+        points = affordable(prompt, own_tail, self.rules, room, self._shelf.yielding_bytes)
         ends = prompt.length in points
         inside = sorted(point for point in points if point < prompt.length)
         keeps = tuple(Keep(self._shelf.new_handle(), point) for point in inside)

@@ -26,6 +26,7 @@ class CachePlan(msgspec.Struct, frozen=True):
     answer's end is of no use). `leader` is a request in flight whose checkpoint is worth waiting
     for, `load` says that a file is; both are known by `awaits`, which will give the first `offered`
     tokens. A plan is whole without waiting.
+    `opens`: it is the first of its conversation that is known.
     `ids`, `cuts`, `salt` and `session` are what it was made for.
     """
 
@@ -42,6 +43,7 @@ class CachePlan(msgspec.Struct, frozen=True):
     offered: int = 0
     divergence: Divergence | None = None
     learn: bool = True
+    opens: bool = False
 
     @property
     def tokens(self) -> int:

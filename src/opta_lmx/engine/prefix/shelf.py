@@ -7,7 +7,7 @@ yet carried out.
 import heapq
 
 from opta_lmx.core.clock import Clock
-from opta_lmx.engine.prefix.entries import Entry
+from opta_lmx.engine.prefix.entries import Entry, Source
 from opta_lmx.engine.prefix.manifest import Manifest, file_name
 from opta_lmx.engine.prefix.orders import Counts, Outbox
 from opta_lmx.engine.prefix.rules import CacheRules
@@ -74,8 +74,8 @@ class Shelf:
 
     # --- memory
 
-    def store(self, node: Node, salt: str, handle: int, size: int, born: int) -> None:
-        """A state is in memory now, made by the request number `born`.
+    def store(self, node: Node, salt: str, handle: int, size: int, source: Source) -> None:
+        """A state is in memory now.
 
         Where its prefix is there already, it is superfluous.
         """
@@ -86,7 +86,7 @@ class Shelf:
         elif entry.handle:
             self.outbox.drop(handle)
             return
-        entry.handle, entry.size, entry.used, entry.born = handle, size, now, born
+        entry.handle, entry.size, entry.used, entry.source = handle, size, now, source
         self._handles[handle] = entry
         self._memory += size
         if not self.make_room(0) and self._may_go(entry):
@@ -95,6 +95,15 @@ class Shelf:
     def free_bytes(self) -> int:
         """What could be made free for a new request, beside what others were promised."""
         bound = sum(entry.size for entry in self._handles.values() if not self._may_go(entry))
+        return self._limit - self.promised - bound + self._leaving
+
+    def yielding_bytes(self, gain: float) -> int:
+        """What could be made free by losing only what is worth less than `gain` a byte."""
+        bound = sum(
+            entry.size
+            for entry in self._handles.values()
+            if not self._may_go(entry) or self._worth(entry) >= gain
+        )
         return self._limit - self.promised - bound + self._leaving
 
     def make_room(self, size: int) -> bool:

@@ -10,7 +10,10 @@ from opta_lmx.engine.prefix.tree import Node, below
 Usable = Callable[[Entry], bool]
 
 _PASSED_BY = 0.125
-"""Interest that remains in a state from which a later request went on to a longer one."""
+"""Interest that remains in a state from which a later request went on to a longer one.
+
+One in a conversation's first prompt keeps all of it: others will begin like that one.
+"""
 _BRANCHES = 3
 """Ways on that are told apart."""
 
@@ -64,7 +67,8 @@ def _interest(entry: Entry, rules: CacheRules, now: float, usable: Usable) -> fl
     on = list(islice(_nearest_below(entry.node, usable), _BRANCHES))
     if len(on) > 1:
         return max(direct, through * (1 - 1 / len(on)))
-    if on and on[0].born > entry.born:
+    passed_by = on and on[0].source.number > entry.source.number
+    if passed_by and not entry.source.opens:
         return direct * _PASSED_BY
     return direct if on else max(through, direct)
 

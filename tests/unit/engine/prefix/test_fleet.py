@@ -116,6 +116,22 @@ def test_a_small_budget_keeps_what_all_share(dialect: Dialect, trimmable: bool) 
     print(f"{dialect} trimmable={trimmable}: {cached / length:.3f} of all tokens from cache")
 
 
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_one_long_conversation_leaves_what_others_begin_with(dialect: Dialect) -> None:
+    """Nobody has shared the beginning yet, and the budget holds but a dozen whole states."""
+    rules = CacheRules(
+        budget_bytes=12 * PROMPT, trimmable=False, bytes_per_token=PER_TOKEN, fixed_bytes=64_000
+    )
+    fleet = Fleet(rules, 2, dialect)
+    one, two = fleet.bots
+    for turn in range(12):
+        cached, shared, _ = fleet.turn(one, named=True, said=(60, 900, 300)[turn % 3])
+        assert not turn or cached >= 0.9 * shared, (turn, cached, shared)
+    cached, _, length = fleet.turn(two, named=True)
+    print(f"{dialect}: {cached / length:.3f} of the second bot's first prompt")
+    assert cached >= 0.75 * length
+
+
 @pytest.mark.parametrize("trimmable", [True, False])
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_a_small_budget_is_used_while_many_run(dialect: Dialect, trimmable: bool) -> None:
