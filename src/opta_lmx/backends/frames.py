@@ -32,7 +32,9 @@ class Load(msgspec.Struct, tag=True, frozen=True):
     run at once; `threads` 0 means the engine's default; `speech`, where given, replaces what
     the template tells of the model's ways; `options` are the adapter's own, checked by it.
     `draft` is the file of a smaller model of the same vocabulary that guesses `draft_tokens`
-    tokens ahead, for the model to check at once (empty: none).
+    tokens ahead, for the model to check at once (empty: none). `adapters` are the LoRA adapters
+    loaded with the model: name to file or folder; a request names one or none (`Submit.adapter`).
+    Their headers were checked (`models.adapters`); one that does not fit is `adapter_refused`.
     """
 
     model: str
@@ -48,6 +50,7 @@ class Load(msgspec.Struct, tag=True, frozen=True):
     options: dict[str, Any] = {}
     draft: str = ""
     draft_tokens: int = 0
+    adapters: dict[str, str] = {}
 
 
 class Prepare(msgspec.Struct, tag=True, frozen=True):
@@ -91,6 +94,9 @@ class Submit(msgspec.Struct, tag=True, frozen=True):
     `salt` names whose caches may be used where the engine matches prefixes by itself: requests
     of different salts never share any. The worker only compares it.
 
+    `adapter` is one of `Load.adapters` (empty: the model as it is). Whatever a prompt left in a
+    cache holds for the same adapter only: the front gives each adapter salts of its own.
+
     `first`: nothing else of its key runs. Where prompts are processed one after the other, its
     own goes before those of who has more.
     """
@@ -108,6 +114,7 @@ class Submit(msgspec.Struct, tag=True, frozen=True):
     keep_end: int = 0
     salt: str = ""
     first: bool = False
+    adapter: str = ""
 
 
 class Embed(msgspec.Struct, tag=True, frozen=True):
@@ -215,6 +222,7 @@ class Preparing(msgspec.Struct, tag=True, frozen=True):
 class Prepared(msgspec.Struct, tag=True, frozen=True):
     """The exact prompt tokens; `cuts` are offsets at which turns start; or an `error` text.
 
+    `anchors` are offsets up to which the prompt's author means to send it again.
     `at_least` is set instead for a prompt so long that counting it exactly is not worth it.
     `thinking`: the prompt ends inside a block of reasoning that the answer continues.
     `text` is the prompt's text where asked for. `param` is the request field of an `error`.
@@ -223,6 +231,7 @@ class Prepared(msgspec.Struct, tag=True, frozen=True):
     id: int
     ids: tuple[int, ...] = ()
     cuts: tuple[int, ...] = ()
+    anchors: tuple[int, ...] = ()
     at_least: int = 0
     thinking: bool = False
     text: str | None = None
@@ -328,7 +337,8 @@ class Fault(msgspec.Struct, tag=True, frozen=True):
     """Something failed: one request (`id`), or the worker as a whole (`id` None, then exit).
 
     `code` is machine-readable: `load_failed`, `canary_failed`, `missing_extra`, `draft_refused`,
-    `kv_type_refused`, `step_failed`, `out_of_memory`, `bad_request`, `encode_failed`.
+    `adapter_refused`, `kv_type_refused`, `step_failed`, `out_of_memory`, `bad_request`,
+    `encode_failed`.
     """
 
     message: str

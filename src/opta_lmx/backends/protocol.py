@@ -37,6 +37,8 @@ LONGEST_PIECE = 128
 """Bytes no token exceeds: a prompt longer than this many times the window cannot fit."""
 CANARY_FAILED = "canary_failed"
 """The code of a `LoadError`: the model is in memory, but does not work."""
+ADAPTER_REFUSED = "adapter_refused"
+"""The code of a `LoadError`: one of the adapters does not fit the model."""
 
 
 class LoadError(Exception):
@@ -50,6 +52,7 @@ class LoadError(Exception):
 class PreparedPrompt(msgspec.Struct, frozen=True):
     """Token ids of the prompt and the offsets at which its turns start.
 
+    `anchors` are the offsets that its author named (`Message.anchors`), rounded down to a token.
     `text` is the prompt's text, where it was asked for. `thinking`: it ends inside a block of
     reasoning, which the answer continues. `at_least` is set, and `ids` is empty, where the text
     is so long that it cannot fit: that many tokens or more.
@@ -57,6 +60,7 @@ class PreparedPrompt(msgspec.Struct, frozen=True):
 
     ids: tuple[int, ...] = ()
     cuts: tuple[int, ...] = ()
+    anchors: tuple[int, ...] = ()
     text: str | None = None
     thinking: bool = False
     at_least: int = 0

@@ -9,17 +9,23 @@ from opta_lmx.core.types import SamplingParams
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """What requests may ask: token ids below `vocabulary`, `context` tokens, `slots` at once."""
+    """What requests may ask: token ids below `vocabulary`, `context` tokens, `slots` at once.
+
+    `adapters` are the names of those that are loaded.
+    """
 
     vocabulary: int
     context: int
     slots: int
+    adapters: tuple[str, ...] = ()
 
 
 def refusal(request: Submit, limits: Limits) -> str:
     """Why a request cannot run; empty when it can."""
     if not request.ids:
         return "the prompt is empty"
+    if request.adapter and request.adapter not in limits.adapters:
+        return f"no adapter '{request.adapter}' is loaded"
     ids = (*request.ids, *request.generated)
     if len(ids) >= limits.context:
         return f"the prompt of {len(ids)} tokens leaves no room in {limits.context}"

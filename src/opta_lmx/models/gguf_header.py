@@ -49,8 +49,8 @@ class GgufHeader(msgspec.Struct, frozen=True):
     """What a GGUF file says before its data.
 
     `metadata` has scalars, strings and short arrays; `array_lengths` the element count of every
-    array, kept or not, and `array_types` the number of its elements' type; `data_offset` is
-    where tensor data begins.
+    array, kept or not, and `array_types` the number of its elements' type; `scalar_types` those
+    of what is no array; `data_offset` is where tensor data begins.
     """
 
     version: int
@@ -60,6 +60,7 @@ class GgufHeader(msgspec.Struct, frozen=True):
     tensors: tuple[GgufTensor, ...]
     data_offset: int
     file_size: int
+    scalar_types: dict[str, int] = {}
 
 
 def read_gguf_header(path: Path, *, keep: Iterable[str] = ()) -> GgufHeader:
@@ -101,6 +102,7 @@ class _Reader:
         self._item = "the preamble"
         self._kept_left = MAX_KEPT_BYTES
         self._skips_left = MAX_SKIPPED_STRINGS
+        self._types: dict[str, int] = {}
 
     def read(self) -> GgufHeader:
         """The whole header."""
@@ -124,6 +126,7 @@ class _Reader:
             tensors=placed(declared, data, alignment, self._size),
             data_offset=data,
             file_size=self._size,
+            scalar_types=self._types,
         )
 
     def _bad(self, reason: str) -> LmxError:
@@ -239,6 +242,7 @@ class _Reader:
                 metadata[key] = values
         else:
             metadata[key] = self._scalar(kind)
+            self._types[key] = kind
 
     def _scalar(self, kind: int) -> Scalar:
         if kind == STRING:

@@ -12,11 +12,13 @@ _PROMPT_TOKENS = 2
 _SLOT = 0
 
 
-def try_once(socket: str, vocabulary: int) -> None:
+def try_once(socket: str, vocabulary: int, lora: list[dict[str, Any]] | None = None) -> None:
     """Raise LoadError `canary_failed` unless the model makes a token, and of finite probability.
 
+    `lora` says what each adapter counts; None where the server has none.
     The slot is empty again afterwards. llama.cpp itself runs any weights, and takes some token
-    from numbers that are none.
+    from numbers that are none. It may take as long as the load may in all, which the front bounds
+    (`engine.load_timeout_s`): the first token reads all weights, off a slow disk if need be.
     """
     body = {
         "prompt": list(range(min(_PROMPT_TOKENS, max(1, vocabulary)))),
@@ -25,11 +27,12 @@ def try_once(socket: str, vocabulary: int) -> None:
         "temperature": 0.0,
         "cache_prompt": False,
         "id_slot": _SLOT,
+        **({} if lora is None else {"lora": lora}),
     }
     try:
-        answer: dict[str, Any] = call(socket, "/completion", body)
-        call(socket, f"/slots/{_SLOT}?action=erase", {})
-    except OSError as error:  # it is slow, or gone: neither says that the model is broken
+        answer: dict[str, Any] = call(socket, "/completion", body, bounded=False)
+        call(socket, f"/slots/{_SLOT}?action=erase", {}, bounded=False)
+    except OSError as error:  # it is gone: that alone does not say that the model is broken
         raise LoadError(f"the model was not tried out: {error}") from error
     except (EngineAnswerError, HTTPException) as error:
         raise LoadError(f"the model does not run: {error}", CANARY_FAILED) from error

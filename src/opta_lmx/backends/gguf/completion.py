@@ -182,6 +182,37 @@ class CompletionReader:
         yield from held
 
 
+class BeginningReader:
+    """State of a stream that only processes the beginning of a request's prompt.
+
+    Args:
+        request: whose it is.
+        upto: how many tokens.
+        total: tokens of the whole prompt.
+    """
+
+    def __init__(self, request: int, upto: int, total: int) -> None:
+        self.finished = False
+        self._last = Progress(request, 0, 0, total, 0.0)
+        self._upto = upto
+
+    def feed(self, data: bytes) -> Iterator[Progress]:
+        """Read one event's JSON.
+
+        Raises:
+            EngineAnswerError: the event reports a failure, or is none of llama.cpp's.
+        """
+        event = _decode(data)
+        if (done := event.prompt_progress) is not None:
+            self._last = msgspec.structs.replace(
+                self._last, cached=done.cache, done=done.processed, ms=done.time_ms
+            )
+            yield self._last
+        elif event.stop_type is not None:
+            self.finished = True
+            yield msgspec.structs.replace(self._last, done=self._upto, ms=0.0)
+
+
 def failure(status: int, body: bytes) -> EngineAnswerError:
     """Turn an HTTP error answer into the exception of its request."""
     try:

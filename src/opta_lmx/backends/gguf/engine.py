@@ -6,6 +6,7 @@ returns it as one step.
 
 import queue
 from collections.abc import Sequence
+from functools import partial
 
 import msgspec
 
@@ -24,14 +25,19 @@ from opta_lmx.backends.frames import (
     TokenOut,
     Tune,
 )
-from opta_lmx.backends.gguf.completion import CompletionReader, EngineAnswerError, Progress
+from opta_lmx.backends.gguf.completion import (
+    BeginningReader,
+    CompletionReader,
+    EngineAnswerError,
+    Progress,
+)
 from opta_lmx.backends.gguf.following import GrammarFollower
 from opta_lmx.backends.gguf.keeper import Keeper, KeeperLimits
 from opta_lmx.backends.gguf.model import OpenModel, open_model
 from opta_lmx.backends.gguf.resuming import resume_refusal
-from opta_lmx.backends.gguf.rows import Harvest, Rows
-from opta_lmx.backends.gguf.sampling import completion_body
-from opta_lmx.backends.gguf.slots import SlotTable, Start
+from opta_lmx.backends.gguf.rows import Harvest, Row, Rows
+from opta_lmx.backends.gguf.sampling import beginning_body, completion_body
+from opta_lmx.backends.gguf.slots import SlotTable, submitted
 from opta_lmx.backends.gguf.streams import Happening, Job, Streams
 from opta_lmx.backends.protocol import Emit, Engine, Texts
 from opta_lmx.backends.refusal import Limits, refusal
@@ -52,6 +58,7 @@ class GgufEngine:
         self._compiler = Compiler(GrammarFollower)
         self._compiling: dict[int, Submit] = {}
         self._followers: dict[int, GrammarFollower] = {}
+        self._again: list[Job] = []
         self._steps = 0
         self._since = 0.0
 
@@ -60,13 +67,15 @@ class GgufEngine:
         self._emit = emit
         self._model: OpenModel = open_model(spec)
         plan, ready = self._model.plan, self._model.ready
-        self._limits = Limits(self._model.vocabulary, ready.context, plan.slots)
+        names = self._model.adapters.names
+        self._limits = Limits(self._model.vocabulary, ready.context, plan.slots, names)
         options = self._model.options
-        aside = options.slot_bytes // max(1, plan.cell_bytes)
+        aside = options.slot_bytes // max(1, plan.cell_bytes) if options.cache_prompt else 0
         self._slots = SlotTable(plan.slots, plan.cells if plan.shared else None, aside)
         self._rows = Rows(emit)
         limits = KeeperLimits(plan.slots, options.slot_bytes, options.slot_quiet_s)
-        self._keeper = Keeper(self._model.files, limits, self._clock)
+        prime = partial(self._model.adapters.prime, self._model.socket)
+        self._keeper = Keeper(self._model.files, limits, self._clock, prime)
         for number, held in self._keeper.restore():
             self._slots.restore(number, held)
         self._streams = Streams(self._model.socket, self._arrivals.put)
@@ -180,6 +189,8 @@ class GgufEngine:
     def _take(self, item: Happening, harvest: Harvest) -> None:
         row = self._rows.find(item.request)
         assert row is not None
+        if isinstance(item, TokenOut | Drafted) and row.interrupted:
+            return
         if isinstance(item, TokenOut):
             self._slots.progressed(item.request, 0)
             harvest.token(row, item)
@@ -189,8 +200,27 @@ class GgufEngine:
             self._slots.progressed(item.request, item.total - item.done)
             harvest.progress(row, item)
             self._rows.measure(item)
+        elif row.interrupted and not row.cancelled and item.error is None:
+            self._gather(row)
         else:
             self._end(item.request, item.error)
+
+    def _gather(self, row: Row) -> None:
+        """Let an interrupted request go on, or process first what others share with it."""
+        request, held = row.request, row.held()
+        now = self._slots.gather(request.id, held)
+        if now.upto:
+            lora = self._model.adapters.chosen(request.adapter)
+            reuse = row.reuse or bool(held)
+            body = beginning_body(request, now.slot, now.upto, cache_prompt=reuse, lora=lora)
+            reader = BeginningReader(request.id, now.upto, len(submitted(request)))
+            self._streams.start(Job(request.id, now.slot, msgspec.json.encode(body), reader))
+            return
+        self._keeper.put_aside(now)
+        row.resume()
+        if request.grammar:
+            self._followers[request.id] = GrammarFollower(request.grammar)
+        self._again.append(self._job(row))
 
     def _end(self, request: int, error: EngineAnswerError | None) -> None:
         row = self._rows.end(request)
@@ -202,28 +232,37 @@ class GgufEngine:
         self._release(row.request)
 
     def _start_waiting(self) -> None:
+        """Start who may; what is to be copied is copied before anything of theirs runs."""
+        jobs, self._again = self._again, []
         while (start := self._slots.start()) is not None:
-            self._rows.add(start)
+            row = self._rows.add(start)
             self._keeper.started(start.slot)
-            filled = self._keeper.prepare(start)
-            self._streams.start(self._job(start, reuse=filled or not start.fresh))
+            row.reuse = self._keeper.prepare(start) or not start.fresh
+            jobs.append(self._job(row))
+        for job in jobs:
+            self._streams.start(job)
+        for leader in self._slots.launched():
+            if row := self._rows.find(leader):
+                row.interrupt()
+                self._streams.cancel(leader)
 
-    def _job(self, start: Start, *, reuse: bool) -> Job:
-        model, request = self._model, start.request
+    def _job(self, row: Row) -> Job:
+        model, request, slot = self._model, row.request, row.start.slot
         grammar = resolve(request.grammar or "", model.words.controls.get)
         body = completion_body(
             request,
-            start.slot,
-            cache_prompt=reuse and model.options.cache_prompt,
+            slot,
+            cache_prompt=row.reuse and model.options.cache_prompt,
             markers=model.words.markers,
             grammar=may_end_with(grammar, model.ends),
             banned=model.words.misread if request.grammar else (),
             exact_bytes=model.words.inside_character(request.generated),
             drafts=bool(model.plan.draft),
+            lora=model.adapters.chosen(request.adapter),
         )
         follower = self._followers.pop(request.id, None)
         reader = CompletionReader(request, model.ready.context, model.words, follower)
-        return Job(request.id, start.slot, msgspec.json.encode(body), reader)
+        return Job(request.id, slot, msgspec.json.encode(body), reader)
 
 
 def create() -> Engine:

@@ -23,8 +23,8 @@ _TIMEOUT_S = 120.0
 class _UnixConnection(http.client.HTTPConnection):
     """The standard library's client, on a UNIX socket."""
 
-    def __init__(self, path: str) -> None:
-        super().__init__("llama", timeout=_TIMEOUT_S)
+    def __init__(self, path: str, timeout_s: float | None) -> None:
+        super().__init__("llama", timeout=timeout_s)
         self._path = path
 
     def connect(self) -> None:
@@ -33,19 +33,20 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock.connect(self._path)
 
 
-def call(path: str, endpoint: str, payload: Any = None) -> Any:
+def call(path: str, endpoint: str, payload: Any = None, *, bounded: bool = True) -> Any:
     """Make one blocking exchange and return the decoded JSON.
 
     Args:
         path: the socket.
         endpoint: such as `/tokenize`.
         payload: JSON to POST; None makes it a GET.
+        bounded: False where somebody else ends what takes too long.
 
     Raises:
         EngineAnswerError: llama.cpp answered with an error.
         OSError, http.client.HTTPException: it did not answer.
     """
-    connection = _UnixConnection(path)
+    connection = _UnixConnection(path, _TIMEOUT_S if bounded else None)
     try:
         headers = {"Connection": "close", "Content-Type": "application/json"}
         body = None if payload is None else msgspec.json.encode(payload)

@@ -5,10 +5,11 @@ written again only when much of it is new.
 """
 
 import threading
+from collections.abc import Callable
 from typing import NamedTuple
 
 from opta_lmx.backends.gguf.slotfiles import SlotFile, SlotFiles
-from opta_lmx.backends.gguf.slots import Held, Start, common
+from opta_lmx.backends.gguf.slots import Gathering, Held, Start, common
 from opta_lmx.core.clock import Clock
 
 _LEAST_TOKENS = 64
@@ -39,10 +40,18 @@ class Keeper:
         files: where to.
         limits: how much.
         clock: tells how long it has been quiet.
+        prime: makes an idle slot count as one of an adapter's; False where it could not.
     """
 
-    def __init__(self, files: SlotFiles, limits: KeeperLimits, clock: Clock) -> None:
+    def __init__(
+        self,
+        files: SlotFiles,
+        limits: KeeperLimits,
+        clock: Clock,
+        prime: Callable[[int, str], bool],
+    ) -> None:
         self._files = files
+        self._prime = prime
         self._limits = limits
         self._clock = clock
         self._changes: dict[int, _Change] = {}
@@ -63,7 +72,7 @@ class Keeper:
         for file in found[: -self._limits.slots]:
             self._files.remove(file)
         newest = enumerate(found[-self._limits.slots :])
-        filled = [(number, file) for number, file in newest if self._files.restore(number, file)]
+        filled = [(number, file) for number, file in newest if self._restore(number, file)]
         self._of, self._kept = dict(filled), [file for _, file in filled]
         return [(number, file.held) for number, file in filled]
 
@@ -75,13 +84,26 @@ class Keeper:
         if before.park is not None:
             files.park(start.slot, before.park)
         filled = False
-        if before.load is not None:
+        if before.prime and not self._prime(start.slot, start.request.adapter):
+            files.erase(start.slot)
+        elif before.load is not None:
             filled = files.unpark(before.load, start.slot)
         elif before.copy is not None:
             filled = files.copy(before.copy, start.slot)
         for aside in before.forget:
             files.forget(aside)
         return filled
+
+    def put_aside(self, gathering: Gathering) -> None:
+        """Put aside what an idle slot holds for whoever shares it."""
+        if gathering.aside is not None:
+            self._files.park(gathering.slot, gathering.aside)
+        for aside in gathering.forget:
+            self._files.forget(aside)
+
+    def _restore(self, number: int, file: SlotFile) -> bool:
+        adapter = file.held.adapter
+        return (not adapter or self._prime(number, adapter)) and self._files.restore(number, file)
 
     def started(self, number: int) -> None:
         """A request runs on a slot: what it held is of the past."""

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, cast
 import msgspec
 
 from opta_lmx.backends.frames import Load, Ready
+from opta_lmx.backends.gguf.adapters import Adapters, adapters_digest, check_adapters, refused
 from opta_lmx.backends.gguf.canary import try_once
 from opta_lmx.backends.gguf.http import call
 from opta_lmx.backends.gguf.machine import this_machine
@@ -43,7 +44,7 @@ class OpenModel(msgspec.Struct, frozen=True):
 
     `socket` is llama.cpp's; `words` its incomplete pieces; `vocabulary` the number of tokens;
     `ends` those that end an answer, of which llama.cpp's grammars know one by themselves;
-    `files` where its slots are kept.
+    `files` where its slots are kept; `adapters` those it was loaded with.
     """
 
     socket: str
@@ -55,6 +56,7 @@ class OpenModel(msgspec.Struct, frozen=True):
     ready: Ready
     texts: Texts
     files: SlotFiles
+    adapters: Adapters
 
 
 def open_model(spec: Load) -> OpenModel:
@@ -68,6 +70,7 @@ def open_model(spec: Load) -> OpenModel:
         info = read_gguf_info(Path(spec.path))
         ids, words, lacks, ends = _read_words(Path(spec.path))
         both = read_with_draft(spec, options, info)
+        adapter_bytes = check_adapters(spec)
     except msgspec.ValidationError as error:
         raise LoadError(f"the options of the gguf backend are wrong: {error}") from error
     except LmxError as error:
@@ -80,7 +83,8 @@ def open_model(spec: Load) -> OpenModel:
     socket, engine = start_server(spec.path, runtime, plan, options, folder)
     if plan.draft:
         check_running(socket)
-    try_once(socket, info.vocabulary)
+    adapters = Adapters(tuple(spec.adapters))
+    _try_all(socket, info.vocabulary, adapters)
     props: dict[str, Any] = call(socket, "/props")
     bos, eos = str(props["bos_token"]), str(props["eos_token"])
     template = load_template(
@@ -91,7 +95,7 @@ def open_model(spec: Load) -> OpenModel:
         context=min(plan.context, _window(props) - bool(plan.draft)),
         slots=plan.slots,
         kv_bytes=plan.cells * plan.cell_bytes,
-        weights_bytes=both.weights_bytes,
+        weights_bytes=both.weights_bytes + adapter_bytes,
         speech=template.speech,
         template_source=template.source_kind,
         sampling=info.sampling,
@@ -105,9 +109,22 @@ def open_model(spec: Load) -> OpenModel:
     tokenizer = LlamaTokenizer(socket, info.vocabulary, bos, eos)
     texts = TemplateTexts(template, tokenizer, find_infill(ids.get), ready.context)
     held = "" if options.kv_type == "f16" else f" {options.kv_type}"
-    identity = model_identity(Path(spec.path), f"{engine} {plan.whole_windows}{held}")
+    settings = f"{engine} {plan.whole_windows}{held}{adapters_digest(spec)}"
+    identity = model_identity(Path(spec.path), settings)
     files = SlotFiles(socket, folder, identity, lasting=lasting, drafts=bool(plan.draft))
-    return OpenModel(socket, info.vocabulary, ends, plan, options, words, ready, texts, files)
+    return OpenModel(
+        socket, info.vocabulary, ends, plan, options, words, ready, texts, files, adapters
+    )
+
+
+def _try_all(socket: str, vocabulary: int, adapters: Adapters) -> None:
+    """Try the model with each adapter, and at last as it is."""
+    for name in adapters.names:
+        try:
+            try_once(socket, vocabulary, adapters.chosen(name))
+        except LoadError as error:
+            raise refused(name, str(error)) from error
+    try_once(socket, vocabulary, adapters.chosen(""))
 
 
 def _window(props: dict[str, Any]) -> int:

@@ -35,7 +35,8 @@ class GgufOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     `slot_dir` is a folder in which slots are kept over a restart (empty: nowhere), each written
     when nothing ran for `slot_quiet_s` seconds. `slot_bytes` bounds the files of kept slots, and
-    those of paused requests whose slot another one needed.
+    those of what is put aside: paused requests whose slot another one needed, and beginnings that
+    several requests share.
     """
 
     kv_bytes: int = 0
@@ -67,7 +68,8 @@ class Plan(msgspec.Struct, frozen=True):
     the restore points of each slot, which together take a quarter of the budget.
     `pooling` is empty for a model that makes text; others start the server for vectors: `own`
     leaves their making to the file, `mean` and `rank` prescribe it.
-    `draft` is the file of the model that guesses `draft_tokens` ahead (empty: none).
+    `draft` is the file of the model that guesses `draft_tokens` ahead (empty: none);
+    `adapters` are the files of LoRA adapters, in the order of their ids.
     """
 
     context: int
@@ -82,6 +84,7 @@ class Plan(msgspec.Struct, frozen=True):
     whole_windows: bool = False
     draft: str = ""
     draft_tokens: int = 0
+    adapters: tuple[str, ...] = ()
 
 
 def make_plan(info: ModelInfo, spec: Load, options: GgufOptions, machine: Machine) -> Plan:
@@ -118,6 +121,7 @@ def make_plan(info: ModelInfo, spec: Load, options: GgufOptions, machine: Machin
         whole_windows=whole,
         draft=spec.draft,
         draft_tokens=spec.draft_tokens if spec.draft else 0,
+        adapters=tuple(spec.adapters.values()),
     )
 
 

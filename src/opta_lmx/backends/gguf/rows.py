@@ -18,6 +18,13 @@ class Row:
         self.decoding = False
         self.cancelled = False
         self.paused = False
+        self.start = start
+        self.reuse = not start.fresh
+        """Whether what its slot holds of its prompt may be used."""
+        self.interrupted = False
+        """It is to begin again, from what is processed: nothing it says until then counts."""
+        self.led = False
+        """It was interrupted at some time."""
         self._keep: int | None = None
         self._done: int | None = None
         self._total = len(submitted(start.request))
@@ -25,6 +32,15 @@ class Row:
     def cancel(self, keep: int | None, *, paused: bool) -> None:
         """Nothing more is wanted of it, or not now (`paused`); `keep` as in `Cancel`."""
         self.cancelled, self.paused, self._keep = True, paused, keep
+
+    def interrupt(self) -> None:
+        """Others wait for its beginning; it has not generated anything yet."""
+        self.interrupted = self.led = True
+
+    def resume(self) -> None:
+        """It begins again."""
+        self.interrupted = False
+        self.reuse = self.reuse or bool(self._done)
 
     def progress(self, done: int) -> bool:
         """Note how much of the prompt is processed; True when this is the first that is told."""
@@ -70,11 +86,12 @@ class Rows:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def add(self, start: Start) -> None:
+    def add(self, start: Start) -> Row:
         """A request starts."""
-        self._rows[start.request.id] = Row(start)
+        row = self._rows[start.request.id] = Row(start)
         uncached = len(submitted(start.request)) - start.cached
         self._emit(Announce("prefill", uncached * self._prefill_ms / 1000))
+        return row
 
     def find(self, request: int) -> Row | None:
         """The row of a request that runs."""
@@ -124,7 +141,9 @@ class Harvest:
     def progress(self, row: Row, item: Progress) -> None:
         """Take a prompt's progress."""
         if row.progress(item.done):
-            self._started.append(Started(item.request, item.cached))
+            # What it processed itself before it was interrupted does not count as cached.
+            cached = min(item.cached, row.start.cached) if row.led else item.cached
+            self._started.append(Started(item.request, cached))
         self._prefill[item.request] = (item.request, item.done, item.total)
 
     def step(self, number: int, took_ms: float, rows: Rows, cell_bytes: int) -> Step:

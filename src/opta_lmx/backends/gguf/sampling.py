@@ -39,6 +39,7 @@ def completion_body(
     banned: tuple[int, ...] = (),
     exact_bytes: bool = False,
     drafts: bool = False,
+    lora: list[dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Return the JSON body that starts `request` on `slot`, after what it generated before.
 
@@ -46,7 +47,8 @@ def completion_body(
     `markers` are control tokens whose text must appear in the answer, such as tool-call tags;
     `grammar` is the request's, written for this vocabulary; `banned` are tokens never drawn;
     `exact_bytes` is for an answer that goes on within a character, which only the listing of
-    likely tokens shows as bytes; `drafts`: every event is to count what was guessed so far.
+    likely tokens shows as bytes; `drafts`: every event is to count what was guessed so far;
+    `lora` is what each adapter of the server counts (None: it has none).
     """
     penalties = _penalties(request)
     listed = 0 if request.top_logprobs is None else max(1, request.top_logprobs)
@@ -67,6 +69,34 @@ def completion_body(
         "return_progress": True,
         "timings_per_token": drafts,
         "response_fields": ["stop_type", "tokens_predicted", "timings"],
+        **({} if lora is None else {"lora": lora}),
+    }
+
+
+def beginning_body(
+    request: Submit,
+    slot: int,
+    upto: int,
+    *,
+    cache_prompt: bool,
+    lora: list[dict[str, Any]] | None = None,
+) -> dict[str, Any]:
+    """Return the JSON body that only processes the first `upto` tokens of `request` on `slot`.
+
+    The rest as in `completion_body`.
+    """
+    return {
+        **_NEUTRAL,
+        "samplers": ["temperature"],
+        "temperature": 0.0,
+        "prompt": [*request.ids, *request.generated][:upto],
+        "id_slot": slot,
+        "n_predict": 0,
+        "cache_prompt": cache_prompt,
+        "stream": True,
+        "return_progress": True,
+        "response_fields": ["stop_type"],
+        **({} if lora is None else {"lora": lora}),
     }
 
 

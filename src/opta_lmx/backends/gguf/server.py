@@ -120,6 +120,9 @@ def _params(xllamacpp: Any, model: str, socket: str, plan: Plan, options: GgufOp
         params.pooling_type = getattr(kinds, f"LLAMA_POOLING_TYPE_{plan.pooling.upper()}")
     if plan.draft:
         set_draft(xllamacpp, params, plan, options)
+    # Of no weight unless a request says otherwise: also in what runs before the first one.
+    params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(path, 0.0) for path in plan.adapters]
+    params.lora_init_without_apply = True
     return params
 
 

@@ -40,6 +40,7 @@ class _Vouched(msgspec.Struct, frozen=True):
     digest: str
     bytes: int
     tenant: str
+    adapter: str = ""
 
 
 class SlotFile(msgspec.Struct, frozen=True):
@@ -151,7 +152,7 @@ class SlotFiles:
 
     def _vouch(self, file: SlotFile) -> None:
         ids = array("i", file.held.tokens).tobytes()
-        note = _Vouched(file.digest, file.bytes, file.held.tenant)
+        note = _Vouched(file.digest, file.bytes, file.held.tenant, file.held.adapter)
         head = StateHead(
             tokens=len(file.held.tokens),
             ids_hash=hash_ids(ids),
@@ -173,7 +174,8 @@ class SlotFiles:
             return None
         tokens = array("i")
         tokens.frombytes(state.ids)
-        file = SlotFile(path, Held(tuple(tokens), note.tenant), note.digest, note.bytes)
+        held = Held(tuple(tokens), note.tenant, note.adapter)
+        file = SlotFile(path, held, note.digest, note.bytes)
         return file if file.data.is_file() else None
 
     def _fill(self, number: int, name: str) -> dict[str, Any] | None:

@@ -2,12 +2,12 @@
 
 import hashlib
 import math
-from collections import deque
 from collections.abc import Collection, Iterable, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
 from opta_lmx.backends.frames import Submit
+from opta_lmx.backends.gguf.line import Line
 
 Tokens = tuple[int, ...]
 
@@ -15,27 +15,36 @@ COPY_TOKENS = 128
 """From so many tokens on a copy is worth its two exchanges with llama.cpp."""
 _COPY_COST = 8
 """Copying so many tokens costs at most as much as processing one."""
+GATHER_TOKENS = 256
+"""From so many tokens on a request waits for one that is processing the same beginning."""
+_MOST_COMMON = 4
+"""So many beginnings are kept aside for whoever shares them."""
+_COMMON_ROUNDS = 4
+"""So long, in rounds of requests, one of them is kept after its last use."""
 _MOVE_TOKENS = 64
 """Fewer tokens of others' prompts to go before its own are no reason to run on another slot."""
 
 
 class Held(NamedTuple):
-    """What an idle slot holds: the tokens, in order, and whose they are (see `tenant_of`)."""
+    """What an idle slot holds: the tokens, in order, whose (`tenant_of`), and by which adapter."""
 
     tokens: Tokens
     tenant: str
+    adapter: str = ""
 
 
 class Before(NamedTuple):
     """What is to be done with idle slots before a request starts, in this order.
 
     `erase` are slots whose caches make room. `park`: what the request's slot holds is put aside
-    under this number. `load` is what was put aside and is brought back to the request's slot, or
+    under this number. `prime`: the slot is to count as one of the request's adapter, so that it
+    may be filled. `load` is what was put aside and is brought back to the request's slot, or
     `copy` the slot whose tokens are copied there. `forget` is put aside no longer.
     """
 
     erase: Tokens = ()
     park: int | None = None
+    prime: bool = False
     load: int | None = None
     copy: int | None = None
     forget: Tokens = ()
@@ -54,18 +63,45 @@ class Start(NamedTuple):
     before: Before
 
 
+class Gathering(NamedTuple):
+    """How a request on `slot` goes on that was interrupted for those who share its beginning.
+
+    The first `upto` tokens of it are to be processed before all else. Or (0) what its slot holds
+    is put aside under `aside`, and it goes on; None where nobody waits for that any more.
+    `forget` is put aside no longer.
+    """
+
+    slot: int
+    upto: int = 0
+    aside: int | None = None
+    forget: Tokens = ()
+
+
 class _Slot:
     """A slot, or what was put aside of one: then `number` is that it is put aside under."""
 
-    def __init__(self, number: int, held: Tokens = (), tenant: str = "", used_at: int = 0) -> None:
+    def __init__(self, number: int, holds: Held | None = None, used_at: int = 0) -> None:
         self.number = number
-        self.held = held
-        self.tenant = tenant
+        self.hold(holds or Held((), ""))
         self.cells = 0
         self.used_at = used_at
         self.paused = False
         self.left = 0
         """Tokens of its request's prompt that are still to be processed."""
+        self.prompt: Tokens = ()
+        self.launched = False
+        """llama.cpp was told of its request."""
+        self.led = False
+        """Its request was interrupted once: it is not again."""
+        self.common = False
+        """It was put aside for whoever shares it."""
+
+    @property
+    def holds(self) -> Held:
+        return Held(self.held, self.tenant, self.adapter)
+
+    def hold(self, holds: Held) -> None:
+        self.held, self.tenant, self.adapter = holds
 
     def shared(self, tokens: Tokens, tenant: str) -> int:
         return common(self.held, tokens) if self.tenant == tenant else 0
@@ -79,6 +115,10 @@ class SlotTable:
     lost there; copying is cheap beside processing. So a conversation goes on where it is held,
     and another one with the same beginning gets a copy of that, on the slot least worth keeping.
     What a paused request leaves in its slot is put aside when another needs the slot.
+
+    A slot that is used cannot be copied. So a request waits that shares much with a prompt still
+    being processed, which is interrupted for it, once: as soon as what they share is processed,
+    that is put aside for all who share it, now and later.
 
     llama.cpp processes prompts one after the other, by the numbers of their slots. So the lowest
     free one is left to a request that is the only one of its key (`Submit.first`), which runs
@@ -98,51 +138,63 @@ class SlotTable:
         self._free = {number: _Slot(number) for number in range(slots)}
         self._taken: dict[int, _Slot] = {}
         self._aside: dict[int, _Slot] = {}
-        self._line: deque[Submit] = deque()
+        self._line = Line()
         self._cells = cells
         self._round = slots
         self._clock = 0
         self._most_aside = aside
         self._asides = 0
+        self._gathering: dict[int, bool] = {}
+        """Running requests others wait for, and whether the engine was told."""
+        self._follows: dict[int, int] = {}
+        """Whom a request in line waits for, or did: it does so once."""
 
     def __len__(self) -> int:
         return len(self._taken) + len(self._line)
 
     def add(self, request: Submit) -> None:
         """Put a request at the end of the line."""
-        self._line.append(request)
+        self._line.add(request)
 
     def withdraw(self, request: int) -> Submit | None:
         """Take a request out of the line and return it; None when it is not waiting there."""
-        for waiting in self._line:
-            if waiting.id == request:
-                self._line.remove(waiting)
-                return waiting
-        return None
+        self._follows.pop(request, None)
+        return self._line.remove(request)
 
     def start(self) -> Start | None:
         """Start the next request, if there is one and it has room."""
         if not self._line or not self._free:
             return None
-        request = self._line[0]
-        tokens, tenant = submitted(request), tenant_of(request.salt)
+        running = next((slot.adapter for slot in self._taken.values()), None)
+        request = self._line.next(running, self._follows_another)
+        if request is None:
+            return None
+        tokens, tenant = submitted(request), tenant_of(request.salt, request.adapter)
         source, slot = self._in_turn(request.first, tokens, tenant)
+        prime = source is not slot and slot.adapter != request.adapter
+        if prime and any(each.launched and each.left for each in self._taken.values()):
+            # To make the slot the adapter's may take as long as those prompts.
+            source, prime = slot, False
         left = request.max_tokens - len(request.generated)
         # A started slot holds its old tokens until its turn to prefill comes.
         cells = max(len(tokens) + left, len(slot.held))
         if not self._has_room(cells):
             return None
-        self._line.popleft()
+        self.withdraw(request.id)
         del self._free[slot.number]
         cached, fresh = source.shared(tokens, tenant), slot.tenant != tenant
         aside = self._put_aside(slot, tokens, tenant)
         # Whatever becomes of the request, this much of the old is true of the slot.
-        slot.held, slot.tenant, slot.cells = tokens[:cached], tenant, cells
-        slot.left = len(tokens) - cached
+        slot.hold(Held(tokens[:cached], tenant, request.adapter))
+        slot.left, slot.cells = len(tokens) - cached, cells
+        slot.prompt, slot.led, slot.launched = tokens, False, False
+        if source.common:
+            source.used_at = self._clock
         self._taken[request.id] = slot
         before = Before(
             erase=self._make_room(),
             park=aside,
+            prime=prime,
             load=source.number if source in self._aside.values() else None,
             copy=source.number if source in self._free.values() else None,
             forget=self._forget(tokens, tenant),
@@ -160,22 +212,77 @@ class SlotTable:
         request. `paused`: the request is to go on later.
         """
         slot = self._taken.pop(request)
+        self._gathering.pop(request, None)
         self._clock += 1
         slot.held, slot.cells, slot.used_at = max(slot.held, held, key=len), 0, self._clock
         slot.paused = paused
         self._free[slot.number] = slot
         return slot.number
 
+    def launched(self) -> list[int]:
+        """Note that llama.cpp was told of all that started; return who is to be interrupted now.
+
+        Others wait for what these are processing.
+        """
+        for slot in self._taken.values():
+            slot.launched = True
+        found = [request for request, told in self._gathering.items() if not told]
+        self._gathering |= dict.fromkeys(found, True)
+        return found
+
+    def gather(self, request: int, held: Tokens) -> Gathering:
+        """Say how an interrupted request goes on, whose slot is idle and holds these tokens."""
+        slot = self._taken[request]
+        slot.held = max(slot.held, held, key=len)
+        waiting = (each for each in self._line if self._follows.get(each.id) == request)
+        shared = max((common(slot.prompt, submitted(each)) for each in waiting), default=0)
+        if len(slot.held) < (upto := min(shared, len(slot.prompt) - 1)):
+            return Gathering(slot.number, upto)
+        del self._gathering[request]
+        slot.led, slot.launched = True, False
+        if not shared:
+            return Gathering(slot.number)
+        self._asides += 1
+        aside = _Slot(self._asides, slot.holds, self._clock)
+        aside.common = True
+        self._aside[aside.number] = aside
+        return Gathering(slot.number, aside=aside.number, forget=self._forget_common())
+
     def restore(self, number: int, held: Held) -> None:
         """Note what a free slot was filled with; who is restored first counts as older."""
         slot = self._free[number]
         self._clock += 1
-        slot.held, slot.tenant, slot.used_at = held.tokens, held.tenant, self._clock
+        slot.hold(held)
+        slot.used_at = self._clock
 
     def held(self, number: int) -> Held | None:
         """What a slot holds; None while it is used."""
         slot = self._free.get(number)
-        return None if slot is None else Held(slot.held, slot.tenant)
+        return None if slot is None else slot.holds
+
+    def _follows_another(self, request: Submit) -> bool:
+        """Whether a running request is processing what this one would have to process again."""
+        if request.id in self._follows:
+            return self._follows[request.id] in self._gathering
+        tokens, tenant = submitted(request), tenant_of(request.salt, request.adapter)
+        sources = (*self._free.values(), *self._aside.values())
+        least = max(slot.shared(tokens, tenant) for slot in sources) + GATHER_TOKENS
+        for leader, slot in self._taken.items():
+            at_it = leader in self._gathering or (slot.left > 0 and not slot.led)
+            if at_it and slot.tenant == tenant and len(slot.prompt) <= self._most_aside:
+                if common(slot.prompt, tokens) < least:
+                    continue
+                self._follows[request.id] = leader
+                self._gathering.setdefault(leader, False)
+                return True
+        return False
+
+    def _forget_common(self) -> Tokens:
+        """Forget the oldest of the beginnings put aside, where there are too many."""
+        numbers = [number for number, each in self._aside.items() if each.common]
+        for number in (forgotten := numbers[:-_MOST_COMMON]):
+            del self._aside[number]
+        return tuple(forgotten)
 
     def _in_turn(self, first: bool, tokens: Tokens, tenant: str) -> tuple[_Slot, _Slot]:
         """As `_choose`, with a view to whose prompt is to be processed first."""
@@ -252,7 +359,7 @@ class SlotTable:
         if slot.shared(tokens, tenant) == len(slot.held):
             return None
         self._asides += 1
-        self._aside[self._asides] = _Slot(self._asides, slot.held, slot.tenant, slot.used_at)
+        self._aside[self._asides] = _Slot(self._asides, slot.holds, slot.used_at)
         return self._asides
 
     def _forget(self, tokens: Tokens, tenant: str) -> Tokens:
@@ -260,11 +367,17 @@ class SlotTable:
         left = sum(len(each.held) for each in self._aside.values())
         forgotten: list[int] = []
         for key, each in list(self._aside.items()):
-            if left > self._most_aside or each.shared(tokens, tenant) == len(each.held):
+            if left > self._most_aside or self._is_done(each, tokens, tenant):
                 left -= len(each.held)
                 forgotten.append(key)
                 del self._aside[key]
         return tuple(forgotten)
+
+    def _is_done(self, aside: _Slot, tokens: Tokens, tenant: str) -> bool:
+        """Whether what was put aside has served its purpose once these tokens started."""
+        if aside.common:
+            return self._clock - aside.used_at > _COMMON_ROUNDS * self._round
+        return aside.shared(tokens, tenant) == len(aside.held)
 
     def _used(self) -> int:
         return sum(slot.cells for slot in self._taken.values())
@@ -290,9 +403,15 @@ class SlotTable:
 
 
 @lru_cache(maxsize=1024)
-def tenant_of(salt: str) -> str:
-    """Whose tokens they are, in a form that may be written down."""
-    return hashlib.blake2b(salt.encode(), digest_size=16).hexdigest()
+def tenant_of(salt: str, adapter: str = "") -> str:
+    """Whose tokens they are, and of which adapter, in a form that may be written down."""
+    name = adapter.encode()
+    return hashlib.blake2b(salt.encode(), digest_size=16, key=_key(name)).hexdigest()
+
+
+def _key(name: bytes) -> bytes:
+    """A key that no other name has; none for none."""
+    return hashlib.blake2b(name).digest() if name else b""
 
 
 def submitted(request: Submit) -> Tokens:

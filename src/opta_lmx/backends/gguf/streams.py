@@ -9,6 +9,7 @@ import msgspec
 
 from opta_lmx.backends.frames import Drafted, TokenOut
 from opta_lmx.backends.gguf.completion import (
+    BeginningReader,
     CompletionReader,
     EngineAnswerError,
     Progress,
@@ -37,7 +38,7 @@ class Job(msgspec.Struct, frozen=True):
     request: int
     slot: int
     body: bytes
-    reader: CompletionReader
+    reader: CompletionReader | BeginningReader
 
 
 class Streams:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from opta_lmx.backends.frames import Drafted, Submit, TokenOut
 from opta_lmx.backends.gguf.completion import (
     UNKNOWN_ID,
+    BeginningReader,
     CompletionReader,
     EngineAnswerError,
     Progress,
@@ -157,3 +158,16 @@ def test_guesses_are_told_as_they_grow() -> None:
     last = {**end("limit", 4), "timings": {"draft_n": 5, "draft_n_accepted": 2}}
     feed(stream, **token("d", 43, 4), timings=timings)
     assert feed(stream, **last)[0] == Drafted(7, 1, 0)
+
+
+def test_of_a_beginning_only_the_progress_is_told() -> None:
+    stream = BeginningReader(7, upto=4, total=9)
+    done = {"total": 4, "cache": 1, "processed": 3, "time_ms": 5}
+    made = feed(stream, content="", tokens=[0], tokens_predicted=0, prompt_progress=done)
+    assert made == [Progress(7, cached=1, done=3, total=9, ms=5)]
+    assert feed(stream, **token("a", 40, 1)) == []
+    assert not stream.finished
+    assert feed(stream, **end("limit", 1)) == [Progress(7, cached=1, done=4, total=9, ms=0)]
+    assert stream.finished
+    with pytest.raises(EngineAnswerError):
+        feed(stream, error={"message": "no", "code": 500})

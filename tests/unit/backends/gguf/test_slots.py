@@ -1,7 +1,5 @@
 """Slots are never given twice, remember prompts, and shared room is never overdrawn."""
 
-from collections.abc import Iterable
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,48 +10,14 @@ from opta_lmx.backends.gguf.slots import (
     Before,
     Held,
     SlotTable,
-    Start,
     common,
     held_after,
     submitted,
     tenant_of,
 )
-from opta_lmx.core.types import SamplingParams
+from tests.support.gguf_slots import begin, run, start, submit
 
 LONG = 4 * COPY_TOKENS
-
-
-def submit(
-    number: int,
-    ids: Iterable[int] = (1,),
-    max_tokens: int = 1,
-    salt: str = "",
-    *,
-    generated: tuple[int, ...] = (),
-    first: bool = False,
-) -> Submit:
-    options = {"generated": generated, "salt": salt, "first": first}
-    return Submit(number, tuple(ids), SamplingParams(), max_tokens, **options)
-
-
-def begin(table: SlotTable, request: Submit) -> Start:
-    table.add(request)
-    started = table.start()
-    assert started is not None
-    return started
-
-
-def run(table: SlotTable, request: Submit, answer: Iterable[int] = ()) -> Start:
-    """Start a request on an idle table and end it."""
-    started = begin(table, request)
-    table.release(request.id, (*submitted(request), *answer))
-    return started
-
-
-def start(table: SlotTable) -> tuple[int, int, int]:
-    started = table.start()
-    assert started is not None
-    return started.request.id, started.slot, started.cached
 
 
 def test_requests_start_in_order_on_different_slots() -> None:

@@ -13,6 +13,7 @@ import msgspec
 
 from opta_lmx.backends.embedding.encoder import Encoded, EncodeError, Input, InputError, Pair
 from opta_lmx.backends.frames import Announce, Load, Ready
+from opta_lmx.backends.gguf.adapters import ADAPTER_REFUSED
 from opta_lmx.backends.gguf.completion import EngineAnswerError
 from opta_lmx.backends.gguf.embedding.tokens import LlamaTokens
 from opta_lmx.backends.gguf.http import call
@@ -94,6 +95,8 @@ def open_encoder(spec: Load, emit: Emit) -> tuple[GgufEncoder, Ready]:
         LoadError: the options, the file or llama.cpp say no; the message says why.
     """
     emit(Announce("load", _LOAD_S))
+    if spec.adapters:
+        raise LoadError("a model that makes vectors takes no adapters", ADAPTER_REFUSED)
     try:
         options = msgspec.convert(spec.options, GgufOptions)
         info = read_gguf_info(Path(spec.path))
