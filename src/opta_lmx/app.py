@@ -83,7 +83,7 @@ def build(
     telemetry = OperatorTelemetry(registry, make_logger(log.level, log.format))
     store = ModelStore(settings.models.root(home))
     store.sweep()
-    planner = Planner(store, settings.engine, home, settings.models.aliases, settings.memory)
+    planner = Planner(store, settings.engine, home, settings.models, settings.memory)
     options = engine_options(settings.engine, settings.queue, home)
     caches = prefix_caches(settings.engine, clock, telemetry)
     on_demand = settings.engine.load_on_demand

@@ -165,7 +165,7 @@ def _others(calls: Calls, rooms: Rooms) -> list[APIRouter]:
     return [
         MessagesRoute(calls).router(),
         RerankRoutes(vectors).router(),
-        LmStudioRoutes(calls, rooms.engine, rooms.catalogue, rooms.downloads).router(),
+        LmStudioRoutes(calls, rooms.engine, rooms.catalogue, rooms.management).router(),
         GenerationRoutes(calls, rooms.engine).router(),
         ModelRoutes(calls, rooms.catalogue, rooms.store).router(),
         EmbedRoutes(vectors, rooms.clock).router(),

@@ -24,7 +24,8 @@ class Repo:
 
     `cut` maps a path to the share of it after which the connection is closed, as often as
     `cuts` says; `corrupt` files are served with a byte changed; `gated` and `private` refuse;
-    `hold` files wait, after their first piece, until the event is set.
+    `hold` files wait, after their first piece, until the event is set. `older` are the files of
+    commits that are still there.
     """
 
     files: dict[str, bytes]
@@ -39,12 +40,27 @@ class Repo:
     ignore_range: bool = False
     listing: list[dict[str, Any]] | None = None
     licence: str = "mit"
+    older: dict[str, dict[str, bytes]] = field(default_factory=dict)
 
-    def siblings(self) -> list[dict[str, Any]]:
+    def siblings(self, revision: str | None = None) -> list[dict[str, Any]]:
         """The file list as the API has it."""
         if self.listing is not None:
             return self.listing
-        return [sibling(path, data) for path, data in self.files.items()]
+        return [sibling(path, data) for path, data in self.at(revision).items()]
+
+    def at(self, revision: str | None) -> dict[str, bytes]:
+        """The files of a revision."""
+        return self.older.get(revision or "", self.files)
+
+    def knows(self, revision: str | None) -> bool:
+        """Whether there is such a revision."""
+        return revision in (None, "main", self.commit, *self.older)
+
+    def move_on(self, files: dict[str, bytes], commit: str, *, keep: bool = True) -> None:
+        """Its makers change it; the commit of before is kept or not."""
+        if keep:
+            self.older[self.commit] = self.files
+        self.files, self.commit = files, commit
 
 
 @dataclass(frozen=True)
@@ -126,7 +142,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.do_GET()
 
     def do_GET(self) -> None:
-        parts = [unquote(part) for part in urlsplit(self.path).path.split("/") if part]
+        asked = urlsplit(self.path)
+        parts = [unquote(part) for part in asked.path.split("/") if part]
         match parts:
             case ["api", "models", org, name]:
                 self._info(self._repo(org, name), None)
@@ -135,7 +152,7 @@ class _Handler(BaseHTTPRequestHandler):
             case [org, name, "resolve", revision, *path]:
                 self._resolve(self._repo(org, name), revision, "/".join(path))
             case ["storage", org, name, *path]:
-                self._content(self._repo(org, name), "/".join(path))
+                self._content(self._repo(org, name), "/".join(path), asked.query)
             case _:
                 self._refuse(404, "EntryNotFound")
 
@@ -151,20 +168,20 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(401, "RepoNotFound")
         elif repo.token and self.headers.get("Authorization") != f"Bearer {repo.token}":
             self._refuse(401, None, "Invalid credentials in Authorization header")
-        elif revision not in (None, "main", repo.commit):
+        elif not repo.knows(revision):
             self._refuse(404, "RevisionNotFound")
         else:
             body = {
                 "id": self._id,
                 "modelId": self._id,
-                "sha": repo.commit,
+                "sha": revision if revision in repo.older else repo.commit,
                 "private": False,
                 "gated": "manual" if repo.gated else False,
                 "tags": [],
                 "downloads": 1,
                 "likes": 1,
                 "cardData": {"license": repo.licence},
-                "siblings": repo.siblings(),
+                "siblings": repo.siblings(revision),
             }
             self._send(200, json.dumps(body).encode(), {"Content-Type": "application/json"})
 
@@ -173,26 +190,26 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(401, "RepoNotFound")
         elif repo.gated:
             self._refuse(401, "GatedRepo", "Access to this model is restricted")
-        elif revision not in ("main", repo.commit):
+        elif not repo.knows(revision):
             self._refuse(404, "RevisionNotFound")
-        elif path not in repo.files:
+        elif path not in repo.at(revision):
             self._refuse(404, "EntryNotFound")
         elif path.endswith(LARGE):
-            data = repo.files[path]
+            data = repo.at(revision)[path]
             headers = {
-                "Location": f"/storage/{self._id}/{path}",
+                "Location": f"/storage/{self._id}/{path}?{revision}",
                 "X-Repo-Commit": repo.commit,
                 "X-Linked-Size": str(len(data)),
                 "X-Linked-Etag": f'"{hashlib.sha256(data).hexdigest()}"',
             }
             self._send(302, b"", headers)
         else:
-            self._content(repo, path)
+            self._content(repo, path, revision)
 
-    def _content(self, repo: Repo | None, path: str) -> None:
+    def _content(self, repo: Repo | None, path: str, revision: str) -> None:
         """A file's bytes from where Range says, with the faults asked for."""
         assert repo is not None
-        data = repo.files[path]
+        data = repo.at(revision)[path]
         if path in repo.corrupt:
             data = data[:-1] + bytes([data[-1] ^ 1])
         start = 0

@@ -11,7 +11,8 @@ from opta_lmx.engine.recovery import RecoveryOptions
 from opta_lmx.engine.residency import EngineOptions
 from opta_lmx.engine.runtime import RuntimeLimits
 from opta_lmx.engine.worker import WatchdogLimits
-from opta_lmx.models.matching import Known, resolve
+from opta_lmx.models.catalogue import not_found
+from opta_lmx.models.matching import Known, Reference, resolve
 from opta_lmx.scheduling.ledger import MemoryNeed
 from opta_lmx.scheduling.retry import RestartPolicy
 from opta_lmx.scheduling.rules import LineRules
@@ -27,9 +28,20 @@ class SimResolver:
         self.loads: list[str] = []
         self.sampling = SamplingParams()
         self.aliases: dict[str, str] = {}
+        self.adapters: dict[str, dict[str, str]] = {}
+        """The versions of each model's adapters."""
 
     def canonical(self, ref: str) -> str:
-        return resolve(ref, self.known(), self.aliases).name
+        return self._asked(ref).name
+
+    def adapter(self, ref: str) -> str:
+        return self._asked(ref).adapter
+
+    def _asked(self, ref: str) -> Reference:
+        wanted = resolve(ref, self.known(), self.aliases)
+        if wanted.adapter and wanted.adapter not in self.adapters.get(wanted.name, {}):
+            raise not_found(ref)
+        return wanted
 
     def known(self) -> list[Known]:
         return [Known(name) for name in self.scripts]
@@ -70,6 +82,7 @@ class SimResolver:
             weights_bytes=self.scripts[ref].get("weights_bytes", 0),
             need=MemoryNeed(self.scripts[ref].get("needs_bytes", 0)),
             ttl_s=self.scripts[ref].get("ttl_s"),
+            adapters=self.adapters.get(ref, {}),
             states=StateHome(self._log_dir.parent / "cache" / "prefix", Path(__file__)),
         )
 

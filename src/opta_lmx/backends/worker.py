@@ -259,6 +259,7 @@ def _prepared(request: int, prompt: PreparedPrompt) -> Prepared:
         request,
         prompt.ids,
         prompt.cuts,
+        prompt.anchors,
         thinking=prompt.thinking,
         text=prompt.text,
         at_least=prompt.at_least,

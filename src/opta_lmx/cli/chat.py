@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from opta_lmx.cli.session import ConfigOption, KeyOption, UrlOption
+from opta_lmx.cli.session import ConfigOption, KeyOption, UrlOption, open_session
 from opta_lmx.core.errors import ErrorKind, LmxError, invalid
 
 if TYPE_CHECKING:
     from opta_lmx.cli.answer import Answer, Message
     from opta_lmx.cli.client import ServerClient
+    from opta_lmx.cli.proposing import Proposal
 
 HELP = "/clear forgets the conversation, /exit leaves; Ctrl-C stops an answer."
 
@@ -39,6 +40,7 @@ def chat(
 ) -> None:
     """Talk to a model of the running server."""
     from opta_lmx.cli.client import connect
+    from opta_lmx.cli.proposing import Proposal
 
     if question is None and not sys.stdin.isatty():
         question = _piped()
@@ -47,7 +49,7 @@ def chat(
         if question is not None:
             _ask_once(conversation, question)
         else:
-            _converse(conversation)
+            _converse(conversation, Proposal(open_session(config), conversation.model, url))
 
 
 def _piped() -> str:
@@ -106,7 +108,7 @@ def _ask_once(conversation: Conversation, question: str) -> None:
         raise typer.Exit(130)
 
 
-def _converse(conversation: Conversation) -> None:
+def _converse(conversation: Conversation, proposal: "Proposal") -> None:
     from opta_lmx.cli.terminal import complain, describe
 
     typer.secho(f"{conversation.model} · {HELP}", dim=True)
@@ -127,6 +129,8 @@ def _converse(conversation: Conversation) -> None:
             else:
                 typer.echo()
                 typer.secho(answer.summary(), dim=True)
+                if better := proposal.line():
+                    typer.secho(better, dim=True)
 
 
 def _read_line() -> str | None:

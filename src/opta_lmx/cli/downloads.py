@@ -41,7 +41,7 @@ def pull_shown(session: Session, ref: str, *, yes: bool = False) -> ModelEntry:
         if not yes:
             _ask(offer, session.settings.models.confirm_bytes)
     with _shown(ref, resumable=ref not in STARTERS) as progress:
-        return puller.pull(ref, progress)
+        return puller.pull(ref, progress, pin=offer.pin)
 
 
 def told(offer: Offer) -> str:

@@ -101,7 +101,7 @@ def _alone(session: Session, wanted: "Wanted") -> dict[str, Any]:
     settings, home = session.settings, session.home
     store = open_store(session)
     store.free_bytes()
-    planner = Planner(store, settings.engine, home, settings.models.aliases, settings.memory)
+    planner = Planner(store, settings.engine, home, settings.models, settings.memory)
     budget = budget_bytes(settings.memory)
 
     async def no_results(_: str | None, __: int) -> list[dict[str, Any]]:

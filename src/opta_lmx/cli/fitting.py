@@ -20,8 +20,7 @@ def models(session: Session) -> Iterator[Check]:
     settings = session.settings
     try:
         store = open_store(session)
-        aliases = settings.models.aliases
-        planner = Planner(store, settings.engine, session.home, aliases, settings.memory)
+        planner = Planner(store, settings.engine, session.home, settings.models, settings.memory)
         entries = store.list()
     except LmxError as error:
         yield Check("models", "broken", error.message)

@@ -17,7 +17,7 @@ def presets(session: Session) -> Iterator[Check]:
     settings = session.settings
     aliases = settings.models.aliases
     try:
-        planner = Planner(open_store(session), settings.engine, session.home, aliases)
+        planner = Planner(open_store(session), settings.engine, session.home, settings.models)
     except LmxError as error:
         yield Check(FOLDER, "warning", error.message)
         return

@@ -71,7 +71,7 @@ async def _here(session: Session, wish: Wish, show: Show) -> dict[str, Any]:
     settings = session.settings
     store = open_store(session)
     store.sweep()
-    planner = Planner(store, settings.engine, session.home, settings.models.aliases)
+    planner = Planner(store, settings.engine, session.home, settings.models)
     jobs = open_quantising(
         *(planner, session.home, settings.models, NullTelemetry(), SystemClock()), recorded=False
     )

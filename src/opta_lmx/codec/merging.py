@@ -41,6 +41,11 @@ def _joined(run: list[Message]) -> Message:
         return run[0]
     first = run[0]
     spoken = [message for message in run if message.content]
+    anchors: list[int] = []
+    start = 0
+    for message in spoken:
+        anchors += [start + anchor for anchor in message.anchors]
+        start += len(message.content) + len(SEPARATOR)
     return Message(
         role=first.role,
         content=SEPARATOR.join(message.content for message in spoken),
@@ -48,4 +53,5 @@ def _joined(run: list[Message]) -> Message:
         tool_calls=tuple(call for message in run for call in message.tool_calls),
         name=first.name,
         retold=bool(spoken) and all(message.retold for message in spoken),
+        anchors=tuple(anchors),
     )

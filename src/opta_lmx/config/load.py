@@ -129,7 +129,8 @@ def _refusal(details: list[ErrorDetails], values: Mapping[str, _Value]) -> LmxEr
         return invalid(f"{first['msg']} ({origin})", param="server.host", code="keys_required")
     if first["type"] == "key_taken":
         return _broken(f"{_KEYS}: {first['msg']}, from {values[_KEYS].origin}", _KEYS)
-    path = [str(part) for part in first["loc"]]
+    # A name that is wrong itself is marked so at the end of its path.
+    path = [str(part) for part in first["loc"] if part != "[key]"]
     entry = values.get(".".join(path[:2]))
     param = ".".join(path)
     more = f" (and {len(details) - 1} more)" if len(details) > 1 else ""

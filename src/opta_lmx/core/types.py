@@ -21,6 +21,8 @@ class Message(msgspec.Struct, frozen=True):
 
     `reasoning` is the thinking of an assistant's turn, shown to templates that want it back.
     `retold`: it retells a conversation, so it is nobody's instructions.
+    `anchors` are offsets in `content`, in characters: its author says that what the prompt holds up
+    to there will be sent again.
     """
 
     role: Role
@@ -30,6 +32,7 @@ class Message(msgspec.Struct, frozen=True):
     tool_call_id: str | None = None
     name: str | None = None
     retold: bool = False
+    anchors: tuple[int, ...] = ()
 
 
 class Tool(msgspec.Struct, frozen=True):
@@ -130,6 +133,19 @@ class Filling(msgspec.Struct, frozen=True):
     fields: tuple[str, ...] = ()
 
 
+class Places(msgspec.Struct, frozen=True):
+    """Offsets in a prompt's tokens that are good places to start from again.
+
+    `cuts` are where turns start, `anchors` up to where its author says that it will be sent again.
+    """
+
+    cuts: tuple[int, ...] = ()
+    anchors: tuple[int, ...] = ()
+
+
+NO_PLACES = Places()
+
+
 class GenerationRequest(msgspec.Struct, frozen=True):
     """One model call, whatever dialect it came in.
 
@@ -138,7 +154,7 @@ class GenerationRequest(msgspec.Struct, frozen=True):
     `top_logprobs` None means no logprobs; 0 means the chosen token's only. `logit_bias` holds
     (token id, what is added to its logit, -100 to 100). `cache_key` groups requests of one
     session. `echo`: the prompt's own text is wanted back. `filled_by` is there where a preset
-    was asked for.
+    was asked for, `adapter` where the model's name has one.
     """
 
     model: str
@@ -157,6 +173,7 @@ class GenerationRequest(msgspec.Struct, frozen=True):
     echo: bool = False
     limit_field: str = "max_tokens"
     filled_by: Filling | None = None
+    adapter: str = ""
 
 
 class TopLogprob(msgspec.Struct, frozen=True, array_like=True):
@@ -214,7 +231,8 @@ class Accepted(msgspec.Struct, frozen=True):
 
     `thinking`: the prompt ends inside a block of reasoning, so the answer begins in it.
     `prompt_text` is there where the request asked for `echo`. `fingerprint` names everything
-    besides the request that an answer depends on.
+    besides the request that an answer depends on. `sampling` is how its tokens are drawn, whoever
+    said so: request, preset or model.
     """
 
     model: str
@@ -224,3 +242,4 @@ class Accepted(msgspec.Struct, frozen=True):
     thinking: bool = False
     prompt_text: str | None = None
     fingerprint: str = ""
+    sampling: SamplingParams = DEFAULT_SAMPLING

@@ -6,7 +6,8 @@ import msgspec
 
 from opta_lmx.backends.frames import ResumeAbility, Submit
 from opta_lmx.core.principal import Caller
-from opta_lmx.engine.caching import Wish, wish_for
+from opta_lmx.core.types import NO_PLACES, Places
+from opta_lmx.engine.caching import Wish, salt_of, wish_for
 from opta_lmx.engine.stream import TokenStream
 
 
@@ -24,7 +25,8 @@ class Course:
     Args:
         request: all of it, as it would be without a cache.
         caller: whose it is.
-        cuts: offsets in its prompt at which turns start.
+        places: where its prompt may be taken up again.
+        adapter: the version of the adapter that it names, if it names one.
 
     Attributes:
         wish: its prompt for the cache.
@@ -32,13 +34,16 @@ class Course:
         left: nobody reads any more.
     """
 
-    __slots__ = ("_caller", "_cuts", "left", "phase", "request", "stream", "wish")
+    __slots__ = ("_adapter", "_caller", "_places", "left", "phase", "request", "stream", "wish")
 
-    def __init__(self, request: Submit, caller: Caller, cuts: tuple[int, ...] = ()) -> None:
-        self.request = msgspec.structs.replace(request, salt=caller.principal.tenant)
+    def __init__(
+        self, request: Submit, caller: Caller, places: Places = NO_PLACES, adapter: str = ""
+    ) -> None:
+        self.request = msgspec.structs.replace(request, salt=salt_of(caller, adapter))
         self._caller = caller
-        self._cuts = cuts
-        self.wish = wish_for(request.ids, cuts, caller)
+        self._places = places
+        self._adapter = adapter
+        self.wish = wish_for(request.ids, places, caller, adapter=adapter)
         self.stream = TokenStream()
         self.phase = Phase.RUNNING
         self.left = False
@@ -58,7 +63,8 @@ class Course:
         if not self.stream.ids:
             return self.request, self.wish
         generated = tuple(self.stream.ids)
-        wish = wish_for((*self.request.ids, *generated), self._cuts, self._caller)
+        ids = (*self.request.ids, *generated)
+        wish = wish_for(ids, self._places, self._caller, adapter=self._adapter)
         return msgspec.structs.replace(self.request, generated=generated), wish
 
     def survives(self, ability: ResumeAbility) -> bool:

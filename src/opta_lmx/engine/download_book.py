@@ -6,18 +6,24 @@ from pathlib import Path
 import msgspec
 
 from opta_lmx.core.errors import LmxError
-from opta_lmx.engine.kept_file import read_if_sound
+from opta_lmx.core.telemetry import NullTelemetry, Telemetry
+from opta_lmx.engine.kept_file import KeptFile, read_if_sound
+from opta_lmx.models.offer import Pin
 
 FILE = "downloads.json"
 
 
 class Noted(msgspec.Struct, frozen=True):
-    """A download that has not ended; `total_bytes` is 0 while unknown."""
+    """A download that has not ended; `total_bytes` is 0 while unknown.
+
+    `pin` is what it is held to, so that the next run fetches nothing else either.
+    """
 
     id: str
     model: str
     started_ms: int
     total_bytes: int = 0
+    pin: Pin | None = None
 
 
 def _nothing(_: str) -> int:
@@ -25,19 +31,27 @@ def _nothing(_: str) -> int:
 
 
 class DownloadBook:
-    """A small file, replaced at every change; without one nothing is kept.
+    """A small file, replaced on a thread at every change; without one nothing is kept.
 
-    It outlives a kill of the server, which is what it is for. A crash of the whole machine may
-    cost the last change: then a download is asked for once more, and goes on all the same.
+    It outlives a kill of the server, which is what it is for: whoever is told of a change waits
+    for `saved` first.
 
     Args:
         path: the file; None for none.
         held: what an unfinished download of a model has left on the disk, in bytes.
+        telemetry: where a disk that takes nothing is told of.
     """
 
-    def __init__(self, path: Path | None = None, held: Callable[[str], int] = _nothing) -> None:
+    def __init__(
+        self,
+        path: Path | None = None,
+        held: Callable[[str], int] = _nothing,
+        telemetry: Telemetry | None = None,
+    ) -> None:
         self._path = path
         self._held = held
+        self._newest: list[Noted] = []
+        self._file = KeptFile(path, lambda: self._newest, telemetry or NullTelemetry())
 
     def read(self) -> list[Noted]:
         """What was under way; nothing from a file that is absent or not as we write it."""
@@ -51,12 +65,10 @@ class DownloadBook:
             return 0
 
     def write(self, downloads: Sequence[Noted]) -> None:
-        """Replace what is kept. A disk that takes nothing must not keep a download from running."""
-        if self._path is None:
-            return
-        draft = self._path.with_name(f".{self._path.name}.new")
-        try:
-            draft.write_bytes(msgspec.json.encode(downloads))
-            draft.replace(self._path)
-        except OSError:
-            return
+        """Replace what is kept, soon. A disk that takes nothing keeps no download from running."""
+        self._newest = list(downloads)
+        self._file.save()
+
+    async def saved(self) -> None:
+        """Return when all that was written until now is on the disk, or cannot be brought there."""
+        await self._file.saved()

@@ -13,10 +13,14 @@ from opta_lmx.core.errors import ErrorKind, LmxError
 from opta_lmx.core.ids import random_id
 from opta_lmx.core.telemetry import Telemetry
 from opta_lmx.engine.download_book import DownloadBook, Noted
+from opta_lmx.models.offer import Pin, offer_changed
 from opta_lmx.models.progress import Progress
 
-Pull = Callable[[str, Callable[[Progress], None], threading.Event], object]
-"""Fetches a model by reference on the calling thread, reporting progress until cancelled."""
+Pull = Callable[[str, Callable[[Progress], None], threading.Event, Pin | None], object]
+"""Fetches a model by reference on the calling thread, reporting progress until cancelled.
+
+Where it is held to something, it fetches just that.
+"""
 
 _AT_ONCE = 2
 _KEPT = 100
@@ -28,7 +32,8 @@ class Download:
     """One download and how far it has got; times are UTC in ms since the epoch.
 
     `status` is `running`, `completed`, `failed`, `cancelled`, or `interrupted` for one that was
-    under way when the server ended and goes on when it is asked for again.
+    under way when the server ended and goes on when it is asked for again. `pin` is what it is
+    held to; None for what nobody looked at before.
     """
 
     def __init__(self, model: str, started_ms: int, download_id: str | None = None) -> None:
@@ -36,6 +41,7 @@ class Download:
         self.started_ms = started_ms
         self.ended_ms: int | None = None
         self.model = model
+        self.pin: Pin | None = None
         self.status = "running"
         self.progress: Progress | None = None
         self.error: LmxError | None = None
@@ -111,14 +117,21 @@ class Downloads:
         """Those that run or wait for their turn."""
         return [job for job in self._jobs.values() if job.status == "running"]
 
-    def start(self, model: str) -> Download:
+    def start(self, model: str, pin: Pin | None = None) -> Download:
         """Begin, go on where it was interrupted, or join the running download of the same model.
 
+        Args:
+            model: a reference.
+            pin: what is to be fetched, and nothing newer.
+
         Raises:
-            LmxError: RATE_LIMITED `too_many_downloads`.
+            LmxError: RATE_LIMITED `too_many_downloads`; CONFLICT `offer_changed` while something
+                else is fetched by this reference.
         """
         known = self._known(model)
         if known is not None and known.status == "running":
+            if pin is not None and known.pin != pin:
+                raise offer_changed(model)
             return known
         if len(self._waiting) >= _MAX_WAITING:
             raise LmxError(
@@ -128,6 +141,7 @@ class Downloads:
                 retry_after=60,
             )
         job = known or Download(model, self._clock.now_ms())
+        job.pin = pin or job.pin
         job.status = "running"
         self._jobs[job.id] = job
         self._waiting.append(job)
@@ -148,6 +162,10 @@ class Downloads:
             ),
             None,
         )
+
+    async def saved(self) -> None:
+        """Return when the next run would know of all that was begun and cancelled until now."""
+        await self._book.saved()
 
     def list(self) -> list[Download]:
         """Newest last."""
@@ -202,6 +220,7 @@ class Downloads:
                         pass
         for job in unfinished:
             self._end(job, "cancelled", _cancelled())
+        await self._book.saved()
 
     def _fill(self) -> None:
         """Give threads to those who wait, but not a second one to the files of one model."""
@@ -228,7 +247,12 @@ class Downloads:
 
         error: LmxError | None = None
         try:
-            self._pull(job.model, lambda progress: tell(self._note, job, progress), job.cancelled)
+            self._pull(
+                job.model,
+                lambda progress: tell(self._note, job, progress),
+                job.cancelled,
+                job.pin,
+            )
         except LmxError as known:
             error = known
         except Exception as cause:  # noqa: BLE001  (boundary: whatever ends a pull is told)
@@ -291,12 +315,13 @@ def _cancelled() -> LmxError:
 
 
 def _noted(job: Download) -> Noted:
-    total = 0 if job.progress is None else job.progress.total_bytes
-    return Noted(job.id, job.model, job.started_ms, total)
+    known = 0 if job.pin is None else job.pin.total_bytes
+    total = known if job.progress is None else job.progress.total_bytes or known
+    return Noted(job.id, job.model, job.started_ms, total, job.pin)
 
 
 def _interrupted(noted: Noted, held_bytes: int) -> Download:
     job = Download(noted.model, noted.started_ms, noted.id)
-    job.status = "interrupted"
+    job.status, job.pin = "interrupted", noted.pin
     job.progress = Progress(noted.model, "", held_bytes, noted.total_bytes, "downloading")
     return job

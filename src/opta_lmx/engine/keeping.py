@@ -8,25 +8,34 @@ from collections.abc import Callable
 import msgspec
 
 from opta_lmx.core.clock import Clock
-from opta_lmx.core.errors import LmxError
+from opta_lmx.core.errors import ErrorKind, LmxError
 from opta_lmx.core.telemetry import Telemetry
 from opta_lmx.engine.memory import Memory
 from opta_lmx.engine.plan import Plan
 
 TICK_S = 0.5
+_SOON_S = 0.05
+"""How often to look while a model waits for the room of others."""
 _AGAIN_S = 30.0
 """A model to be kept warm that could not be loaded is tried again after so long."""
+
+
+def unloaded(ref: str) -> LmxError:
+    """What is told to who waits for a model that is unloaded."""
+    return LmxError(ErrorKind.UNAVAILABLE, f"Model '{ref}' was unloaded.", code="model_unloaded")
 
 
 class Hands(msgspec.Struct, frozen=True):
     """What the keeper may do: plan a model, start what was planned and reserved, unload one.
 
-    Start and unload take the reason, for operators.
+    Start and unload take the reason, for operators. `refuse` ends a model that waits for room and
+    cannot have it.
     """
 
     plan: Callable[[str], Plan]
     start: Callable[[Plan, str], object]
     evict: Callable[[str, str], object]
+    refuse: Callable[[str, LmxError], object]
 
 
 class Keeper:
@@ -71,7 +80,7 @@ class Keeper:
     async def _run(self) -> None:
         while True:
             self.look()
-            await self._clock.sleep(TICK_S)
+            await self._clock.sleep(_SOON_S if self._memory.in_line else TICK_S)
 
     def look(self) -> None:
         """Unload who is to go, load at most one that is wanted. What fails is logged."""
@@ -80,8 +89,18 @@ class Keeper:
     def _look(self) -> None:
         for ref, reason in self._memory.surplus():
             self._evict(ref, reason)
+        self._swap()
         if not self._prefetch():
             self._warm()
+
+    def _swap(self) -> None:
+        for ref in self._memory.forgotten():
+            self._hands.refuse(ref, unloaded(ref))
+        found = self._memory.swap()
+        for ref in found.evict:
+            self._evict(ref, "swap")
+        if found.admitted is not None and found.refused is not None:
+            self._hands.refuse(found.admitted, found.refused)
 
     def _prefetch(self) -> bool:
         chosen = self._memory.ahead()

@@ -32,27 +32,36 @@ class Loading:
         self._timeout_s = timeout_s
         self._clock, self._telemetry, self._book = ports
         self._cold = ColdStart(self._clock)
-        self._loaded = False
+        self._loaded = self._prepared = False
         self.last_s = 0.0
-        self.expect(self._book.times.conversion_s(plan.work))
+        self.expect()
 
     def expect(self, before_s: float = 0.0) -> None:
-        """From now on it should take a load, and `before_s` seconds before that."""
-        self._cold.expect(before_s + self._book.times.load_s(self._plan.work))
+        """From now on it should take a load, and `before_s` seconds before that.
+
+        What must be done first is counted until it has been done.
+        """
+        times, work = self._book.times, self._plan.work
+        first_s = 0.0 if self._prepared else times.conversion_s(work)
+        self._cold.expect(before_s + first_s + times.load_s(work))
 
     def admit(self, wait_s: float) -> None:
         """Let a request wait for the model. Raises what `ColdStart.admit` raises."""
         self._cold.admit(self._plan.ref, wait_s)
 
     async def prepare(self) -> Load:
-        """Do what must be done before, a conversion above all.
+        """Wait for room, and do what must be done before, a conversion above all.
 
-        It is timed for the next time, unless the model has been loaded already.
+        That is timed for the next time, unless the model has been loaded already.
         """
+        if self._plan.room is not None:
+            await self._plan.room()
+            self.expect()
         began = self._clock.monotonic()
         load = await self._plan.prepare()
         if not self._loaded:
             self._book.converted(self._plan.work, self._clock.monotonic() - began)
+        self._prepared = True
         self.expect()
         return load
 

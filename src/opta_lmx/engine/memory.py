@@ -4,7 +4,7 @@ import asyncio
 import math
 import sys
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 
 import msgspec
 
@@ -12,20 +12,27 @@ from opta_lmx.core.clock import Clock
 from opta_lmx.core.errors import LmxError
 from opta_lmx.core.telemetry import Telemetry
 from opta_lmx.engine.load_times import LoadBook
+from opta_lmx.engine.parking import hold, users
 from opta_lmx.engine.plan import Plan
 from opta_lmx.engine.process import resident_bytes
 from opta_lmx.engine.runtime import ModelRuntime, ModelState
+from opta_lmx.engine.settle import settle
 from opta_lmx.scheduling.ledger import MemoryLedger, MemoryNeed
 from opta_lmx.scheduling.prefetch import GAP_S, Prefetch, UsageForecast, prefetch
+from opta_lmx.scheduling.retry import MAX_RETRY_S
+from opta_lmx.scheduling.swapping import Swap, Swaps
 
 _MAX_KNOWN = 256
+_FORGOTTEN_S = 2 * MAX_RETRY_S
+"""By then everybody who was told to come back for a model has."""
 
 
 class MemoryPolicy(msgspec.Struct, frozen=True):
     """What models may take, and which of them stay.
 
     `pinned` and `warm` are references to models; `ttl_s` is how long one may be idle (None: for
-    ever); requests less than `gap_s` apart are one spell of use. With `on_demand` off only
+    ever); requests less than `gap_s` apart are one spell of use. Models without room beside each
+    other take turns of `swap_after_s` (0: who finds no room is refused). With `on_demand` off only
     operators decide who is loaded: nothing is loaded ahead, and no request says how long one stays.
     """
 
@@ -35,6 +42,7 @@ class MemoryPolicy(msgspec.Struct, frozen=True):
     warm: tuple[str, ...] = ()
     prefetch: bool = False
     gap_s: float = GAP_S
+    swap_after_s: float = 0.0
     on_demand: bool = True
 
 
@@ -89,6 +97,7 @@ class Memory:
         self._canonical = canonical
         self._clock, self._telemetry, self._book = ports
         self._ledger = MemoryLedger(policy.budget_bytes)
+        self._swaps = Swaps(self._ledger, policy.swap_after_s)
         self._forecast = UsageForecast(policy.gap_s)
         self._needs: OrderedDict[str, MemoryNeed] = OrderedDict()
         self._measured: dict[str, tuple[int, int]] = {}
@@ -114,6 +123,65 @@ class Memory:
         """
         need, now = self._look(plan)
         return self._counted(lambda: self._ledger.admit(plan.ref, need, now))
+
+    def admit_or_call(self, plan: Plan) -> tuple[str, ...] | None:
+        """As `admit`, but a model that has no room for now gets in line for it: None.
+
+        Raises:
+            LmxError: INSUFFICIENT_RESOURCES `model_too_large`; UNAVAILABLE `memory_busy` where
+                models do not take turns.
+        """
+        if not self._swaps.turn_s:
+            return self.admit(plan)
+        need, now = self._look(plan)
+        if not self._swaps or (need.total <= self._ledger.free and self._swaps.passes(need, now)):
+            try:
+                return self._ledger.admit(plan.ref, need, now, self._swaps.spares(now))
+            except LmxError as error:
+                if error.code != "memory_busy":
+                    self._telemetry.count("admission_rejections_total", reason=error.code)
+                    raise
+        self._swaps.call(plan.ref, need, now)
+        return None
+
+    def call(self, plan: Plan) -> None:
+        """A model that makes room for others, and is waited for, gets in line for it again."""
+        self._swaps.call(plan.ref, self._need(plan), self._clock.monotonic())
+
+    def withdrawn(self, ref: str) -> None:
+        """Nobody waits any more for a model that may have been in line for room."""
+        if self._swaps.withdraw(ref):
+            self._ledger.depart_unseen(ref)
+
+    def room_s(self, ref: str) -> float:
+        """Seconds until a model in line for room may be loaded, as far as can be told."""
+        return self._swaps.wait_s(ref, self._clock.monotonic())
+
+    @property
+    def in_line(self) -> bool:
+        """True while any model waits for room."""
+        return bool(self._swaps)
+
+    def swap(self) -> Swap:
+        """What is to be done for the model that waits for room longest; some of it done."""
+        self._refresh()
+        now = self._clock.monotonic()
+        found = self._swaps.look(now)
+        for ref, runtime in self._runtimes.items():
+            hold(runtime, held=ref in found.closed or ref in found.evict)
+            if ref in self._swaps:
+                runtime.expect(self._swaps.wait_s(ref, now))
+        if found.admitted is not None:
+            self._moved.set()
+        return found
+
+    def forgotten(self) -> list[str]:
+        """Models in line for room that nobody has waited for in a while."""
+        now = self._clock.monotonic()
+        lines = ((ref, one.line) for ref, one in self._runtimes.items() if ref in self._swaps)
+        return [
+            ref for ref, line in lines if not line.waiting and now - line.left_at >= _FORGOTTEN_S
+        ]
 
     def admit_ahead(self, plan: Plan) -> None:
         """Reserve free memory for a model nobody has asked for. Raises as `admit`, uncounted."""
@@ -141,9 +209,27 @@ class Memory:
         self._ledger.gone(ref)
         self._moved.set()
 
-    async def room(self) -> None:
-        """Wait until what was reserved is truly free."""
-        while not self._ledger.may_load():
+    def in_room(
+        self, ref: str, leaving: asyncio.Task[None] | None
+    ) -> Callable[[], Awaitable[None]]:
+        """What waits until a model's memory is reserved, and truly free.
+
+        A worker of the same model that is `leaving` has then written what it held.
+        """
+
+        async def room() -> None:
+            if leaving is not None:
+                await settle(asyncio.wait([leaving]))
+            # Its own worker may have ended for others.
+            if self._ledger.left(ref):
+                self._moved.set()
+            await self.room(ref)
+
+        return room
+
+    async def room(self, ref: str) -> None:
+        """Wait until memory is reserved for a model, and truly free."""
+        while ref in self._swaps or not self._ledger.may_load():
             self._moved.clear()
             await self._moved.wait()
 
@@ -190,7 +276,7 @@ class Memory:
 
     def ahead(self) -> Prefetch | None:
         """A model to load before it is asked for, and who goes for it; it is reserved."""
-        if not (self._policy.prefetch and self._policy.on_demand):
+        if self._swaps or not (self._policy.prefetch and self._policy.on_demand):
             return None
         self._refresh()
         needs = {ref: need for ref, need in self._needs.items() if self._absent(ref)}
@@ -199,7 +285,7 @@ class Memory:
 
     def missing(self) -> list[str]:
         """Models to be kept warm that are not loaded; none while any model is being loaded."""
-        if not self._policy.warm:
+        if self._swaps or not self._policy.warm:
             return []
         self._refresh()
         if self._ledger.loading:
@@ -253,8 +339,9 @@ class Memory:
                 size = measured_bytes(runtime)
                 self._measured[ref] = (runtime.plan.need.total, size)
                 ledger.loaded(ref, size, now)
-            users = runtime.line.running + runtime.line.waiting
-            ledger.use(ref, users, now if users else runtime.line.left_at)
+                self._swaps.came_up(ref, now)
+            busy = users(runtime)
+            ledger.use(ref, busy, now if busy else runtime.line.left_at)
 
     def _awaited(self, ref: str) -> bool:
         """True where the model would be loaded now, were it not there."""

@@ -10,7 +10,7 @@ from opta_lmx.core.errors import ErrorKind, LmxError
 from opta_lmx.core.ids import random_id
 from opta_lmx.engine.aside import aside
 from opta_lmx.engine.downloads import Download, Downloads
-from opta_lmx.models.offer import Offer
+from opta_lmx.models.offer import Offer, Pin
 from opta_lmx.models.puller import Puller
 from opta_lmx.models.store import ModelStore
 
@@ -62,39 +62,54 @@ class Offers:
 
         Raises:
             LmxError: what the hub's listing refuses; INSUFFICIENT_RESOURCES `insufficient_disk`;
-                RATE_LIMITED `too_many_downloads`.
+                RATE_LIMITED `too_many_downloads`; CONFLICT `offer_changed`.
         """
         if not self._confirm_bytes or self._downloads.accepted(model):
-            return self._downloads.start(model)
+            return await self._begin(model, None)
         async with self._looking:
             offer, free = await aside(lambda: self._look(model), "hub listing")
         if offer.origin != "hub" or offer.total_bytes <= self._confirm_bytes:
-            return self._downloads.start(model)
+            return await self._begin(model, offer.pin)
         return self._ask(model, offer, free)
 
-    def confirm(self, token: str) -> Download:
+    async def confirm(self, token: str, model: str | None = None) -> Download:
         """Begin a download that was asked about; each token is good once.
 
+        What was offered is fetched, at the commit that was looked at.
+
+        Args:
+            token: the one that came with the question.
+            model: where the answer names it once more: as it was asked for.
+
         Raises:
-            LmxError: NOT_FOUND `confirmation_not_found`; RATE_LIMITED `too_many_downloads`.
+            LmxError: NOT_FOUND `confirmation_not_found`; RATE_LIMITED `too_many_downloads`;
+                CONFLICT `offer_changed`.
         """
         self._forget_old()
         pending = self._pending.get(token)
-        if pending is None:
+        if pending is None or model not in (None, pending.model):
             raise LmxError(
                 ErrorKind.NOT_FOUND,
-                "No download waits for this confirmation: the token is unknown, was used, or is "
-                f"older than {EXPIRES_S // 60} minutes. Ask for the download again.",
+                "No download waits for this confirmation: the token is unknown, was used, is of "
+                f"another model, or older than {EXPIRES_S // 60} minutes. Ask for the download "
+                "again.",
                 code="confirmation_not_found",
                 param="confirmation_token",
             )
-        job = self._downloads.start(pending.model)
+        begun = self._downloads.start(pending.model, pending.offer.pin)
         del self._pending[token]
-        return job
+        await self._downloads.saved()
+        return begun
 
     def expires_s(self, pending: Pending) -> int:
         """Whole seconds for which a token is still good."""
         return max(0, round(pending.until - self._clock.monotonic()))
+
+    async def _begin(self, model: str, pin: Pin | None) -> Download:
+        """Begin what nobody need be asked about; whoever hears of it can rely on it."""
+        begun = self._downloads.start(model, pin)
+        await self._downloads.saved()
+        return begun
 
     def _look(self, model: str) -> tuple[Offer, int]:
         offer = self._puller.look(model)

@@ -48,6 +48,7 @@ def memory_policy(
         pinned=(*memory.pinned, *required),
         warm=(*memory.warm, *warm),
         prefetch=memory.prefetch,
+        swap_after_s=memory.swap_after_s,
         on_demand=on_demand,
     )
 

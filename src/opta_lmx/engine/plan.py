@@ -15,11 +15,13 @@ from opta_lmx.scheduling.loading import LoadWork
 class Plan(msgspec.Struct, frozen=True):
     """How to run one model: what to load and the worker's environment.
 
-    `prepare` does what must be done first (a conversion) and returns the final `Load`;
+    `prepare` does what must be done first (a conversion) and returns the final `Load`; `room`
+    waits before that until there is room for it (None: there is);
     `sampling` are the defaults the model's record on disk asks for; `kind` is what it is for;
     `context` is the window that was asked for (0: as configured); `weights_bytes` and
     `convert_bytes` are the work; `states` says where prompts that were processed may be written;
-    `need` is the memory it is given, `ttl_s` how long it may be idle (None: as the others).
+    `need` is the memory it is given, `ttl_s` how long it may be idle (None: as the others);
+    `adapters` are those loaded with it, each with the version of its files.
     """
 
     ref: str
@@ -36,6 +38,8 @@ class Plan(msgspec.Struct, frozen=True):
     states: StateHome | None = None
     need: MemoryNeed = MemoryNeed(0)
     ttl_s: float | None = None
+    adapters: Mapping[str, str] = {}
+    room: Callable[[], Awaitable[None]] | None = None
 
     @property
     def work(self) -> LoadWork:

@@ -3,7 +3,7 @@
 import hashlib
 import os
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +15,9 @@ from opta_lmx.backends.frames import Load
 from opta_lmx.backends.mlx.environment import worker_environment
 from opta_lmx.config.sections.engine import EngineSettings, ModelOverride
 from opta_lmx.config.sections.memory import MemorySettings
+from opta_lmx.config.sections.models import ModelsSettings
 from opta_lmx.core.errors import ErrorKind, LmxError, invalid
+from opta_lmx.engine.adapting import Adapters
 from opta_lmx.engine.appetite import Appetite
 from opta_lmx.engine.cache_types import cache_type
 from opta_lmx.engine.caching import StateHome
@@ -42,7 +44,7 @@ class Planner:
         store: models on disk.
         settings: the engine section.
         home: state folder; runtime sockets and worker logs live below it.
-        aliases: other names for models.
+        models: the models section: their other names, and their adapters.
         memory: the memory section.
 
     Attributes:
@@ -57,14 +59,16 @@ class Planner:
         store: ModelStore,
         settings: EngineSettings,
         home: Path,
-        aliases: Mapping[str, str] | None = None,
+        models: ModelsSettings | None = None,
         memory: MemorySettings | None = None,
     ) -> None:
         check_overrides(settings)
         self.store = store
         self._settings = settings
         self._home = home
-        self._aliases = dict(aliases or {})
+        models = models or ModelsSettings()
+        self._aliases = dict(models.aliases)
+        self._adapters = Adapters(models.adapters, home)
         self._sizing = Sizing(memory or MemorySettings())
         self._index = ModelIndex(store)
         self._conversions = Conversions(store)
@@ -72,14 +76,35 @@ class Planner:
         self._resolved: tuple[int, dict[str, _Found | LmxError]] = (-1, {})
 
     def reference(self, ref: str) -> Reference:
-        """Which stored model a client means.
+        """Which stored model a client means; an adapter of it is none.
 
         Costs no reading of files unless the store has changed.
 
         Raises:
-            LmxError: MODEL_NOT_FOUND, with code `model_ambiguous` where several are meant.
+            LmxError: MODEL_NOT_FOUND, with code `model_ambiguous` where several are meant;
+                INVALID_REQUEST `adapter_not_applicable`.
         """
+        wanted = self._find(ref)[0]
+        if wanted.adapter:
+            raise invalid(
+                f"'{ref[:200]}' names an adapter of '{wanted.name}'; only the model itself can be "
+                "meant here.",
+                param="model",
+                code="adapter_not_applicable",
+            )
+        return wanted
+
+    def asked(self, ref: str) -> Reference:
+        """The same for a request, which may name an adapter. Raises MODEL_NOT_FOUND."""
         return self._find(ref)[0]
+
+    def adapter(self, ref: str) -> str:
+        """The adapter that a reference names; empty for none. Raises MODEL_NOT_FOUND."""
+        return self._find(ref)[0].adapter
+
+    def adapters_of(self, model: ModelEntry | Known, backend: str) -> tuple[str, ...]:
+        """Names of the adapters that a model has on a backend."""
+        return tuple(self._adapters.of(model.name, backend))
 
     def _find(self, ref: str) -> _Found:
         known = self._index.known()
@@ -88,10 +113,20 @@ class Planner:
             version, resolved = self._resolved = self._index.version, {}
         found = resolved.get(ref)
         if found is None:
-            found = resolved[ref] = _resolved(ref, known, self._aliases)
+            found = resolved[ref] = self._resolve(ref, known)
         if isinstance(found, LmxError):
             raise found.again()
         return found
+
+    def _resolve(self, ref: str, known: Sequence[Known]) -> _Found | LmxError:
+        """What is found, or why nothing is: a request asks several times, and clients again."""
+        try:
+            wanted = resolve(ref, known, self._aliases)
+            model = next(one for one in known if one.name == wanted.name)
+            backend = wanted.backend or self.default_backend(model)
+            return self._adapters.checked(wanted, backend), model
+        except LmxError as error:
+            return error.with_traceback(None)
 
     def known(self) -> Sequence[Known]:
         """The models there are, as far as their names matter."""
@@ -164,11 +199,12 @@ class Planner:
         """What a model would take; it need not be in the store, only described.
 
         Raises:
-            LmxError: INVALID_REQUEST `draft_refused`, `kv_type_refused`.
+            LmxError: INVALID_REQUEST `draft_refused`, `adapter_refused`, `kv_type_refused`.
         """
         override = self._settings.for_model(entry.name)
         load, info = drafted(entry, self._load(entry, backend, override), override, self._entry_of)
-        return Appetite(self._sizing, info, load, self._held_bytes(backend))
+        adapted = self._adapters.added(entry, load, info)
+        return Appetite(self._sizing, adapted.info, adapted.load, self._held_bytes(backend))
 
     def _held_bytes(self, backend: BackendName) -> int:
         """What processed prompts may take besides running requests."""
@@ -179,9 +215,10 @@ class Planner:
 
         Raises:
             LmxError: MODEL_NOT_FOUND; INVALID_REQUEST `missing_extra`, `backend_mismatch`,
-                `draft_refused`, `kv_type_refused`; CONFLICT `model_broken`, `model_busy`.
+                `draft_refused`, `adapter_refused`, `kv_type_refused`; CONFLICT `model_broken`,
+                `model_busy`.
         """
-        wanted = self.reference(ref)
+        wanted = self.asked(ref)
         for name in (wanted.name, self.draft_of(wanted.name)):
             self.refuse_leaving(name)
         entry = self.store.get(wanted.name)
@@ -191,6 +228,8 @@ class Planner:
         runtime_dir(self._home)
         load = self._load(entry, backend, override)
         load, info = drafted(entry, load, override, self._entry_of)
+        adapted = self._adapters.added(entry, load, info)
+        load, info = adapted.load, adapted.info
         window = self._window(entry, context)
         if window:
             load = msgspec.structs.replace(load, context=window)
@@ -202,6 +241,7 @@ class Planner:
         async def prepare() -> Load:
             if backend == "mlx" and entry.format == "gguf":
                 await self._conversions.make(entry)
+            await adapted.unchanged()
             return load
 
         model_id = self.id_of(entry, backend)
@@ -227,6 +267,7 @@ class Planner:
             states=StateHome(self._home / "cache" / "prefix", Path(load.path), layout),
             need=sized.need,
             ttl_s=override.ttl_s,
+            adapters=adapted.versions,
         )
 
     def _entry_of(self, ref: str) -> tuple[Reference, ModelEntry]:
@@ -344,15 +385,6 @@ def _unusable(path: Path, reason: str) -> LmxError:
         f"The folder {path} for sockets cannot be used: {reason}.",
         code="bad_state",
     )
-
-
-def _resolved(ref: str, known: Sequence[Known], aliases: Mapping[str, str]) -> _Found | LmxError:
-    """What is found, or why nothing is: a request asks several times, and clients again."""
-    try:
-        wanted = resolve(ref, known, aliases)
-    except LmxError as error:
-        return error.with_traceback(None)
-    return wanted, next(one for one in known if one.name == wanted.name)
 
 
 def _read_template(override: ModelOverride) -> str | None:

@@ -32,6 +32,11 @@ class Directory:
         preset = self.preset(ref)
         return self._models.canonical(ref) if preset is None else self.serves(preset)
 
+    def adapter(self, ref: str) -> str:
+        """The adapter that a reference, or its preset, names; empty for none."""
+        preset = self.preset(ref)
+        return self._models.adapter(ref if preset is None else preset.model)
+
     def known(self) -> Sequence[Known]:
         """The models there are."""
         return self._models.known()
@@ -75,9 +80,10 @@ class Directory:
 
     def _is_model(self, name: str) -> bool:
         try:
-            return self._models.canonical(name).lower() == name.lower()
+            served, adapter = self._models.canonical(name), self._models.adapter(name)
         except LmxError:
             return False
+        return (f"{served}:{adapter}" if adapter else served).lower() == name.lower()
 
     def warm(self) -> list[str]:
         """Ids of the models that presets want kept loaded; the preset's where there is none."""

@@ -14,6 +14,12 @@ from opta_lmx.engine.link import WorkerLink
 from opta_lmx.engine.settle import settle
 
 _KILL_WAIT_S = 5.0
+_DEAF = ("/bin/sh", "-c", 'trap "" INT TERM; exec "$@"', "worker")
+"""Runs what follows so that it ignores what a terminal or a service manager tells the whole group.
+
+What is ignored stays so in the program: a worker cannot see to that itself before Python is up and
+its modules are there, and a signal meanwhile would look like a crash.
+"""
 
 
 class WorkerProcess:
@@ -90,6 +96,7 @@ async def _spawn(
 ) -> asyncio.subprocess.Process:
     with _fresh_log(log_file) as log:
         return await asyncio.create_subprocess_exec(
+            *_DEAF,
             sys.executable,
             "-m",
             "opta_lmx.backends.worker",

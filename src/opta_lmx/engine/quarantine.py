@@ -91,6 +91,15 @@ class Health:
         self._file.save()
         return delay
 
+    def forgive(self, model: str) -> None:
+        """Take back the latest crash: it was none of the model's. A quarantine stays."""
+        condition = self._conditions.get(model)
+        if condition is not None and condition.reason is None and condition.crashes_ms:
+            condition.crashes_ms.pop()
+            if not condition.crashes_ms:
+                del self._conditions[model]
+            self._file.save()
+
     def pause_s(self, model: str) -> float:
         """Seconds after which a worker may start again that ended for no fault of the model's."""
         condition = self._conditions.get(model)

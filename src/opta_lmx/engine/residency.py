@@ -4,25 +4,24 @@ import asyncio
 import contextlib
 import contextvars
 import functools
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from typing import Protocol
 
 import msgspec
 
-from opta_lmx.backends.frames import Load, ModelKind, Ready
+from opta_lmx.backends.frames import ModelKind, Ready
 from opta_lmx.core.clock import Clock
 from opta_lmx.core.errors import ErrorKind, LmxError, invalid
 from opta_lmx.core.telemetry import Telemetry
 from opta_lmx.engine.caching import ModelCache, NoCache
 from opta_lmx.engine.device import Device
-from opta_lmx.engine.keeping import Hands, Keeper
+from opta_lmx.engine.keeping import Hands, Keeper, unloaded
 from opta_lmx.engine.load_times import LoadBook
 from opta_lmx.engine.memory import Memory, MemoryPolicy, MemoryStatus
 from opta_lmx.engine.plan import Plan
 from opta_lmx.engine.recovery import Recovery, RecoveryOptions
 from opta_lmx.engine.restoring import Noted
 from opta_lmx.engine.runtime import ModelRuntime, ModelState, RuntimeLimits
-from opta_lmx.engine.settle import settle
 from opta_lmx.engine.status import ModelStatus, status_of, status_out_of_service
 from opta_lmx.engine.turns import Turns
 from opta_lmx.models.matching import Known
@@ -42,6 +41,10 @@ class Resolver(Protocol):
 
     def canonical(self, ref: str) -> str:
         """The id under which a reference is served. Raises MODEL_NOT_FOUND."""
+        ...
+
+    def adapter(self, ref: str) -> str:
+        """The adapter that a reference names; empty for none. Raises MODEL_NOT_FOUND."""
         ...
 
     def plan(self, ref: str, context: int | None = None) -> Plan:
@@ -99,19 +102,18 @@ class Engine:
         if self.recovery.safe:
             memory = msgspec.structs.replace(memory, warm=(), prefetch=False)
         self._memory = Memory(memory, self._runtimes, resolver.canonical, self._ports)
-        hands = Hands(self._sound, self._start, self._evict)
+        hands = Hands(self._sound, self._start, self._evict, self._refuse)
         self._keeper = Keeper(self._memory, hands, clock, telemetry)
 
     def runtime(self, ref: str, kinds: Collection[ModelKind] = ("chat",)) -> ModelRuntime:
         """The model's runtime for a request, loading it if allowed.
 
-        Idle models are unloaded for it where memory is short.
+        Where memory is short others are unloaded for it: idle ones, or when they had their turn.
 
         Raises:
             LmxError: MODEL_NOT_FOUND; INVALID_REQUEST for a model that is not of these kinds,
                 which is then not loaded; INSUFFICIENT_RESOURCES `model_too_large`; UNAVAILABLE
-                `memory_busy` while models that are used leave no room for it,
-                `model_quarantined`.
+                `memory_busy` where models do not take turns, `model_quarantined`.
         """
         runtime = self.find(ref)
         if runtime is not None:
@@ -130,7 +132,11 @@ class Engine:
         plan = self.resolver.plan(ref)
         check_kind(plan, kinds)
         self._memory.arrived(plan.ref)
-        return self._admit(plan, "request")
+        victims = self._memory.admit_or_call(plan)
+        self._make_room(victims or ())
+        runtime = self._start(plan, "swap" if victims is None else "request")
+        runtime.expect(self._memory.room_s(plan.ref))
+        return runtime
 
     def find(self, ref: str) -> ModelRuntime | None:
         """The runtime of a loaded model, by its id or any reference to it; never loads."""
@@ -190,7 +196,7 @@ class Engine:
                 param="model",
             )
         self._memory.dismiss(runtime.plan.ref)
-        await self._forget(runtime, _unloaded(runtime.plan.ref))
+        await self._forget(runtime, unloaded(runtime.plan.ref))
 
     async def restore(self) -> None:
         """Load, into free memory, what was loaded when the last run stopped without ending."""
@@ -204,7 +210,7 @@ class Engine:
         model, was = await self.recovery.reset(ref, self.resolver.canonical)
         runtime = self._runtimes.get(model)
         if runtime is not None and runtime.state is ModelState.QUARANTINED:
-            await self._forget(runtime, _unloaded(model))
+            await self._forget(runtime, unloaded(model))
         return model, was
 
     @contextlib.asynccontextmanager
@@ -219,7 +225,7 @@ class Engine:
         """
         self._make_room(self._memory.admit(plan))
         try:
-            await self._memory.room()
+            await self._memory.room(plan.ref)
             yield
         finally:
             self._memory.forget(plan.ref)
@@ -275,7 +281,7 @@ class Engine:
                 param="context_length",
             )
         self._make_room(self._memory.readmit(plan))
-        self._retire(runtime, _unloaded(plan.ref))
+        self._retire(runtime, unloaded(plan.ref))
         return self._start(plan, "operator")
 
     def _sound(self, ref: str, context: int | None = None) -> Plan:
@@ -301,17 +307,28 @@ class Engine:
             self._evict(ref, "room")
 
     def _evict(self, ref: str, reason: str) -> None:
-        """Begin to unload an idle model."""
+        """Begin to unload an idle model; one that is waited for comes back when it can."""
         runtime, (_, telemetry, _) = self._runtimes[ref], self._ports
         telemetry.count("model_evictions_total", model=ref, reason=reason)
         telemetry.log("info", "model unloaded", model=ref, reason=reason)
-        self._retire(runtime, _unloaded(ref))
+        if runtime.line.waiting:
+            telemetry.count("model_loads_total", model=ref, reason="swap")
+            runtime.park()
+            self._memory.call(runtime.plan)
+            runtime.expect(self._memory.room_s(ref))
+        else:
+            self._retire(runtime, unloaded(ref))
+
+    def _refuse(self, ref: str, reason: LmxError) -> None:
+        """End a model that waits for room, because there is never any."""
+        self._retire(self._runtimes[ref], reason)
 
     def _start(self, plan: Plan, reason: str) -> ModelRuntime:
         """Load a model; its memory is reserved."""
         options, (clock, telemetry, _) = self._options, self._ports
         telemetry.count("model_loads_total", model=plan.ref, reason=reason)
-        plan = msgspec.structs.replace(plan, prepare=self._in_room(plan))
+        room = self._memory.in_room(plan.ref, self._leaving.get(plan.ref))
+        plan = msgspec.structs.replace(plan, room=room)
         line = FairLine(options.line_rules(plan), clock)
         seat = self._device.seat(plan.ref, line, adaptive=options.adaptive and _is_ours(plan))
         turns = Turns(line, options.caches(plan), clock, seat)
@@ -326,21 +343,6 @@ class Engine:
         task.add_done_callback(functools.partial(self._ended, runtime))
         self.look_after()
         return runtime
-
-    def _in_room(self, plan: Plan) -> Callable[[], Awaitable[Load]]:
-        """What makes the model ready to be loaded, begun when its memory is truly free.
-
-        A worker of the same model that is ending has then written what it held.
-        """
-        leaving = self._leaving.get(plan.ref)
-
-        async def prepare() -> Load:
-            if leaving is not None:
-                await settle(asyncio.wait([leaving]))
-            await self._memory.room()
-            return await plan.prepare()
-
-        return prepare
 
     def _ended(self, runtime: ModelRuntime, task: asyncio.Task[None]) -> None:
         """A model out of service is forgotten: a request tries afresh, unless in quarantine."""
@@ -360,6 +362,7 @@ class Engine:
         if self._runtimes.get(ref) is not runtime:
             return None
         del self._runtimes[ref]
+        self._memory.withdrawn(ref)
         self.recovery.journal.gone(ref)
         return self._tasks.pop(ref, None)
 
@@ -393,10 +396,6 @@ def _is_ours(plan: Plan) -> bool:
     llama.cpp tells when tokens arrive, not what a step took, and encoders' steps differ in length.
     """
     return plan.kind == "chat" and plan.backend != "gguf"
-
-
-def _unloaded(ref: str) -> LmxError:
-    return LmxError(ErrorKind.UNAVAILABLE, f"Model '{ref}' was unloaded.", code="model_unloaded")
 
 
 def server_stopping() -> LmxError:

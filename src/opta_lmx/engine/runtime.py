@@ -18,7 +18,7 @@ from opta_lmx.backends.frames import (
 from opta_lmx.core.clock import Clock
 from opta_lmx.core.errors import ErrorKind, LmxError
 from opta_lmx.core.telemetry import Telemetry
-from opta_lmx.core.types import Prompt
+from opta_lmx.core.types import NO_PLACES, Places, Prompt
 from opta_lmx.engine.course import Course
 from opta_lmx.engine.load_times import LoadBook
 from opta_lmx.engine.loading import Loading
@@ -79,6 +79,7 @@ class ModelRuntime:
 
     Attributes:
         keep_s: how long it may be idle before it is unloaded, where a request has said (s).
+        usable: set while requests may be prepared, or are told why they may not.
     """
 
     def __init__(
@@ -103,7 +104,7 @@ class ModelRuntime:
         self.ready: Ready | None = None
         self._turns = turns
         self.cache, self.seat = turns.cache, turns.seat
-        self._usable = asyncio.Event()
+        self.usable = asyncio.Event()
         self.keep_s: float | None = None
         turns.line.set_slots(plan.slots)
 
@@ -119,6 +120,8 @@ class ModelRuntime:
         try:
             while True:
                 delay = await self._live_once()
+                if delay is None:
+                    continue
                 self.state = ModelState.RESTARTING
                 self.restarts += 1
                 self._telemetry.count("engine_restarts_total", model=self.plan.ref)
@@ -130,8 +133,11 @@ class ModelRuntime:
         finally:
             await settle(self._part())
 
-    async def _live_once(self) -> float:
-        """Run one worker until it dies; seconds after which to start the next. Raises if none."""
+    async def _live_once(self) -> float | None:
+        """Run one worker until it ends; seconds after which to start the next. Raises if none.
+
+        None after it was parked: the next one waits for room, and for nothing else.
+        """
         self._watch.begin()
         load = await self._loading.prepare()
         await self._vitals.loading()
@@ -142,17 +148,25 @@ class ModelRuntime:
             return await self._not_loaded(worker, error)
         await self._open(worker, self.ready)
         how = await self._watch.until_over(worker, self.cache.tick)
+        if how == "parked":
+            await self.cache.flush(_FLUSH_S)
+            await self._stop_worker()
+            return None
         if how == "died":
             await self._stop_worker()
         return await self._over(worker, how, self._watch.cause(how, worker))
 
     async def _not_loaded(self, worker: WorkerHandle, error: LmxError) -> float:
-        """A worker did not come up: it is tried again where it did once, and crashed or hung."""
+        """A worker did not come up: it is tried again where it did once, and crashed or hung.
+
+        So it is where a signal told it to end, which may be meant for all of us.
+        """
         if worker.dead:
             await self._stop_worker()
-        ordered = worker.exit_status in _ORDERED
-        if self.ready is None or worker.refused or ordered or error.code not in FATAL_TO_LOAD:
-            raise self._vitals.not_loaded(error, ordered=ordered) from None
+        if worker.exit_status in _ORDERED and not worker.refused:
+            return await self._over(worker, error.message, None)
+        if self.ready is None or worker.refused or error.code not in FATAL_TO_LOAD:
+            raise self._vitals.not_loaded(error) from None
         return await self._over(worker, error.message, error)
 
     async def _over(self, worker: WorkerHandle, reason: str, cause: LmxError | None) -> float:
@@ -162,7 +176,7 @@ class ModelRuntime:
         quarantine that cannot be ended yet.
         """
         self._log_end(worker, reason)
-        pause_s = self._vitals.ended(cause)
+        pause_s = self._vitals.ended(cause, self._turns.verdict())
         await self._stop_worker()
         return pause_s
 
@@ -176,8 +190,9 @@ class ModelRuntime:
         if worker.dead:
             return
         worker.tune(Tune(self._limits.stall_target_ms))
+        self.line.set_shut(False)
         self.state = ModelState.READY
-        self._usable.set()
+        self.usable.set()
         self._turns.resume(worker, ready)
         self._vitals.loaded()
         self._telemetry.log("info", "model ready", model=self.plan.ref, engine=ready.engine)
@@ -186,7 +201,7 @@ class ModelRuntime:
     def _on_death(self) -> None:
         """The worker is gone: who cannot go on with the next one is told now."""
         if self.state is ModelState.READY:
-            self._usable.clear()
+            self.usable.clear()
             self.state = ModelState.RESTARTING
             self._loading.expect()
         self._turns.suspend(self.error or worker_died(self.plan.ref))
@@ -206,7 +221,7 @@ class ModelRuntime:
         self.state = state
         self.error = error
         self._turns.close(error)
-        self._usable.set()
+        self.usable.set()
         self._telemetry.log(
             "error", "model out of service", model=self.plan.ref, reason=error.message
         )
@@ -223,7 +238,17 @@ class ModelRuntime:
         if self.error is None:
             self.state, self.error = ModelState.UNLOADED, reason
         self._turns.close(self.error)
-        self._usable.set()
+        self.usable.set()
+
+    def expect(self, room_s: float) -> None:
+        """There should be room for it to load in so many seconds."""
+        self._loading.expect(room_s)
+
+    def park(self) -> None:
+        """Its room is another's: the worker ends, and who waits goes on waiting, for the next."""
+        self.state = ModelState.LOADING
+        self.usable.clear()
+        self._watch.park()
 
     async def _part(self) -> None:
         """End the worker; one that is ended in peace saves first what it holds."""
@@ -252,7 +277,7 @@ class ModelRuntime:
 
     async def until_ready(self) -> Ready:
         """Wait until requests can be prepared. Raises what put the model out of service."""
-        await self._usable.wait()
+        await self.usable.wait()
         if self.error is not None:
             raise self.error.again()
         assert self.ready is not None
@@ -287,17 +312,18 @@ class ModelRuntime:
         """Wait in line until a slot is granted to this ticket. Raises what ended the wait."""
         await self._turns.wait(ticket, work)
 
-    async def begin(self, request: Submit, cuts: tuple[int, ...] = ()) -> TokenStream:
+    async def begin(self, request: Submit, places: Places = NO_PLACES) -> TokenStream:
         """Wait in line until a slot is granted to `request.id`, and start generating.
 
         Args:
             request: all of it, but for what concerns the cache.
-            cuts: offsets in its prompt at which turns start.
+            places: where its prompt may be taken up again.
 
         Raises:
             LmxError: what ended the wait.
         """
-        course = Course(request, self.line.caller(request.id), cuts)
+        version = self.plan.adapters.get(request.adapter, "")
+        course = Course(request, self.line.caller(request.id), places, version)
         await self._turns.come(course)
         self._living()
         self._turns.begin(course)

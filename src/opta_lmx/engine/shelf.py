@@ -100,6 +100,7 @@ class Shelf:
         for job in self._downloads.list():
             if job.status == "interrupted" and self._is_of(job.model, name):
                 self._downloads.cancel(job.id)
+        await self._downloads.saved()
         return freed
 
     def _refuse_used(self, name: str) -> None:

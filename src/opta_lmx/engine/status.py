@@ -13,7 +13,8 @@ class ModelStatus(msgspec.Struct, frozen=True):
     """One loaded model for operators; `load_s` is what its last load took, in seconds.
 
     `limit`: how many of its `slots` may be in use now; `expires_s`: when it is unloaded if
-    nobody asks for it (None: not by itself); `kv`: the caches of its running requests.
+    nobody asks for it (None: not by itself); `kv`: the caches of its running requests;
+    `adapters`: names of those it is loaded with.
     """
 
     id: str
@@ -34,6 +35,7 @@ class ModelStatus(msgspec.Struct, frozen=True):
     limit: int = 0
     kv: KvLevels = KvLevels()
     expires_s: float | None = None
+    adapters: tuple[str, ...] = ()
 
 
 def status_of(runtime: ModelRuntime, expires_s: float | None) -> ModelStatus:
@@ -59,6 +61,7 @@ def status_of(runtime: ModelRuntime, expires_s: float | None) -> ModelStatus:
         limit=runtime.seat.limit,
         kv=runtime.line.levels,
         expires_s=expires_s,
+        adapters=tuple(sorted(runtime.plan.adapters)),
     )
 
 

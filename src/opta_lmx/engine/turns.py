@@ -1,7 +1,6 @@
 """Who of one model's requests runs next, who makes room, and who goes on after a restart."""
 
 import asyncio
-from collections import Counter
 
 import msgspec
 
@@ -12,14 +11,13 @@ from opta_lmx.core.principal import Lane
 from opta_lmx.engine.caching import ModelCache
 from opta_lmx.engine.course import Course, Phase, resumable
 from opta_lmx.engine.device import Device, Seat
+from opta_lmx.engine.suspects import Suspects, Verdict
 from opta_lmx.engine.worker import WorkerHandle
 from opta_lmx.scheduling.fair_line import FairLine
 from opta_lmx.scheduling.rules import Position, Work
 
 _LOOK_S = 0.02
 """How often, at most, steps are taken as an occasion to see whether somebody must make room."""
-_DEATHS = 2
-"""A request that was in so many workers when they died is not tried again."""
 
 
 class Turns:
@@ -51,7 +49,8 @@ class Turns:
         self._waiting: dict[int, asyncio.Future[None]] = {}
         self._holders: set[int] = set()
         self._courses: dict[int, Course] = {}
-        self._deaths: Counter[int] = Counter()
+        self.suspects = Suspects()
+        self._verdict = Verdict.OPEN
         self._looked_at = clock.monotonic()
         self._left: int | None = None
 
@@ -69,12 +68,15 @@ class Turns:
     def suspend(self, reason: LmxError) -> None:
         """The worker is gone: who only waits goes on waiting, who was in it is tried once more.
 
+        So is who was in it together with the one that killed it, however often others do.
+
         Args:
             reason: what those are told who cannot go on.
         """
         self.cache.detach()
         self._worker = self._left = None
         holders, self._holders = self._holders, set()
+        self._verdict = self.suspects.died(holders)
         for ticket in holders:
             self._bereave(ticket, reason)
         self.seat.leave()
@@ -88,17 +90,24 @@ class Turns:
             self._wait_again(ticket, course)
         else:
             if course is not None:
-                course.stream.fail(reason.again())
+                twice = self.suspects.convicted(ticket)
+                course.stream.fail(_fatal(reason) if twice else reason.again())
             self._forget(ticket, finished=False)
 
     def _may_go_on(self, ticket: int, course: Course) -> bool:
         ability = "none" if self._ready is None else self._ready.resumes
-        return self.outlives(ticket) and course.survives(ability)
+        return not self.suspects.convicted(ticket) and course.survives(ability)
 
     def outlives(self, ticket: int) -> bool:
         """Count a death of the worker that this request was in; False when it is one too many."""
-        self._deaths[ticket] += 1
-        return self._deaths[ticket] < _DEATHS
+        return self.suspects.outlives(ticket)
+
+    def verdict(self) -> Verdict:
+        """What the end of the worker, or its end now, says of the model; of each end once."""
+        if self._worker is not None:
+            return self.suspects.verdict(self._holders)
+        found, self._verdict = self._verdict, Verdict.OPEN
+        return found
 
     def close(self, reason: LmxError) -> None:
         """The model is out of service for good: everybody is told."""
@@ -182,10 +191,12 @@ class Turns:
 
     def stepped(self, step: Step) -> None:
         """Charge what was produced, and see now and then whether somebody must make room."""
+        cleared = False
         for token in step.tokens:
             self.line.charge(token.request, 1)
+            cleared |= self.suspects.said(token.request)
         self.line.kv_used = step.kv_bytes
-        if self.seat.stepped(step) or self.line.cramped:
+        if self.seat.stepped(step) or self.line.cramped or cleared:
             self._grant()
         elif self.line.waiting:
             now = self._clock.monotonic()
@@ -216,11 +227,15 @@ class Turns:
     def fill(self, *, begin: bool) -> None:
         """Ask rows to make room for who must not wait, and grant slots if any may (`begin`)."""
         while self._worker is not None:
-            while begin and (ticket := self.line.grant()) is not None:
+            while begin and (ticket := self._next()) is not None:
                 self._give(ticket)
             if not self._make_room():
                 break
         self._share_memory()
+
+    def _next(self) -> int | None:
+        """Who begins now: nobody beside a row that may yet kill the worker."""
+        return None if self.suspects.on_trial(self._holders) else self.line.grant()
 
     def _share_memory(self) -> None:
         """Let processed prompts have what running rows leave."""
@@ -286,10 +301,20 @@ class Turns:
         """The request is over, for the line too."""
         self._holders.discard(ticket)
         self._courses.pop(ticket, None)
-        del self._deaths[ticket]
+        self.suspects.over(ticket, finished=finished)
         self.line.release(ticket, finished=finished)
         self.line.leave(ticket)
 
 
 def _without_reason() -> LmxError:
     return LmxError(ErrorKind.INTERNAL, "The answer ended without a reason.")
+
+
+def _fatal(reason: LmxError) -> LmxError:
+    """What is told of a request that two workers died with."""
+    return LmxError(
+        reason.kind,
+        f"{reason.message} It was the second one with this request, which is not tried again.",
+        code=reason.code,
+        param=reason.param,
+    )

@@ -4,6 +4,7 @@ from opta_lmx.core.errors import ErrorKind, LmxError
 from opta_lmx.engine.plan import Plan
 from opta_lmx.engine.quarantine import FATAL_TO_LOAD, QUARANTINED, Health, quarantined
 from opta_lmx.engine.restoring import Journal
+from opta_lmx.engine.suspects import Verdict
 
 _MOST_WORDS = 200
 """Characters of a worker's last words that are told on."""
@@ -31,32 +32,35 @@ class Vitals:
         """It is loaded."""
         self._journal.settled(self._model)
 
-    def ended(self, cause: LmxError | None) -> float:
+    def ended(self, cause: LmxError | None, verdict: Verdict = Verdict.OPEN) -> float:
         """A worker ended: seconds after which to start the next.
 
         Args:
             cause: what is counted against the model; None: nothing is, nor is it while the server
                 stops, since what tells that to stop may tell its workers, too.
+            verdict: what the requests in it say of that; one that kills a worker, and then the
+                next, counts as one crash, or as none of a model that serves others.
 
         Raises:
             LmxError: UNAVAILABLE `model_quarantined`: there is no next one.
         """
         self._journal.settled(self._model)
-        if cause is None or self._journal.frozen:
+        if cause is not None and verdict is Verdict.REQUEST:
+            self._health.forgive(self._model)
+        if cause is None or self._journal.frozen or verdict is not Verdict.OPEN:
             return self._health.pause_s(self._model)
         delay = self._health.crashed(self._model, self._backend, cause)
         if delay is None:
             raise quarantined(self._model, cause.message)
         return delay
 
-    def not_loaded(self, cause: LmxError, *, ordered: bool = False) -> LmxError:
+    def not_loaded(self, cause: LmxError) -> LmxError:
         """A load failed, and is not tried again by itself; what is to be told of it.
 
-        It is counted where it is the model's own fault, and not `ordered`: a signal told the
-        worker to end.
+        It is counted where it is the model's own fault.
         """
         self._journal.settled(self._model)
-        if cause.code in FATAL_TO_LOAD and not ordered:
+        if cause.code in FATAL_TO_LOAD:
             try:
                 self.ended(cause)
             except LmxError as quarantine:

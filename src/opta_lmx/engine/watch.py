@@ -30,14 +30,21 @@ class Watch:
         self._over = asyncio.Event()
         self._slow: Prompt | None = None
         self._slow_s = 0.0
+        self._parked = False
 
     def begin(self) -> None:
         """The next worker is about to start."""
         self._over.clear()
+        self._parked = False
         self._slow = None
 
     def died(self) -> None:
         """The worker is gone."""
+        self._over.set()
+
+    def park(self) -> None:
+        """The worker is to end in peace; another one comes later."""
+        self._parked = True
         self._over.set()
 
     def too_slow(self, prompt: Prompt, limit_s: float) -> LmxError:
@@ -55,7 +62,7 @@ class Watch:
         )
 
     async def until_over(self, worker: WorkerHandle, look: Callable[[], None]) -> str:
-        """Return when the worker has `died`, or must be killed: it `stalled`, or is too `slow`.
+        """Return when the worker has `died`, or must end: it `stalled`, is `slow`, or `parked`.
 
         `look` is called every so often meanwhile.
         """
@@ -67,6 +74,8 @@ class Watch:
                 look()
                 if worker.overdue(self._limits):
                     return "stalled"
+        if self._parked:
+            return "parked"
         return "died" if self._slow is None else "slow"
 
     def cause(self, how: str, worker: WorkerHandle) -> LmxError | None:

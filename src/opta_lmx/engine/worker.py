@@ -247,6 +247,11 @@ class WorkerHandle:
         return self._clock.monotonic() - self._last_sign if self._computing else 0.0
 
     @property
+    def working(self) -> bool:
+        """True while it owes anybody an answer, be it a prepared prompt."""
+        return not self.dead and (self._computing or bool(self._preparing))
+
+    @property
     def _computing(self) -> bool:
         """True while the engine holds any request."""
         return bool(self._streams or self._embedding)

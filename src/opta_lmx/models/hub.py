@@ -14,7 +14,7 @@ from opta_lmx.models.hub_files import Choice, HubRef, choose, parse_ref, quantis
 from opta_lmx.models.hub_heads import HubHeads
 from opta_lmx.models.json_files import MAX_JSON_BYTES, parse_object
 from opta_lmx.models.manifest import FileRecord, ModelEntry
-from opta_lmx.models.offer import Offer, stored_offer
+from opta_lmx.models.offer import Offer, Pin, offer_changed, stored_offer
 from opta_lmx.models.progress import Progress, ProgressCallback, State, check_cancelled, ignore
 from opta_lmx.models.selection import stored_name
 from opta_lmx.models.store import ModelStore, Provenance
@@ -38,6 +38,11 @@ class _Job(msgspec.Struct, frozen=True):
     source: str
     repository: Repository
     choice: Choice
+
+    @property
+    def total_bytes(self) -> int:
+        """Of all files."""
+        return sum(file.size for file in self.choice.files)
 
 
 class HubPuller:
@@ -97,10 +102,27 @@ class HubPuller:
         """The model in the store, unless a certain revision of it is asked for."""
         return None if wanted.revision else self._store.find(wanted.model_name)
 
-    def _job(self, wanted: HubRef) -> _Job:
-        repository = self._client.repository(wanted.repo, wanted.revision)
+    def _job(self, wanted: HubRef, pin: Pin | None = None) -> _Job:
+        repository = self._repository(wanted, pin)
         choice = choose(wanted, list(repository.files))
-        return _Job(wanted.model_name, _source(repository, wanted), repository, choice)
+        job = _Job(wanted.model_name, _source(repository, wanted), repository, choice)
+        if pin is not None and job.total_bytes != pin.total_bytes:
+            raise offer_changed(wanted.model_name)
+        return job
+
+    def _repository(self, wanted: HubRef, pin: Pin | None) -> Repository:
+        """At the commit that was looked at, if one was, however far the hub has moved on."""
+        if pin is None:
+            return self._client.repository(wanted.repo, wanted.revision)
+        try:
+            repository = self._client.repository(wanted.repo, pin.commit)
+        except LmxError as error:
+            if error.code == "hub_not_found":
+                raise offer_changed(wanted.model_name) from error
+            raise
+        if repository.commit != pin.commit:
+            raise offer_changed(wanted.model_name)
+        return repository
 
     def _offer(self, job: _Job) -> Offer:
         partial = self._store.partial_dir(job.name)
@@ -111,10 +133,11 @@ class HubPuller:
             name=job.name,
             origin="hub",
             format=job.choice.format,
-            total_bytes=sum(file.size for file in job.choice.files),
+            total_bytes=job.total_bytes,
             held_bytes=held,
             licence=job.repository.licence,
             quantisation=quantisation_in(job.choice.main),
+            commit=job.repository.commit,
         )
 
     def pull(
@@ -122,11 +145,12 @@ class HubPuller:
         ref: str,
         progress: ProgressCallback = ignore,
         cancel: threading.Event | None = None,
+        pin: Pin | None = None,
     ) -> ModelEntry:
         """Bring `org/name`, `org/name@revision` or `org/name/file.gguf` into the store.
 
         A model already there is returned as it is, unless another revision is asked for. An
-        interrupted pull goes on where it stopped.
+        interrupted pull goes on where it stopped. With `pin`, just what was looked at is fetched.
 
         Raises:
             LmxError: INVALID_REQUEST `invalid_model_name`, `no_weights`, `invalid_gguf`,
@@ -135,7 +159,7 @@ class HubPuller:
                 NOT_FOUND `hub_not_found`; UPSTREAM_FAILED `hub_unreachable`, `hub_bad_reply`,
                 `checksum_mismatch`; UNAVAILABLE `hub_offline`, `store_unusable`;
                 INSUFFICIENT_RESOURCES `insufficient_disk`; CONFLICT `model_exists`,
-                `model_busy`, `cancelled`.
+                `model_busy`, `cancelled`, `offer_changed`.
         """
         wanted = parse_ref(ref)
         name = wanted.model_name
@@ -146,7 +170,7 @@ class HubPuller:
             return present
         with self._store.claim(name):
             report.say("resolving")
-            job = self._job(wanted)
+            job = self._job(wanted, pin)
             present = self._store.find(name)
             if present is not None and present.source == job.source:
                 report.say("done", present.size_bytes, "already there")
@@ -192,7 +216,7 @@ class HubPuller:
     def _fetch(
         self, job: _Job, files: Path, report: "_Report", cancel: threading.Event
     ) -> list[FileRecord]:
-        report.total = sum(file.size for file in job.choice.files)
+        report.total = job.total_bytes
         self._store.refuse_full_disk(report.total - _held(files))
         repository = job.repository
         transfer = Transfer(self._client, repository.repo, repository.commit, self._attempts)

@@ -14,7 +14,7 @@ import msgspec
 
 from opta_lmx.core.errors import ErrorKind, LmxError
 from opta_lmx.models.catalogue import not_found
-from opta_lmx.models.names import split_ref
+from opta_lmx.models.names import split_adapter, split_ref
 
 MAX_REF = 512
 """Longer than any name, alias or file of a model."""
@@ -46,10 +46,11 @@ class Known(msgspec.Struct, frozen=True):
 
 
 class Reference(msgspec.Struct, frozen=True):
-    """A stored model's name, and the backend that was asked for, if any."""
+    """A stored model's name, and the backend and the adapter that were asked for, if any."""
 
     name: str
     backend: str | None = None
+    adapter: str = ""
 
 
 class _Parts(msgspec.Struct, frozen=True):
@@ -65,7 +66,8 @@ def resolve(ref: str, known: Sequence[Known], aliases: Mapping[str, str]) -> Ref
     """The one model that `ref` means.
 
     Args:
-        ref: `NAME[:BACKEND]`, as a client writes it.
+        ref: `NAME[:BACKEND][:ADAPTER]`, as a client writes it; whether there is such an adapter
+            is not known here.
         known: the stored models.
         aliases: other names, each for a reference to a stored model.
 
@@ -74,18 +76,31 @@ def resolve(ref: str, known: Sequence[Known], aliases: Mapping[str, str]) -> Ref
     """
     if len(ref) > MAX_REF:
         raise not_found(ref)
-    name, backend = split_ref(ref)
-    found = _match(name, known, aliases)
+    found, backend, adapter = _search(ref, known, aliases)
     target = aliases.get(found[0]) if len(found) == 1 else None
     if target is not None and found[0] not in {one.name for one in known}:
-        name, of_alias = split_ref(target)
-        backend = backend or of_alias
-        found = _match(name, known, {})
+        found, of_alias, its_adapter = _search(target, known, {})
+        backend, adapter = backend or of_alias, adapter or its_adapter
     if not found:
         raise _unknown(ref, known)
     if len(found) > 1:
         raise _ambiguous(ref, found)
-    return Reference(found[0], backend)
+    return Reference(found[0], backend, adapter)
+
+
+def _search(
+    ref: str, known: Sequence[Known], aliases: Mapping[str, str]
+) -> tuple[list[str], str | None, str]:
+    """What may be meant, the backend, and the adapter where nothing has the whole name."""
+    name, backend = split_ref(ref)
+    found = _match(name, known, aliases)
+    if found or backend is not None:
+        return found, backend, ""
+    rest, adapter = split_adapter(ref)
+    if not adapter:
+        return [], None, ""
+    name, backend = split_ref(rest)
+    return _match(name, known, aliases), backend, adapter
 
 
 def bits_of(quantisation: str) -> int | None:

@@ -7,6 +7,8 @@ from opta_lmx.core.errors import invalid
 MAX_PART = 96
 _PART = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 _NAME = re.compile(rf"{_PART}(/{_PART})?")
+_ADAPTER = re.compile(_PART)
+_BACKENDS = ("mlx", "gguf")
 
 
 def valid_name(name: str) -> bool:
@@ -41,6 +43,18 @@ def flat(name: str) -> str:
 def split_ref(ref: str) -> tuple[str, str | None]:
     """Split `NAME[:BACKEND]` into the model's name and the backend asked for, if any."""
     name, _, backend = ref.rpartition(":")
-    if name and backend in ("mlx", "gguf"):
+    if name and backend in _BACKENDS:
         return name, backend
     return ref, None
+
+
+def split_adapter(ref: str) -> tuple[str, str]:
+    """Split `NAME[:BACKEND]:ADAPTER` into what comes before the adapter and its name.
+
+    The name is empty where the last part cannot be an adapter's.
+    """
+    rest, _, adapter = ref.rpartition(":")
+    plain = len(adapter) <= MAX_PART and _ADAPTER.fullmatch(adapter)
+    if rest and plain and adapter.lower() not in _BACKENDS:
+        return rest, adapter
+    return ref, ""

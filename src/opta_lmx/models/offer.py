@@ -4,11 +4,19 @@ from typing import Literal
 
 import msgspec
 
+from opta_lmx.core.errors import ErrorKind, LmxError
 from opta_lmx.models.description import Format
 from opta_lmx.models.manifest import ModelEntry
 from opta_lmx.models.starters import Starter
 
 Origin = Literal["store", "starter", "hub"]
+
+
+class Pin(msgspec.Struct, frozen=True):
+    """What a download is held to: the commit that was looked at, and the bytes of its files."""
+
+    commit: str
+    total_bytes: int
 
 
 class Offer(msgspec.Struct, frozen=True):
@@ -21,6 +29,7 @@ class Offer(msgspec.Struct, frozen=True):
         held_bytes: of those, what an unfinished pull has left here.
         licence: what its makers call it; "" if they say nothing.
         quantisation: as far as its files' names tell.
+        commit: of the hub's repository; "" for what does not come from the hub.
     """
 
     name: str
@@ -30,6 +39,12 @@ class Offer(msgspec.Struct, frozen=True):
     held_bytes: int = 0
     licence: str = ""
     quantisation: str = ""
+    commit: str = ""
+
+    @property
+    def pin(self) -> Pin | None:
+        """What a download of just this is held to; None for what is not on the hub."""
+        return Pin(self.commit, self.total_bytes) if self.commit else None
 
     @property
     def missing_bytes(self) -> int:
@@ -58,4 +73,15 @@ def starter_offer(starter: Starter) -> Offer:
         format="mlx" if starter.folder else "gguf",
         total_bytes=starter.size,
         licence=starter.licence,
+    )
+
+
+def offer_changed(name: str) -> LmxError:
+    """The error for a download that would bring something else than what was looked at."""
+    return LmxError(
+        ErrorKind.CONFLICT,
+        f"'{name}' is not any more what was offered, so nothing was fetched. Ask for it again to "
+        "see what it is now.",
+        code="offer_changed",
+        param="model",
     )

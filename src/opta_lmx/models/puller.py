@@ -8,7 +8,7 @@ from opta_lmx.models.description import ModelInfo
 from opta_lmx.models.hub import HubPuller
 from opta_lmx.models.hub_files import parse_ref
 from opta_lmx.models.manifest import ModelEntry
-from opta_lmx.models.offer import Offer, starter_offer, stored_offer
+from opta_lmx.models.offer import Offer, Pin, starter_offer, stored_offer
 from opta_lmx.models.progress import ProgressCallback, ignore
 from opta_lmx.models.starters import STARTERS, ensure
 from opta_lmx.models.store import ModelStore
@@ -84,11 +84,13 @@ class Puller:
         ref: str,
         progress: ProgressCallback = ignore,
         cancel: threading.Event | None = None,
+        pin: Pin | None = None,
     ) -> ModelEntry:
         """Bring a starter (`starter`, `starter-long`) or a hub model into the store.
 
         Blocks: call it on a thread. Reports go to `progress` on that thread; setting `cancel`
-        ends it within about a second, keeping what a hub pull has received.
+        ends it within about a second, keeping what a hub pull has received. `pin`: just what
+        `look` told of, and nothing newer.
 
         Raises:
             LmxError: those of `starters.ensure` and `HubPuller.pull`; FORBIDDEN
@@ -99,7 +101,7 @@ class Puller:
             return present
         if ref in STARTERS:
             return ensure(self._store, ref, progress, cancel)
-        return self._hub.pull(ref, progress, cancel)
+        return self._hub.pull(ref, progress, cancel, pin)
 
 
 def stored_as(ref: str) -> str:

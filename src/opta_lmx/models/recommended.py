@@ -1,6 +1,7 @@
 """Models worth having, by the memory they need: facts kept as data, nothing measured here."""
 
 import tomllib
+from collections.abc import Collection
 from functools import cache
 from importlib import resources
 from typing import Literal
@@ -8,6 +9,17 @@ from typing import Literal
 import msgspec
 
 from opta_lmx.models.description import Format, ModelKind
+
+
+class Sources(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where each figure of a model is from, in words.
+
+    What a download really brings is told before it begins, from the hub's own listing.
+    """
+
+    size: str
+    context: str
+    licence: str
 
 
 class Recommended(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -19,6 +31,7 @@ class Recommended(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         size_bytes: of its files, as its publisher lists them, rounded.
         context: the window it was made for, in tokens.
         languages: `en` or `many`.
+        sources: where its size, window and licence are from.
     """
 
     ref: str
@@ -31,6 +44,7 @@ class Recommended(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     licence: str
     context: int
     languages: Literal["en", "many"]
+    sources: Sources
 
     @property
     def memory_bytes(self) -> int:
@@ -50,7 +64,11 @@ def recommended() -> tuple[Recommended, ...]:
     return tuple(sorted(models, key=lambda model: model.size_bytes))
 
 
-def best_for(room: int) -> Recommended | None:
-    """The largest model that makes text and fits into `room` bytes."""
-    fitting = [one for one in recommended() if one.kind == "chat" and one.memory_bytes <= room]
+def best_for(room: int, formats: Collection[str] = ("mlx", "gguf")) -> Recommended | None:
+    """The largest model that makes text, has one of the formats, and fits into `room` bytes."""
+    fitting = [
+        one
+        for one in recommended()
+        if one.kind == "chat" and one.format in formats and one.memory_bytes <= room
+    ]
     return fitting[-1] if fitting else None

@@ -1,6 +1,7 @@
 """One machine's memory: what each loaded model takes, and who makes room for the next."""
 
-from collections.abc import Callable, Collection
+import math
+from collections.abc import Callable, Collection, Mapping
 from enum import StrEnum
 
 import msgspec
@@ -247,11 +248,20 @@ class MemoryLedger:
 
         Of a model that was admitted again while it left, it is the old process.
         """
+        if not self.left(model):
+            self._entries.pop(model, None)
+
+    def left(self, model: str) -> bool:
+        """A model's process that was to leave has ended; False if none was to."""
         for place, (name, _) in enumerate(self._leaving):
             if name == model:
                 del self._leaving[place]
-                return
-        self._entries.pop(model, None)
+                return True
+        return False
+
+    def depart_unseen(self, model: str) -> None:
+        """A model for which nothing was reserved yet ends; it is `gone` once, as the others are."""
+        self._leaving.append((model, _Entry(MemoryNeed(0), 0.0)))
 
     def expired(self, now: float, ttl_s: Callable[[str], float]) -> tuple[str, ...]:
         """Models that have been idle for longer than each may be (s), the longest first."""
@@ -275,6 +285,21 @@ class MemoryLedger:
         return tuple(victims)
 
     # --- choosing
+
+    def would_go(self, missing: int, up_at: Mapping[str, float], now: float) -> list[str] | None:
+        """Who would have to go for so many bytes, were nobody spared for being busy.
+
+        Idle ones first, then those that are up longest (`up_at`: since when; the others longer).
+        None if all would not be enough; those that are being loaded for somebody stay.
+        """
+        idle = self._idle(now)
+        busy = [
+            name
+            for name, entry in self._entries.items()
+            if entry.state is Residency.READY and name not in self.pinned and name not in idle
+        ]
+        busy.sort(key=lambda name: up_at.get(name, -math.inf))
+        return self._enough([*idle, *busy], missing)
 
     def _is_idle(self, name: str, entry: _Entry) -> bool:
         in_use = entry.users or (entry.asked and entry.state is Residency.LOADING)

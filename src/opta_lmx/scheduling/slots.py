@@ -30,6 +30,7 @@ class Slots:
 
     Attributes:
         kv_used: bytes of the rows' caches, as the worker told last.
+        shut: nobody begins.
     """
 
     def __init__(self, rules: LineRules, clock: Clock) -> None:
@@ -52,6 +53,7 @@ class Slots:
         """Nobody was let in then, and nothing has changed since."""
         self._last = self._readied = self._granted = self._refused = self.kv_used = 0
         self.left_at = clock.monotonic()
+        self.shut = False
 
     # --- what there is --------------------------------------------------------
 
@@ -83,6 +85,11 @@ class Slots:
     def set_limit(self, limit: int | None) -> None:
         """Let fewer run than the worker could, at least one; None lifts the limit."""
         self._limit = None if limit is None else max(1, limit)
+        self._stuck = False
+
+    def set_shut(self, shut: bool) -> None:
+        """Let nobody begin, or all again; who has begun, and was paused, goes on in any case."""
+        self.shut = shut
         self._stuck = False
 
     def set_preemptible(self, able: bool) -> None:
@@ -137,6 +144,14 @@ class Slots:
         """True when a row needs more room for its caches than there is."""
         return self.room is not None and bool(self.room.short)
 
+    @property
+    def under_way(self) -> bool:
+        """True while anybody has begun who may go on, and is not over."""
+        lanes = self._order.lanes
+        return bool(self._rows) or any(
+            one.granted and not lanes[one.caller.lane].barred for one in self._tickets.values()
+        )
+
     # --- who is next ----------------------------------------------------------
 
     def upcoming(self) -> Ticket | None:
@@ -144,7 +159,9 @@ class Slots:
         if self.running >= self.slots:
             return None
         now = self._clock.monotonic()
-        return self._order.next(self.slots, now) if self.room is None else self._fitting(now)
+        if self.room is None:
+            return self._order.next(self.slots, now, _has_begun if self.shut else None)
+        return self._fitting(now)
 
     def _fitting(self, now: float) -> Ticket | None:
         """The next whose caches fit, and who leaves room for those before whose do not.
@@ -157,10 +174,12 @@ class Slots:
         assert room is not None
 
         def passes(ticket: Ticket) -> bool:
+            if self.shut and not _has_begun(ticket):
+                return False
             return room.passes(ticket, back, rows, self.slots)
 
         while True:
-            ticket = self._order.next(self.slots, now, passes if back else None)
+            ticket = self._order.next(self.slots, now, passes if back or self.shut else None)
             if ticket is None or room.fits(ticket):
                 self._held_back, self._stuck = back, ticket is None and bool(back)
                 return ticket
@@ -190,6 +209,8 @@ class Slots:
 
     def _making_room(self) -> Ticket | None:
         """Ask a row to yield for somebody who waits, and has waited long enough."""
+        if self.shut:
+            return None
         full, now = self.running >= self.slots, self._clock.monotonic()
         going = self._yielding()
         if not full and (going or not self._held_back):
@@ -221,3 +242,7 @@ class Slots:
     def pause(self, lane: Lane, keeps: Callable[[int], bool]) -> list[int]:
         """Rows of a lane that must yield now, whoever waits; `keeps` tells whose work is kept."""
         return [row.number for row in stop_rows(lane, self._rows.values(), self.rules, keeps)]
+
+
+def _has_begun(ticket: Ticket) -> bool:
+    return ticket.granted > 0

@@ -122,6 +122,11 @@ class Answering:
         return msgspec.structs.replace(self._group.usage, reasoning_tokens=thought)
 
     @property
+    def limited(self) -> GenerationRequest:
+        """The request with the bound of its answer by whoever set one, key and server included."""
+        return msgspec.structs.replace(self.request, max_tokens=self._group.limit)
+
+    @property
     def position(self) -> Position | None:
         """Where the call stands in line; None while it does not wait there."""
         return self._group.position

@@ -35,6 +35,8 @@ class ServedModel(msgspec.Struct, frozen=True):
         load_s: what loading took, in seconds.
         expires_s: seconds until it is unloaded if nobody asks for it; None: not by itself.
         preset: what it is asked for through, where that is a preset: then `id` is that one's.
+        adapters: names of those it can be asked for with, as `id:ADAPTER`.
+        parent: the id of the model that this is an adapter of; None: it is none.
     """
 
     id: str
@@ -57,6 +59,8 @@ class ServedModel(msgspec.Struct, frozen=True):
     load_s: float
     expires_s: float | None = None
     preset: Preset | None = None
+    adapters: tuple[str, ...] = ()
+    parent: str | None = None
 
 
 class Catalogue:
@@ -78,6 +82,10 @@ class Catalogue:
     async def list(self) -> list[ServedModel]:
         """Every usable model on disk, then loaded ones that run on another backend."""
         return await asyncio.to_thread(self._all, self._loaded())
+
+    async def adapters(self) -> "list[ServedModel]":
+        """Every adapter of the models that `list` gives, each as a model of its own."""
+        return await asyncio.to_thread(self._adapters, self._loaded())
 
     async def presets(self) -> "list[ServedModel]":
         """Every preset whose model can be asked for, by name."""
@@ -110,6 +118,10 @@ class Catalogue:
                 models.append(self._join(status.id, entry, status, aliases))
         return models
 
+    def _adapters(self, loaded: _Loaded) -> "list[ServedModel]":
+        models, aliases = self._all(loaded), self._aliases()
+        return [_with_adapter(each, name, aliases) for each in models for name in each.adapters]
+
     def _presets(self, loaded: _Loaded) -> "list[ServedModel]":
         found: list[ServedModel] = []
         for preset in () if self._directory is None else self._directory.presets.list():
@@ -123,13 +135,17 @@ class Catalogue:
             return self._model(ref, loaded)
         aliases = (preset.alias,) if preset.alias else ()
         model = self._model(preset.model, loaded)
-        return msgspec.structs.replace(model, id=preset.id, aliases=aliases, preset=preset)
+        return msgspec.structs.replace(
+            model, id=preset.id, aliases=aliases, preset=preset, adapters=(), parent=None
+        )
 
     def _model(self, ref: str, loaded: _Loaded) -> ServedModel:
-        wanted = self._planner.reference(ref)
+        wanted = self._planner.asked(ref)
         entry = self._planner.store.get(wanted.name)
         model_id = self._planner.id_of(entry, self._planner.backend_of(entry, wanted.backend))
-        return self._join(model_id, entry, loaded.get(model_id), self._aliases())
+        aliases = self._aliases()
+        model = self._join(model_id, entry, loaded.get(model_id), aliases)
+        return _with_adapter(model, wanted.adapter, aliases) if wanted.adapter else model
 
     def _join(
         self, model_id: str, entry: ModelEntry, status: ModelStatus | None, aliases: _Aliases
@@ -160,6 +176,7 @@ class Catalogue:
             source=entry.source,
             load_s=status.load_s if status else 0.0,
             expires_s=status.expires_s if status else None,
+            adapters=self._planner.adapters_of(entry, backend),
         )
 
     def _aliases(self) -> _Aliases:
@@ -167,5 +184,12 @@ class Catalogue:
         found: _Aliases = {}
         for alias in self._planner.aliases:
             with contextlib.suppress(LmxError):  # its target is not in the store
-                found.setdefault(self._planner.canonical(alias), []).append(alias)
+                model, adapter = self._planner.canonical(alias), self._planner.adapter(alias)
+                found.setdefault(f"{model}:{adapter}" if adapter else model, []).append(alias)
         return found
+
+
+def _with_adapter(model: ServedModel, name: str, aliases: _Aliases) -> ServedModel:
+    own = f"{model.id}:{name}"
+    known_as = tuple(aliases.get(own, ()))
+    return msgspec.structs.replace(model, id=own, parent=model.id, adapters=(), aliases=known_as)

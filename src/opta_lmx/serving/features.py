@@ -52,8 +52,8 @@ def _wanted(request: GenerationRequest) -> list[tuple[str, str]]:
     return [(feature, param) for feature, param, wanted in wants if wanted]
 
 
-def fingerprint(plan: Plan, ready: Ready, preset: Filling | None = None) -> str:
-    """Name the model, preset, engine and settings that, with the seed, decide an answer.
+def fingerprint(plan: Plan, ready: Ready, preset: Filling | None = None, adapter: str = "") -> str:
+    """Name the model, adapter, preset, engine and settings that, with the seed, decide an answer.
 
     Equal fingerprints promise equal answers to equal seeded requests that run alone, and where the
     name ends in `-r` (repeatable) among others too, but for what rounds in float32.
@@ -62,6 +62,7 @@ def fingerprint(plan: Plan, ready: Ready, preset: Filling | None = None) -> str:
         (plan.ref, plan.backend, ready.engine, ready.context, ready.slots, ready.weights_bytes),
         (plan.sampling, ready.sampling, ready.template_source, ready.speech, ready.vocabulary),
         preset.digest if preset else "",
+        *([plan.adapters.get(adapter, "")] if adapter else []),
     )
     digest = hashlib.sha256(msgspec.json.encode(parts)).hexdigest()[:12]
     return f"fp_{digest}{'-r' if ready.repeatable else ''}"

@@ -24,6 +24,11 @@ class RunGroup:
         """How many answers there are."""
         return len(self._runs)
 
+    @property
+    def limit(self) -> int | None:
+        """See `ModelRun.limit`."""
+        return self._runs[0].limit
+
     async def open(self) -> Accepted:
         """Second gate, for all runs at once. Raises what `ModelRun.open` raises."""
         accepted = await self._runs[0].open()

@@ -48,7 +48,7 @@ def open_management(ground: Ground, settings: ModelsSettings) -> Management:
     """Put it together; downloads that an earlier run left unfinished are known at once."""
     home, planner, engine, clock = ground.home, ground.planner, ground.engine, ground.clock
     puller = open_puller(planner.store, settings)
-    book = DownloadBook(home / download_book.FILE, puller.held_bytes)
+    book = DownloadBook(home / download_book.FILE, puller.held_bytes, ground.telemetry)
     downloads = Downloads(puller.pull, ground.telemetry, clock, book)
     prober = Prober(engine, planner, home, (clock, ground.telemetry))
 

@@ -17,9 +17,11 @@ from opta_lmx.core.principal import Caller
 from opta_lmx.core.telemetry import Telemetry
 from opta_lmx.core.types import (
     DEFAULT_SAMPLING,
+    NO_PLACES,
     Accepted,
     FinishReason,
     GenerationRequest,
+    Places,
     TokenEvent,
     Usage,
 )
@@ -84,7 +86,7 @@ class ModelRun:
         self._ready_at = self._dispatched_at = self._last_token_at = self._opened_at
         self._first_token_at: float | None = None
         self.submission: Submit | None = None
-        self.cuts: tuple[int, ...] = ()
+        self.places = NO_PLACES
         self._stream: TokenStream | None = None
         self._completion_tokens = 0
         self._closed = False
@@ -104,7 +106,7 @@ class ModelRun:
         grammar = await self._grammar(ready, prepared)
         self.submission = msgspec.structs.replace(submission, grammar=grammar)
         self.prompt_tokens = len(prepared.ids)
-        self.cuts = prepared.cuts
+        self.places = Places(prepared.cuts, prepared.anchors)
         return Accepted(
             model=self._runtime.plan.ref,
             prompt_tokens=self.prompt_tokens,
@@ -112,7 +114,10 @@ class ModelRun:
             speech=ready.speech,
             thinking=prepared.thinking,
             prompt_text=prepared.text,
-            fingerprint=fingerprint(self._runtime.plan, ready, self._request.filled_by),
+            sampling=self.submission.sampling,
+            fingerprint=fingerprint(
+                self._runtime.plan, ready, self._request.filled_by, self._request.adapter
+            ),
         )
 
     async def measure(self) -> int:
@@ -142,12 +147,17 @@ class ModelRun:
             leader.submission, id=self._ticket, sampling=sampling
         )
         self.prompt_tokens = leader.prompt_tokens
-        self.cuts = leader.cuts
+        self.places = leader.places
         self._index = index
+
+    @property
+    def limit(self) -> int | None:
+        """The bound of its answer that anybody set, in tokens; None: only the window does."""
+        return self._request.max_tokens or self._limits.default_max_tokens
 
     def _resolve(self, ready: Ready, prepared: Prepared) -> Submit:
         """Fix every parameter; an answer limit beyond the window ends there with `length`."""
-        wanted = self._request.max_tokens or self._limits.default_max_tokens
+        wanted = self.limit
         if prepared.at_least:
             raise self._too_long(ready, prepared, wanted or 1)
         room = self._answer_room(ready, prepared)
@@ -162,6 +172,7 @@ class ModelRun:
             max_tokens=min(room, wanted or room),
             top_logprobs=self._request.top_logprobs,
             logit_bias=self._request.logit_bias,
+            adapter=self._request.adapter,
         )
 
     async def _grammar(self, ready: Ready, prepared: Prepared) -> str | None:
@@ -223,7 +234,7 @@ class ModelRun:
         assert self.submission is not None
         caller, began = self._runtime.line.caller(self._ticket), self._clock.monotonic()
         async with self._patience.waiting():
-            self._stream = await self._runtime.begin(self.submission, self.cuts)
+            self._stream = await self._runtime.begin(self.submission, self.places)
         self._dispatched_at = self._clock.monotonic()
         waited_s = self._dispatched_at - self._opened_at
         self._telemetry.observe("queue_time_seconds", waited_s, model=self._runtime.plan.ref)

@@ -26,7 +26,8 @@ WRITERS: tuple[ModelKind, ...] = ("chat",)
 class Ticket(msgspec.Struct, frozen=True):
     """Places in a model's line, taken at the first gate: one for each answer.
 
-    `account` is what the request takes of its caller's budgets, `preset` what fills it.
+    `account` is what the request takes of its caller's budgets, `preset` what fills it, `adapter`
+    the model's one that it named, if any.
     """
 
     runtime: ModelRuntime
@@ -34,6 +35,7 @@ class Ticket(msgspec.Struct, frozen=True):
     caller: Caller
     account: Account
     preset: Preset | None = None
+    adapter: str = ""
 
     def give_back(self) -> None:
         """Leave the line without having run."""
@@ -110,6 +112,7 @@ class Serving:
         if preset is not None and preset.shapes_text and "chat" not in kinds:
             raise self._misplaced(preset, kinds)
         runtime = self._engine.runtime(model, kinds)
+        adapter = "" if model == runtime.plan.ref else self._engine.resolver.adapter(model)
         if runtime.error is not None:
             raise runtime.error.again()
         line = runtime.line
@@ -124,7 +127,7 @@ class Serving:
             runtime.admit_cold()
             numbers = line.enter_many(answers, caller)
             account = self.budgeting.account(caller.principal)
-            return Ticket(runtime, numbers, caller, account, preset)
+            return Ticket(runtime, numbers, caller, account, preset, adapter)
         except LmxError as error:
             self._telemetry.count("admission_rejections_total", reason=error.code)
             raise
@@ -159,6 +162,7 @@ class Serving:
                 from the budgets of its caller.
         """
         request = filled(request, ticket.preset)
+        request = msgspec.structs.replace(request, adapter=ticket.adapter)
         default = default_tokens or _bound(ticket) or self._limits.default_max_tokens
         limited = ticket.account.limited(request, default)
         ports = (self._clock, self._telemetry)

@@ -114,7 +114,7 @@ MESSAGES: tuple[Row, ...] = (
     nested(
         "messages.content.image_url",
         "refused",
-        "Text only.",
+        common.PICTURES,
         messages=[
             {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:,"}}]}
         ],

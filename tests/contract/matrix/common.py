@@ -17,6 +17,8 @@ OK: dict[str, Any] = {
     "additionalProperties": False,
 }
 
+PICTURES = "Text only: pictures are planned."
+
 TEMPERATURE: tuple[Row, ...] = (
     supported("temperature", 0.5, "0 to 2; 0 is greedy."),
     supported("top_p", 0.9, "Above 0 to 1."),

@@ -61,8 +61,12 @@ CONVERSATION: tuple[Row, ...] = (
     with_parts(
         nested(
             "messages.content.cache_control",
-            "accepted",
-            "Prefixes are kept as long as there is room, marked or not.",
+            "supported",
+            (
+                "Models whose caches cannot be cut to any length keep the prompt up to a mark "
+                "before anything else; elsewhere every prefix is found, marked or not. The time "
+                "is not promised: what is kept stays as long as there is room."
+            ),
             **_blocks({**TEXT, "cache_control": MARK}),
         ),
         *("type", "ttl"),
@@ -142,7 +146,7 @@ CONVERSATION: tuple[Row, ...] = (
     nested(
         "messages.content.image",
         "refused",
-        "The models here read text only.",
+        common.PICTURES,
         **_blocks({"type": "image", "source": {"type": "base64", "data": ""}}),
     ),
     with_parts(

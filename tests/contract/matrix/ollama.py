@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from tests.contract.matrix import common
 from tests.contract.matrix.model import (
     Row,
     Status,
@@ -122,7 +123,7 @@ CHAT = Surface(
         nested(
             "messages.images",
             "refused",
-            "The models here read text only.",
+            common.PICTURES,
             messages=[{**USER, "images": ["aGk="]}],
         ),
         with_parts(
@@ -149,7 +150,7 @@ GENERATE = Surface(
         supported("raw", True, "The prompt as it stands, without the template."),
         refused("template", "{{ .Prompt }}", "Templates are the model's own."),
         refused("context", [1, 2], "Answers carry none: use chat for a conversation."),
-        refused("images", ["aGk="], "The models here read text only."),
+        refused("images", ["aGk="], common.PICTURES),
         refused("width", 64, "No pictures are made."),
         refused("height", 64, "No pictures are made."),
         refused("steps", 4, "No pictures are made."),

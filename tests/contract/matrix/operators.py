@@ -59,7 +59,9 @@ OPERATORS = (
         "POST and GET /admin/models/autotune",
         "",
         "It took a serving model away to try settings on it. `/admin/benchmark/run` measures "
-        "what is loaded and takes nothing from anybody.",
+        "what is loaded and takes nothing from anybody. So no tuned settings stand between a "
+        "preset's and a call's own: presets hold none of the engine's, which are the model's "
+        "(`engine.overrides`), and before these goes only the `context_length` of a load.",
     ),
     Route(
         "POST /admin/benchmark",

@@ -164,6 +164,8 @@ def _operators() -> Iterator[str]:
 
 
 def _rest() -> Iterator[str]:
+    yield from _title("Planned")
+    yield from _table(("what", "why not yet"), notes.PLANNED)
     yield from _title("Left out")
     yield from _table(("what", "why"), notes.LEFT_OUT)
     yield from _title("Who watches for drift")

@@ -99,7 +99,7 @@ ITEMS: tuple[Row, ...] = (
     _items(
         "content.input_image",
         "refused",
-        "The models here read text only.",
+        common.PICTURES,
         {**USER, "content": [{"type": "input_image", "image_url": "data:,"}]},
     ),
     _items(

@@ -8,8 +8,10 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.support.hub import FakeHub, Repo
 from tests.support.server import LiveServer, sim_server
 from tests.support.waiting import wait_until
+from tests.support.weights import folder_files
 
 LONG = "word " * 3000
 
@@ -169,7 +171,8 @@ def test_an_operator_may_let_unknown_fields_pass(tmp_path: Path) -> None:
 
 
 def test_a_download_is_followed_by_its_job(tmp_path: Path) -> None:
-    with sim_server(tmp_path, {}, models={"downloads_enabled": False}) as server:
+    unasked = {"downloads_enabled": False, "confirm_bytes": 0}
+    with sim_server(tmp_path, {}, models=unasked) as server:
         link = "https://huggingface.co/org/name"
         begun = post(server, "download", model=link)
         assert begun.status_code == 200, begun.text
@@ -186,3 +189,46 @@ def test_a_download_is_followed_by_its_job(tmp_path: Path) -> None:
         listed = httpx.get(status).json()
         assert set(listed) == {"downloading", "completed", "failed", "paused"}
         assert [one["job_id"] for one in listed["failed"]] == [job["job_id"]]
+
+
+def test_a_large_download_does_not_begin_unasked(tmp_path: Path) -> None:
+    files = folder_files()
+    size = sum(len(data) for data in files.values())
+    repos = {"org/large": Repo(files), "org/small": Repo({**files, "README.json": b"{}"})}
+    with FakeHub(**repos) as hub:
+        bound = {"confirm_bytes": size - 1, "hub_endpoint": hub.url}
+        with sim_server(tmp_path, {}, models=bound) as server:
+            asked = post(server, "download", model="https://huggingface.co/org/large")
+            error = asked.json()["error"]
+            assert (asked.status_code, error["type"]) == (409, "invalid_request")
+            assert (error["code"], error["param"]) == (
+                "confirmation_required",
+                "confirmation_token",
+            )
+            how = error["confirmation"]
+            assert (how["estimated_bytes"], how["held_bytes"], how["licence"]) == (size, 0, "mit")
+            assert how["free_disk_bytes"] > size
+            assert 0 < how["expires_in_s"] <= 600
+            assert how["confirmation_token"] in error["message"]
+            status = f"{server.url}/api/v1/models/download/status"
+            assert not any(httpx.get(status).json().values())
+            assert not hub.sent("model.safetensors")
+            token = how["confirmation_token"]
+            other = post(server, "download", model="org/small", confirmation_token=token)
+            assert (other.status_code, other.json()["error"]["code"]) == (
+                404,
+                "confirmation_not_found",
+            )
+            begun = post(server, "download", model="org/large", confirmation_token=token)
+            assert begun.json()["status"] in ("downloading", "completed"), begun.text
+            one = f"{status}/{begun.json()['job_id']}"
+            wait_until(lambda: httpx.get(one).json()["status"] == "completed")
+            assert httpx.get(one).json()["total_size_bytes"] == size
+            spent = post(server, "download", model="org/large@main", confirmation_token=token)
+            assert spent.status_code == 404
+
+
+def test_where_nothing_is_fetched_that_is_said_at_once(tmp_path: Path) -> None:
+    with sim_server(tmp_path, {}, models={"downloads_enabled": False}) as server:
+        reply = post(server, "download", model="org/name")
+        assert (reply.status_code, reply.json()["error"]["code"]) == (403, "downloads_disabled")

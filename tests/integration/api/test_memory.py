@@ -33,7 +33,7 @@ SCRIPTS: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Generator[LiveServer]:
-    memory = {"budget_bytes": 10 * GB, "pinned": ["held"]}
+    memory = {"budget_bytes": 10 * GB, "pinned": ["held"], "swap_after_s": 0.0}
     with sim_server(tmp_path_factory.mktemp("memory"), SCRIPTS, memory=memory) as found:
         yield found
 

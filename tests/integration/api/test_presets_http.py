@@ -12,6 +12,7 @@ import ollama
 import openai
 import pytest
 
+from opta_lmx.core.types import SamplingParams
 from tests.support.clients import strict_anthropic, strict_openai
 from tests.support.server import LiveServer, sim_server
 from tests.support.waiting import wait_until
@@ -195,6 +196,54 @@ def test_a_response_tells_how_much_was_thought(server: LiveServer) -> None:
     ):
         reply = post(server, "/v1/responses", {"model": model, "input": "Why?", **more}).json()
         assert reply["reasoning"]["effort"] == effort
+
+
+SAMPLING = ("temperature", "top_p", "presence_penalty", "frequency_penalty")
+
+
+@pytest.mark.parametrize(
+    ("model", "more", "key", "limit"),
+    [
+        ("preset:tutor", {}, "unused", 3000),
+        ("preset:tutor", {"max_output_tokens": 400, "temperature": 0.5}, "unused", 400),
+        ("preset:tutor", {"top_p": 0.5}, "capped-key", 5),
+        ("echo", {}, "capped-key", 5),
+        ("echo", {}, "unused", None),
+    ],
+)
+def test_a_response_tells_what_it_was_made_with(
+    server: LiveServer, model: str, more: Json, key: str, limit: int | None
+) -> None:
+    """What the engine was given is what the object says, whoever said so."""
+    body = {"model": model, "input": "Why?", **more}
+    reply = post(server, "/v1/responses", body, key).json()
+    assert reply["max_output_tokens"] == limit
+    events = [
+        msgspec.json.decode(line.removeprefix("data: "))
+        for line in post(server, "/v1/responses", body | {"stream": True}, key).text.splitlines()
+        if line.startswith("data: {")
+    ]
+    told = [event["response"] for event in events if "response" in event]
+    assert len(told) == 3
+    text = told[-1]["output"][0]["content"][0]["text"]
+    if limit != 5:  # a longer one ends in the middle of what the engine says
+        given = submit(text)
+        assert limit in (None, given["max_tokens"])
+        for response in (reply, *told):
+            assert {name: response[name] for name in SAMPLING} == {
+                name: given["sampling"][name] for name in SAMPLING
+            }
+    assert {one["max_output_tokens"] for one in told} == {limit}
+    kept = get(server, f"/v1/responses/{reply['id']}")
+    assert (kept["max_output_tokens"], kept["temperature"]) == (limit, reply["temperature"])
+
+
+def test_a_response_tells_the_models_own_settings(tmp_path: Path) -> None:
+    own = SamplingParams(temperature=0.4, top_p=0.9)
+    with sim_server(tmp_path, {"echo": {"echo_submit": True}}) as server:
+        server.resolver.sampling = own
+        reply = post(server, "/v1/responses", {"model": "echo", "input": "Why?", "top_p": 1}).json()
+        assert (reply["temperature"], reply["top_p"]) == (0.4, 1.0)
 
 
 def test_a_compacted_conversation_with_instructions_of_its_own(server: LiveServer) -> None:

@@ -145,7 +145,10 @@ def test_a_crowd_of_first_requests_loads_a_model_once(server: ServerProcess, mod
 
 
 def test_a_busy_model_is_never_evicted(tmp_path: Path) -> None:
-    budget = {"LMX_MEMORY__BUDGET_BYTES": str(TIGHT_BYTES)}
+    budget = {
+        "LMX_MEMORY__BUDGET_BYTES": str(TIGHT_BYTES),
+        "LMX_MEMORY__SWAP_AFTER_S": "0",  # who finds no room is told so, and does not wait for it
+    }
     environment = settings(tmp_path / "store", tiny_sources(), **budget)
     with running_server(tmp_path, **environment) as server:
         server.load(CHAT[0])
@@ -179,6 +182,33 @@ def stays_while_it_streams(server: ServerProcess, busy: str, other: str) -> None
             assert next(lines) is not None
         assert set(server.models()) == {busy}
         assert (server.models()[busy]["pid"], server.models()[busy]["running"]) == (pid, 1)
+
+
+def test_a_busy_model_makes_room_after_its_turn(tmp_path: Path) -> None:
+    budget = {"LMX_MEMORY__BUDGET_BYTES": str(TIGHT_BYTES), "LMX_MEMORY__SWAP_AFTER_S": "0.2"}
+    with running_server(tmp_path, **settings(tmp_path / "store", tiny_sources(), **budget)) as one:
+        one.load(CHAT[0])
+        makes_room_after_its_turn(one, *CHAT)
+
+
+def makes_room_after_its_turn(server: ServerProcess, busy: str, other: str) -> None:
+    """What runs goes on, another model waits for its room, and who comes late is served too."""
+    messages = [{"role": "user", "content": "Hi"}]
+    body = {"model": busy, "messages": messages, "stream": True, "max_tokens": 1900}
+    url = f"{server.url}/v1/chat/completions"
+    with ThreadPoolExecutor(4) as pool:
+        with httpx.stream("POST", url, json=body, timeout=60) as answer:
+            lines = answer.iter_lines()
+            next(lines)
+            wait_until(lambda: server.models()[busy]["running"] == 1, 60)
+            waits = pool.submit(chat, server, other)
+            wait_until(lambda: server.models().get(other, {}).get("state") == "loading", 60)
+            late = [pool.submit(chat, server, busy) for _ in range(3)]
+            assert next(lines) is not None
+        assert waits.result(120).status_code == 200
+        assert [one.result(120).status_code for one in late] == [200] * 3
+    assert len(server.models()) == 1
+    assert sum(model["restarts"] for model in server.models().values()) == 0
 
 
 def error_of(reply: httpx.Response) -> str:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import socket
 import threading
 import time
@@ -17,6 +18,7 @@ from opta_lmx.core.telemetry import NullTelemetry
 from opta_lmx.engine.download_book import DownloadBook, Noted
 from opta_lmx.engine.downloads import Download, Downloads
 from opta_lmx.models.hub import HubPuller
+from opta_lmx.models.offer import Pin
 from opta_lmx.models.progress import Progress, check_cancelled
 from opta_lmx.models.store import ModelStore
 from tests.support.hub import FakeHub, Repo
@@ -47,7 +49,11 @@ class Gate:
         self._deaf = deaf
 
     def pull(
-        self, model: str, progress: Callable[[Progress], None], cancel: threading.Event
+        self,
+        model: str,
+        progress: Callable[[Progress], None],
+        cancel: threading.Event,
+        _: Pin | None = None,
     ) -> None:
         self.started.append(model)
         self.threads.append(threading.current_thread())
@@ -104,7 +110,12 @@ def test_downloads_leave_the_shared_threads_to_others() -> None:
 
 
 def test_an_unforeseen_failure_is_told_and_leaves_the_place_free() -> None:
-    def pull(model: str, progress: Callable[[Progress], None], cancel: threading.Event) -> None:
+    def pull(
+        model: str,
+        progress: Callable[[Progress], None],
+        cancel: threading.Event,
+        _: Pin | None,
+    ) -> None:
         raise RuntimeError(f"secret of {model}")
 
     async def scene() -> None:
@@ -139,7 +150,12 @@ def test_log_lines_do_not_carry_the_id_of_the_request_that_began() -> None:
 def test_only_what_has_ended_is_forgotten() -> None:
     gate = Gate()
 
-    def pull(model: str, progress: Callable[[Progress], None], cancel: threading.Event) -> None:
+    def pull(
+        model: str,
+        progress: Callable[[Progress], None],
+        cancel: threading.Event,
+        _: Pin | None,
+    ) -> None:
         if model == "long":
             gate.pull(model, progress, cancel)
 
@@ -166,6 +182,7 @@ def test_what_ran_or_waited_at_a_kill_is_known_to_the_next_run(tmp_path: Path) -
         jobs = [downloads.start(name) for name in ("a", "b", "waits", "given-up")]
         downloads.cancel(jobs[3].id)
         await until(lambda: all(job.progress for job in jobs[:2]))
+        await downloads.saved()
         return [job.id for job in jobs]
 
     async def next_run(ids: list[str]) -> None:
@@ -185,9 +202,11 @@ def test_what_ran_or_waited_at_a_kill_is_known_to_the_next_run(tmp_path: Path) -
         gate.open.set()
         await until_ended(again)
         assert again.status == "completed"
+        await downloads.saved()
         assert [one.id for one in book.read()] == [ids[1]]
         downloads.resume()
         await until_ended(downloads.get(ids[1]))
+        await downloads.saved()
         assert book.read() == []
 
     ids = asyncio.run(killed())
@@ -227,8 +246,42 @@ def test_a_disk_that_takes_nothing_keeps_no_download_from_running(tmp_path: Path
         gate.open.set()
         await until_ended(job)
         assert job.status == "completed"
+        await downloads.close()
 
     play(scene)
+
+
+def test_a_slow_disk_holds_nobody_up_and_loses_nothing(tmp_path: Path) -> None:
+    """Its stand-in is a pipe without a reader where the book's draft would be written."""
+    path, gate = tmp_path / "downloads.json", Gate()
+    draft = tmp_path / ".downloads.json.new"
+    os.mkfifo(draft)
+    goes_on = threading.Event()
+    waited: list[bool] = []
+
+    def disk() -> None:
+        waited.append(goes_on.wait(20))
+        with draft.open("rb") as pipe:
+            draft.unlink()
+            pipe.read()
+
+    async def scene() -> None:
+        downloads = Downloads(gate.pull, NullTelemetry(), book=DownloadBook(path))
+        jobs = [downloads.start(name) for name in ("a", "b", "c")]
+        saving = asyncio.ensure_future(downloads.saved())
+        await until(lambda: len(gate.started) == 2)
+        downloads.cancel(jobs[2].id)
+        assert (saving.done(), path.exists()) == (False, False)
+        goes_on.set()
+        await saving
+        assert [one.model for one in DownloadBook(path).read()] == ["a", "b"]
+        await downloads.close()
+
+    thread = threading.Thread(target=disk)
+    thread.start()
+    play(scene)
+    thread.join(20)
+    assert waited == [True], "everybody waited for the disk"
 
 
 def test_the_line_of_downloads_is_bounded() -> None:
@@ -251,10 +304,12 @@ def test_what_may_go_on_outlives_what_has_ended(tmp_path: Path) -> None:
     async def scene() -> None:
         book = DownloadBook(tmp_path / "downloads.json")
         book.write([Noted("dl-old", "org/unfinished", 1)])
+        await book.saved()
         downloads = Downloads(lambda *_: None, NullTelemetry(), book=book)
         for number in range(101):
             await until_ended(downloads.start(f"m{number}"))
         assert downloads.get("dl-old").status == "interrupted"
+        await downloads.saved()
         assert [noted.id for noted in book.read()] == ["dl-old"]
         assert len(downloads.list()) == 100
 
@@ -272,7 +327,12 @@ def test_an_unknown_download_is_named_by_its_field() -> None:
 
 
 def test_whatever_a_cancelled_download_stumbles_over_it_was_cancelled() -> None:
-    def pull(model: str, progress: Callable[[Progress], None], cancel: threading.Event) -> None:
+    def pull(
+        model: str,
+        progress: Callable[[Progress], None],
+        cancel: threading.Event,
+        _: Pin | None,
+    ) -> None:
         cancel.wait(20)
         raise LmxError(ErrorKind.UPSTREAM_FAILED, "gone", code="hub_unreachable")
 

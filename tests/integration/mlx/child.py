@@ -97,6 +97,30 @@ class Holder:
     def prepare(self, number: int, prompt: Any) -> Any:
         return self._engines[number][1].prepare(prompt)
 
+    def reference(
+        self, folder: str, adapter: str | None, ids: tuple[int, ...], count: int
+    ) -> list[int]:
+        """What mlx-lm itself makes of a prompt, greedily, with its own loading of an adapter."""
+        import mlx.core as mx
+        from mlx_lm.generate import generate_step
+        from mlx_lm.utils import load_model
+
+        model: Any = load_model(Path(folder))[0]
+        if adapter is not None:
+            from mlx_lm.tuner.utils import load_adapters
+
+            load_adapters(model, adapter)
+            model.eval()
+        steps = generate_step(mx.array(ids), model, max_tokens=count)
+        return [int(token) for token, _ in steps]
+
+    def quantise(self, source: str, out: str) -> None:
+        """Pack a model's weights, 4 bits each."""
+        from opta_lmx.backends.quantize.folder import quantise
+        from opta_lmx.backends.quantize.rules import scheme
+
+        quantise(Path(source), Path(out), scheme("affine", 4, 64), lambda *_: None)
+
     def _taken(self, frames: list[ToFront]) -> list[ToFront]:
         taken = list(frames)
         frames.clear()

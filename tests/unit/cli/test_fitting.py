@@ -44,7 +44,7 @@ def session(command: Command, monkeypatch: pytest.MonkeyPatch) -> Session:
 
 def planner(session: Session) -> Planner:
     settings = session.settings
-    return Planner(open_store(session), settings.engine, session.home, {}, settings.memory)
+    return Planner(open_store(session), settings.engine, session.home, None, settings.memory)
 
 
 def total(session: Session, slots: int, entry: ModelEntry = ENTRY) -> int:

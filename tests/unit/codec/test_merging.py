@@ -49,6 +49,18 @@ def test_text_after_calls_stays_after_them() -> None:
     )
 
 
+def test_anchors_stay_where_they_were_in_the_words() -> None:
+    turns = [
+        Message("user", "one two", anchors=(3,)),
+        Message("user", ""),
+        Message("user", "three", anchors=(0, 5)),
+    ]
+    (joined,) = merge_adjacent(turns)
+    assert [joined.content[:anchor] for anchor in joined.anchors] == [
+        *("one", "one two\n\n", "one two\n\nthree")
+    ]
+
+
 def test_tool_results_never_merge() -> None:
     turns = (Message("tool", "1", tool_call_id="a"), Message("tool", "2", tool_call_id="b"))
     assert merge_adjacent(turns) == turns

@@ -22,7 +22,7 @@ from opta_lmx.backends.frames import (
 )
 from opta_lmx.backends.statefile import StateHead, hash_ids, write_state
 from opta_lmx.core.principal import Caller, Principal
-from opta_lmx.core.types import SamplingParams
+from opta_lmx.core.types import NO_PLACES, SamplingParams
 from opta_lmx.engine.caching import CacheLimits, NoCache, PrefixCache, StateHome, wish_for
 from opta_lmx.engine.caching.costs import Costs
 from opta_lmx.engine.caching.folder import StateFolder
@@ -68,7 +68,7 @@ class Played:
     ) -> Submit:
         plain = Submit(ticket, ids, SamplingParams(), 16, **more)
         caller = Caller(Principal(tenant), session="s")
-        wish = wish_for((*ids, *plain.generated), (), caller)
+        wish = wish_for((*ids, *plain.generated), NO_PLACES, caller)
         return self.cache.planned(plain, wish)
 
     def start(self, request: Submit, cached: int | None = None) -> None:
@@ -205,7 +205,7 @@ def test_a_paused_answer_goes_on_from_its_state() -> None:
 def test_waiting_ends_when_the_state_comes() -> None:
     async def body(cache: PrefixCache, played: Played, _: Telling) -> None:
         first = played.submit(1)
-        wish = wish_for(PROMPT, (), Caller(Principal("t")))
+        wish = wish_for(PROMPT, NO_PLACES, Caller(Principal("t")))
         waiting = asyncio.create_task(cache.wait(2, wish))
         await asyncio.sleep(0)
         assert not waiting.done()
@@ -220,7 +220,9 @@ def test_waiting_ends_when_the_state_comes() -> None:
 def test_waiting_ends_when_the_state_does_not_come(how: str) -> None:
     async def body(cache: PrefixCache, played: Played, _: Telling) -> None:
         first = played.submit(1)
-        waiting = asyncio.create_task(cache.wait(2, wish_for(PROMPT, (), Caller(Principal("t")))))
+        waiting = asyncio.create_task(
+            cache.wait(2, wish_for(PROMPT, NO_PLACES, Caller(Principal("t"))))
+        )
         await asyncio.sleep(0)
         if how == "released":
             played.end(first)
@@ -236,7 +238,9 @@ def test_waiting_ends_when_the_state_does_not_come(how: str) -> None:
 def test_who_gives_up_waiting_is_forgotten() -> None:
     async def body(cache: PrefixCache, played: Played, _: Telling) -> None:
         first = played.submit(1)
-        waiting = asyncio.create_task(cache.wait(2, wish_for(PROMPT, (), Caller(Principal("t")))))
+        waiting = asyncio.create_task(
+            cache.wait(2, wish_for(PROMPT, NO_PLACES, Caller(Principal("t"))))
+        )
         await asyncio.sleep(0)
         waiting.cancel()
         await asyncio.wait([waiting])

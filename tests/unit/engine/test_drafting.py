@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from opta_lmx.config.sections.engine import EngineSettings
+from opta_lmx.config.sections.models import ModelsSettings
 from opta_lmx.core.errors import ErrorKind, LmxError
 from opta_lmx.engine.planner import Planner
 from opta_lmx.models.store import ModelStore
@@ -22,7 +23,8 @@ def planner_of(folder: Path, aliases: dict[str, str] | None = None, **override: 
         source.write_bytes(small_gguf())
         store.add(source, name)
     settings = {"backend": "gguf", "overrides": {"org/m": override}}
-    return Planner(store, EngineSettings.model_validate(settings), folder, aliases)
+    names = ModelsSettings(aliases=aliases or {})
+    return Planner(store, EngineSettings.model_validate(settings), folder, names)
 
 
 @pytest.mark.parametrize("ref", ["org/small", "small", "SMALL", "little", "small:gguf"])

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from opta_lmx.config.sections.engine import EngineSettings
+from opta_lmx.config.sections.models import ModelsSettings
 from opta_lmx.core.errors import LmxError
 from opta_lmx.core.types import Speech
 from opta_lmx.engine.planner import Planner
@@ -27,7 +28,7 @@ def planner_of(folder: Path, aliases: dict[str, str] | None = None, **engine: An
         (folder / "m.gguf").write_bytes(small_gguf())
         store.add(folder / "m.gguf", "org/m")
     settings = EngineSettings.model_validate({"backend": "gguf", **engine})
-    return Planner(store, settings, folder, aliases)
+    return Planner(store, settings, folder, ModelsSettings(aliases=aliases or {}))
 
 
 def test_every_name_of_a_model_has_one_id(tmp_path: Path) -> None:

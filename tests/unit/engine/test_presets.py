@@ -120,3 +120,18 @@ def test_no_request_sees_half_a_reload(directory: Directory, tmp_path: Path) -> 
         assert directory.canonical("preset:tutor") == "org/other-Q4_K_M"
 
     asyncio.run(body())
+
+
+def test_an_adapters_name_comes_before_an_alias_alike(directory: Directory, tmp_path: Path) -> None:
+    models = SimResolver(tmp_path, {"starter": {}})
+    models.adapters = {"starter": {"law": "v1"}}
+    (tmp_path / "presets" / "tutor.toml").write_text('model = "starter:law"\nalias = "acme"')
+    later = Directory(models, directory.presets)
+    later.reload()
+    assert (later.canonical("acme"), later.adapter("acme")) == ("starter", "law")
+    assert (later.canonical("preset:tutor"), later.adapter("preset:tutor")) == ("starter", "law")
+    assert (later.canonical("starter:law"), later.adapter("starter:law")) == ("starter", "law")
+    assert later.adapter("starter") == ""
+    (tmp_path / "presets" / "taker.toml").write_text('model = "starter"\nalias = "starter:law"')
+    assert "taker.toml" in [one.file for one in later.reload().refused]
+    assert later.preset("starter:law") is None

@@ -12,6 +12,7 @@ import pytest
 
 from opta_lmx.backends.quantize.rules import Scheme, scheme
 from opta_lmx.config.sections.engine import EngineSettings
+from opta_lmx.config.sections.models import ModelsSettings
 from opta_lmx.core.clock import SystemClock
 from opta_lmx.core.errors import ErrorKind, LmxError
 from opta_lmx.core.telemetry import NullTelemetry
@@ -63,7 +64,9 @@ class Room:
         self.free = 1 << 40
         self.store = ModelStore(home / "models", disk_free=lambda _: self.free)
         self.store.add(write_folder(home / "source", folder_files()), "small")
-        planner = Planner(self.store, EngineSettings(), home, {"nick": "small"})
+        planner = Planner(
+            self.store, EngineSettings(), home, ModelsSettings(aliases={"nick": "small"})
+        )
         self.work = Gate(planner, home)
 
     def jobs(self, timeout_s: float = 60.0) -> Quantising:

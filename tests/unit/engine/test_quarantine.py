@@ -177,15 +177,6 @@ async def test_only_the_models_own_failures_to_load_count(code: str) -> None:
 
 
 @in_loop
-async def test_a_load_that_was_told_to_end_does_not_count() -> None:
-    books = Recovery(RecoveryOptions(policy), HandClock(1), NullTelemetry())
-    watched = books.started(plan("m"), "request")
-    cause = LmxError(ErrorKind.UNAVAILABLE, "It did not load.", code="load_crashed")
-    assert watched.not_loaded(cause, ordered=True) is cause
-    assert not books.health.knows("m")
-
-
-@in_loop
 async def test_nothing_counts_once_the_server_is_told_to_stop() -> None:
     books = Recovery(RecoveryOptions(policy), HandClock(1), NullTelemetry())
     watched = books.started(plan("m"), "request")

@@ -24,6 +24,10 @@ from tests.support.tiny import tiny_llama
 from tests.support.waiting import until
 
 
+async def _at_once() -> None:
+    """A book that is written already."""
+
+
 def shelf(
     *,
     loaded: str = "",
@@ -56,7 +60,7 @@ def shelf(
         ),
     )
     running = [SimpleNamespace(model=active, status="running")] if active else []
-    downloads: Any = SimpleNamespace(active=lambda: running, list=lambda: running)
+    downloads: Any = SimpleNamespace(active=lambda: running, list=lambda: running, saved=_at_once)
     puller: Any = SimpleNamespace(model_name=lambda ref: ref.partition("@")[0])
     return Shelf(planner, engine, downloads, puller, (lambda name: use or None,))
 
@@ -117,7 +121,7 @@ async def test_what_is_being_deleted_is_begun_by_nobody(tmp_path: Path) -> None:
         store.add(tiny_llama(), name)
     settings = EngineSettings(overrides={"big": ModelOverride(draft="m")})
     planner = Planner(store, settings, tmp_path)
-    none: Any = SimpleNamespace(active=list, list=list)
+    none: Any = SimpleNamespace(active=list, list=list, saved=_at_once)
     engine: Any = SimpleNamespace(
         status=list, recovery=SimpleNamespace(health=SimpleNamespace(known=list))
     )

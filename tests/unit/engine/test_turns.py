@@ -304,7 +304,13 @@ class TurnsMachine(RuleBasedStateMachine):
         assert line.running == len(self.rig.rows)
         assert line.running <= self.rig.ready.slots
         if self.rig.worker is not None and not self._asked_to_go():
-            assert line.running == self.rig.ready.slots or not line.waiting
+            tried = self.rig.turns.suspects.on_trial(self.rig.rows)
+            assert line.running == self.rig.ready.slots or not line.waiting or tried
+
+    @invariant()
+    def one_is_tried_at_a_time(self) -> None:
+        suspects = self.rig.turns.suspects
+        assert sum(suspects.on_trial([ticket]) for ticket in self.rig.rows) <= 1
 
     @invariant()
     def answers_have_no_gap(self) -> None:

@@ -198,3 +198,32 @@ def test_every_model_is_reached_by_its_name_whatever_case_prefix_and_backend(
     assume("provider" not in orgs)
     assert outcome(f"provider/{name}", names, {}) == name
     assert outcome("alias", names, {"alias": name}) == name
+
+
+@pytest.mark.parametrize(
+    ("ref", "name", "backend", "adapter"),
+    [
+        ("starter:math", "starter", None, "math"),
+        ("starter:mlx:math", "starter", "mlx", "math"),
+        ("GPT-4o:math", "starter", None, "math"),
+        ("long:math", "starter-long", "mlx", "math"),
+        ("long:gguf:math", "starter-long", "gguf", "math"),
+        ("opta/starter:Math.v2_x-1", "starter", None, "Math.v2_x-1"),
+        ("whole:name", "starter", None, ""),
+        ("legal", "starter", "gguf", "law"),
+        ("legal:math", "starter", "gguf", "math"),
+        ("legal:mlx", "starter", "mlx", "law"),
+    ],
+)
+def test_an_adapter_is_what_follows_the_model(
+    ref: str, name: str, backend: str | None, adapter: str
+) -> None:
+    aliases = {**ALIASES, "whole:name": "starter", "legal": "starter:gguf:law"}
+    found = resolve(ref, STORE, aliases)
+    assert (found.name, found.backend, found.adapter) == (name, backend, adapter)
+
+
+@pytest.mark.parametrize("ref", ["starter:a:b", "starter:math:mlx", "starter:", ":math", "a:MLX"])
+def test_no_other_order_names_an_adapter(ref: str) -> None:
+    with pytest.raises(LmxError):
+        resolve(ref, STORE, ALIASES)

@@ -1,5 +1,7 @@
 """The catalogue of models worth having is sound."""
 
+import msgspec
+
 from opta_lmx.models.puller import stored_as
 from opta_lmx.models.recommended import best_for, recommended
 from opta_lmx.models.starters import STARTERS
@@ -13,8 +15,15 @@ def test_every_entry_can_be_asked_for() -> None:
         assert one.context > 0
         assert one.licence
         assert one.memory_bytes > one.size_bytes > 0
+        assert all(msgspec.structs.asdict(one.sources).values())
+        if "/" in one.ref and one.format == "gguf":
+            org, repo, *_ = one.ref.split("/")
+            assert f"{org}/{repo}" in one.sources.size
         if one.ref in STARTERS:
             assert one.format == ("mlx" if STARTERS[one.ref].folder else "gguf")
+            assert one.licence == STARTERS[one.ref].licence.lower()
+        if one.ref == "starter":
+            assert (one.size_bytes, one.context) == (STARTERS["starter"].size, 8192)
 
 
 def test_a_single_file_is_named_where_its_quantisation_is() -> None:

@@ -85,7 +85,7 @@ class AdminDownloads:
         """Start a download that was asked about."""
         asked = await bodies.read(request, ConfirmBody)
         self._serving.refuse_draining()
-        job = self._management.offers.confirm(asked.confirmation_token)
+        job = await self._management.offers.confirm(asked.confirmation_token)
         return JSONResponse(job.report(), status_code=202)
 
     async def list_downloads(self) -> dict[str, Any]:
@@ -98,7 +98,9 @@ class AdminDownloads:
 
     async def cancel_download(self, download_id: str) -> dict[str, Any]:
         """Stop a download; what it fetched stays for a later resume."""
-        return self._downloads.cancel(download_id).report()
+        job = self._downloads.cancel(download_id)
+        await self._downloads.saved()
+        return job.report()
 
     async def watch_download(self, download_id: str) -> Response:
         """Progress as server-sent events until the download ends."""

@@ -5,7 +5,7 @@ silence: a block that has no meaning here is refused by its dotted name.
 """
 
 from collections.abc import Sequence
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import msgspec
 
@@ -21,6 +21,13 @@ ERROR_MARK = "Error: "
 """Put before the text of a tool result that is an error: templates know no other sign for it."""
 
 _Block = TypeVar("_Block", bound=WireModel)
+
+
+class _Marked(NamedTuple):
+    """A block's text; `mark`: it carries `cache_control`."""
+
+    text: str
+    mark: bool
 
 
 def conversation(messages: Sequence[object], system: str | list[Any] | None) -> tuple[Message, ...]:
@@ -63,14 +70,14 @@ def _turns(raw: object, at: str) -> list[Message]:
 
 def _system(content: str | list[Any], at: str) -> list[Message]:
     """A turn of instructions; without words it would still cost tokens, so there is none."""
-    text = _text(content, at)
-    return [Message("system", text)] if text.strip() else []
+    text, anchors = _text(content, at)
+    return [Message("system", text, anchors=anchors)] if text.strip() else []
 
 
 def _question(blocks: list[Any], at: str) -> list[Message]:
     """Tool results first: a template wants them right behind the calls they answer."""
     results: list[Message] = []
-    texts: list[str] = []
+    texts: list[_Marked] = []
     for i, raw in enumerate(blocks):
         where = f"{at}.{i}"
         if _kind(raw, where) == "tool_result":
@@ -78,7 +85,8 @@ def _question(blocks: list[Any], at: str) -> list[Message]:
         else:
             texts.append(_text_of(raw, where))
     if texts or not results:
-        results.append(Message("user", PART_SEPARATOR.join(texts)))
+        text, anchors = _joined(texts)
+        results.append(Message("user", text, anchors=anchors))
     return results
 
 
@@ -113,35 +121,48 @@ def _call(block: wire.ToolUseBlock) -> ToolCall:
 
 
 def _result(block: wire.ToolResultBlock, at: str) -> Message:
-    text = _text(block.content or "", f"{at}.content")
+    text, _ = _text(block.content or "", f"{at}.content")
     if block.is_error:
         text = ERROR_MARK + text
     return Message("tool", text, tool_call_id=block.tool_use_id)
 
 
-def _text(content: str | list[Any], at: str) -> str:
+def _text(content: str | list[Any], at: str) -> tuple[str, tuple[int, ...]]:
+    """The text, and where its marked blocks end."""
     if isinstance(content, str):
-        return content
-    return PART_SEPARATOR.join(_text_of(raw, f"{at}.{i}") for i, raw in enumerate(content))
+        return content, ()
+    return _joined([_text_of(raw, f"{at}.{i}") for i, raw in enumerate(content)])
 
 
-def _text_of(raw: object, at: str) -> str:
+def _joined(texts: Sequence[_Marked]) -> tuple[str, tuple[int, ...]]:
+    anchors: list[int] = []
+    end = -len(PART_SEPARATOR)
+    for one in texts:
+        end += len(PART_SEPARATOR) + len(one.text)
+        if one.mark:
+            anchors.append(end)
+    return PART_SEPARATOR.join(one.text for one in texts), tuple(anchors)
+
+
+def _text_of(raw: object, at: str) -> _Marked:
     """The text of a block outside the assistant's turns."""
     kind = _kind(raw, at)
     if kind == "text":
-        return _read(wire.TextBlock, raw, at).text
+        block = _read(wire.TextBlock, raw, at)
+        return _Marked(block.text, block.cache_control is not None)
     if kind == "document" and not at.startswith("system"):
         return _document(raw, at)
     raise _no_block(kind, at)
 
 
-def _document(raw: object, at: str) -> str:
+def _document(raw: object, at: str) -> _Marked:
     source = _object(_object(raw, at).get("source"), f"{at}.source")
     if source.get("type") != "text":
         raise unsupported("Only documents of plain text are supported.", f"{at}.source")
     document = _read(wire.TextDocumentBlock, raw, at)
     parts = (document.title, document.context, document.source.data)
-    return PART_SEPARATOR.join(part for part in parts if part)
+    text = PART_SEPARATOR.join(part for part in parts if part)
+    return _Marked(text, document.cache_control is not None)
 
 
 def _kind(raw: object, at: str) -> str:

@@ -11,6 +11,7 @@ from opta_lmx.api.calls import Calls, ignored_header
 from opta_lmx.api.documents import LOADING, body_docs, error_docs
 from opta_lmx.api.fields import BodyReader, Read, validated
 from opta_lmx.api.lmstudio import render
+from opta_lmx.api.lmstudio.errors import ConfirmationRequiredError
 from opta_lmx.api.lmstudio.wire import (
     DownloadRequest,
     InstanceConfig,
@@ -21,9 +22,10 @@ from opta_lmx.api.lmstudio.wire import (
     Unloaded,
     UnloadRequest,
 )
-from opta_lmx.engine.downloads import Downloads
+from opta_lmx.engine.downloads import Download
 from opta_lmx.engine.residency import Engine
 from opta_lmx.serving.catalogue import Catalogue
+from opta_lmx.serving.management import Management
 
 _LINK = "https://huggingface.co/"
 _ENCODER = msgspec.json.Encoder()
@@ -34,12 +36,13 @@ class LmStudioRoutes:
     """Loads and lists models for clients that speak LM Studio's own interface."""
 
     def __init__(
-        self, calls: Calls, engine: Engine, catalogue: Catalogue, downloads: Downloads
+        self, calls: Calls, engine: Engine, catalogue: Catalogue, management: Management
     ) -> None:
         self._calls = calls
         self._engine = engine
         self._catalogue = catalogue
-        self._downloads = downloads
+        self._downloads = management.downloads
+        self._offers = management.offers
 
     def router(self) -> APIRouter:
         """All routes of this group, with their bodies documented."""
@@ -62,7 +65,7 @@ class LmStudioRoutes:
                 handler,
                 methods=["POST"],
                 response_model=None,
-                responses=error_docs(*LOADING),
+                responses=error_docs(*LOADING, 429),
                 openapi_extra=body_docs(body),
             )
         return routes
@@ -95,13 +98,24 @@ class LmStudioRoutes:
         return _json(Unloaded(read.call.instance_id), read)
 
     async def download(self, request: Request) -> Response:
-        """Start a download, or join the one under way; answers at once."""
+        """Start a download, or join the one under way; a large one has to be confirmed.
+
+        That is told as an error, with a token: the same request with that in it begins.
+        """
         read = await self._read(request, DownloadRequest)
         self._calls.serving.refuse_draining()
         ref = read.call.model.removeprefix(_LINK)
         if any(one.name == ref for one in await self._catalogue.list()):
             return _json(Job("already_downloaded"), read)
-        return _json(render.job(self._downloads.start(ref)), read)
+        return _json(render.job(await self._begin(ref, read.call.confirmation_token)), read)
+
+    async def _begin(self, ref: str, token: str | None) -> Download:
+        if token is not None:
+            return await self._offers.confirm(token, ref)
+        begun = await self._offers.request(ref)
+        if isinstance(begun, Download):
+            return begun
+        raise ConfirmationRequiredError(begun, self._offers.expires_s(begun))
 
     async def download_jobs(self) -> Response:
         """The downloads of this run of the server."""

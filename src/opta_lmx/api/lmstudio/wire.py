@@ -30,9 +30,13 @@ class UnloadRequest(WireModel):
 
 
 class DownloadRequest(WireModel):
-    """Body of `POST /api/v1/models/download`: a reference as elsewhere, or a hub link."""
+    """Body of `POST /api/v1/models/download`: a reference as elsewhere, or a hub link.
+
+    `confirmation_token` is ours: it answers the question that a large model is met with.
+    """
 
     model: ModelName
+    confirmation_token: ModelName | None = None
     quantization: Unsupported = None
 
 

@@ -104,8 +104,9 @@ class ModelRoutes:
         return {"version": f"{OLLAMA_LEVEL}+opta-lmx.{__version__}"}
 
     async def tags(self) -> Json:
-        """List the models that can be asked for, then the presets."""
-        served = [*await self._catalogue.list(), *await self._catalogue.presets()]
+        """List the models that can be asked for, then their adapters, then the presets."""
+        models, adapters = await self._catalogue.list(), await self._catalogue.adapters()
+        served = [*models, *adapters, *await self._catalogue.presets()]
         return {"models": [_listed(model) for model in served]}
 
     async def ps(self) -> Json:
@@ -170,7 +171,7 @@ def _loaded(model: ServedModel, now_ms: int) -> Json:
 def _details(model: ServedModel) -> Json:
     family = model.architecture
     return {
-        "parent_model": "",
+        "parent_model": model.parent or "",
         "format": model.format,
         "family": family,
         "families": [family] if family else [],

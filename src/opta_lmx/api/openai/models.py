@@ -14,8 +14,9 @@ def router(catalogue: Catalogue) -> APIRouter:
 
     @routes.get("/v1/models", responses=error_docs(503))
     async def list_models() -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
-        """List the models that can be asked for, then the presets."""
-        served = [*await catalogue.list(), *await catalogue.presets()]
+        """List the models that can be asked for, then their adapters, then the presets."""
+        models, adapters = await catalogue.list(), await catalogue.adapters()
+        served = [*models, *adapters, *await catalogue.presets()]
         return {"object": "list", "data": [_render(model) for model in served]}
 
     @routes.get("/v1/models/{model_id:path}", responses=error_docs(400, 404, 409, 503))
@@ -27,12 +28,13 @@ def router(catalogue: Catalogue) -> APIRouter:
 
 
 def _render(model: ServedModel) -> dict[str, Any]:
-    """The four fields of OpenAI's type; all we know besides is under `x_opta`."""
+    """OpenAI's four fields, an adapter's `parent` as vLLM has it; all else is under `x_opta`."""
     return {
         "id": model.id,
         "object": "model",
         "created": model.created_s,
         "owned_by": "opta-lmx",
+        **({} if model.parent is None else {"parent": model.parent}),
         "x_opta": {
             "aliases": model.aliases,
             "kind": model.kind,
@@ -44,6 +46,7 @@ def _render(model: ServedModel) -> dict[str, Any]:
             "quantization": model.quantisation,
             "architecture": model.architecture,
             "capabilities": _capabilities(model),
+            "adapters": model.adapters,
             **_preset(model),
         },
     }

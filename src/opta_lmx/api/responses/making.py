@@ -10,13 +10,13 @@ import msgspec
 from opta_lmx.api.responses import turns, wire
 from opta_lmx.api.responses.events import ResponseEvents
 from opta_lmx.api.responses.parse import Draft
-from opta_lmx.api.responses.resource import blank, usage_of
+from opta_lmx.api.responses.resource import accepted_fields, blank, usage_of
 from opta_lmx.codec.deltas import CallStart, FinishKind
 from opta_lmx.core.clock import Clock
 from opta_lmx.core.errors import ErrorKind, LmxError
 from opta_lmx.core.ids import uuid7
-from opta_lmx.core.types import GenerationRequest
-from opta_lmx.serving.answering import Ended, Spoke
+from opta_lmx.core.types import Accepted, GenerationRequest
+from opta_lmx.serving.answering import Answering, Ended, Spoke
 from opta_lmx.serving.responses import StoredResponses
 from opta_lmx.serving.service import Serving, Ticket
 
@@ -78,7 +78,7 @@ class Making:
         draft = wanted.draft
         response_id = "resp_" + uuid7(ports.clock.now_ms())
         self.events = ResponseEvents(
-            blank(draft, response_id, self._answering.created_s, self._answering.request),
+            blank(draft, response_id, self._answering.created_s, self._answering.limited),
             encrypted=wire.ENCRYPTED in (draft.body.include or ()),
         )
 
@@ -152,21 +152,20 @@ class Making:
             if not opening.done():
                 await send(self.events.waiting())
             with own_words():
-                await opening
+                self.response.update(accepted_fields(await opening))
         finally:
             opening.cancel()
 
-    async def _accept(self) -> None:
+    async def _accept(self) -> Accepted:
         """Pass the second gate, giving up what was not insisted on where the model lacks it."""
         try:
-            await self._answering.open()
+            return await self._answering.open()
         except LmxError as error:
             if self._is_too_strict(error):
-                await self._loosen()
-            elif self._may_shorten(error):
-                await self._shorten(error)
-            else:
-                raise
+                return await self._loosen()
+            if self._may_shorten(error):
+                return await self._shorten(error)
+            raise
 
     def _may_shorten(self, error: LmxError) -> bool:
         auto = self.wanted.draft.body.truncation == "auto"
@@ -179,7 +178,7 @@ class Making:
         refused = error.kind is ErrorKind.UNSUPPORTED_PARAMETER and error.param == "tools"
         return refused and held and True not in said
 
-    async def _loosen(self) -> None:
+    async def _loosen(self) -> Accepted:
         """Call again with the tools as hints, and say so in the response."""
         replace = msgspec.structs.replace
         request = self.wanted.request
@@ -189,14 +188,14 @@ class Making:
         self.response["tools"] = [{**tool, "strict": False} for tool in self.response["tools"]]
         # The same place in line: an attempt that was not opened holds nothing.
         self._answering = self._ports.serving.run(self._ticket, request)
-        await self._accept()
+        return await self._accept()
 
-    async def _shorten(self, error: LmxError) -> None:
+    async def _shorten(self, error: LmxError) -> Accepted:
         """Drop the fewest oldest turns that leave a prompt which fits, and open that."""
         request = self.wanted.request
         messages = request.prompt.messages
         low, high = 1, turns.droppable(messages)
-        best = None
+        best: tuple[Answering, Accepted] | None = None
         while low <= high:
             middle = (low + high) // 2
             prompt = msgspec.structs.replace(
@@ -205,16 +204,17 @@ class Making:
             shorter = msgspec.structs.replace(request, prompt=prompt)
             attempt = self._ports.serving.run(self._ticket, shorter)
             try:
-                await attempt.open()
+                accepted = await attempt.open()
             except LmxError as again:
                 if again.kind is not ErrorKind.CONTEXT_LENGTH_EXCEEDED:
                     raise
                 error, low = again, middle + 1
             else:
-                best, high = attempt, middle - 1
+                best, high = (attempt, accepted), middle - 1
         if best is None:
             raise error
-        self._answering = best
+        self._answering, accepted = best
+        return accepted
 
     async def _generate(self, send: Send) -> FinishKind:
         """Tell the answer until it ends, or has made all the calls it may."""

@@ -5,7 +5,13 @@ from typing import Any, get_args
 from opta_lmx.api.responses import wire
 from opta_lmx.api.responses.parse import Draft, is_strict
 from opta_lmx.api.values import Effort
-from opta_lmx.core.types import DEFAULT_SAMPLING, GenerationRequest, SamplingParams, Usage
+from opta_lmx.core.types import (
+    DEFAULT_SAMPLING,
+    Accepted,
+    GenerationRequest,
+    SamplingParams,
+    Usage,
+)
 
 Json = dict[str, Any]
 
@@ -19,7 +25,8 @@ def blank(
         draft: the request.
         response_id: `resp_...`.
         created_s: seconds since the epoch, UTC.
-        filled: the request with what its preset says; as it was asked unless given.
+        filled: the request with what its preset, the caller's key and this server say; as it was
+            asked unless given.
     """
     body, asked = draft.body, filled or draft.request
     return {
@@ -43,7 +50,7 @@ def blank(
         "top_logprobs": body.top_logprobs or 0,
         "reasoning": _reasoning(body.reasoning, asked.prompt.template_kwargs),
         "usage": None,
-        "max_output_tokens": body.max_output_tokens,
+        "max_output_tokens": asked.max_tokens,
         "max_tool_calls": body.max_tool_calls,
         "store": draft.stores,
         "background": bool(body.background),
@@ -55,8 +62,13 @@ def blank(
     }
 
 
+def accepted_fields(accepted: Accepted) -> Json:
+    """What is known better once the model is there, which has defaults of its own."""
+    return _sampling(accepted.sampling)
+
+
 def _sampling(asked: SamplingParams) -> Json:
-    """What was asked, else this server's own defaults."""
+    """What is used, as far as it is known, else this server's own defaults."""
     used = asked.resolve(DEFAULT_SAMPLING)
     return {
         "temperature": used.temperature,

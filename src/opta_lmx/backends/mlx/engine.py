@@ -17,7 +17,14 @@ from opta_lmx.backends.frames import (
     Tune,
 )
 from opta_lmx.backends.mlx.pacing import Pace
-from opta_lmx.backends.protocol import CANARY_FAILED, Emit, Engine, LoadError, Texts
+from opta_lmx.backends.protocol import (
+    ADAPTER_REFUSED,
+    CANARY_FAILED,
+    Emit,
+    Engine,
+    LoadError,
+    Texts,
+)
 from opta_lmx.backends.shortage import is_out_of_memory
 from opta_lmx.backends.text.infill import find_infill
 from opta_lmx.backends.text.template import ChatTemplate, load_template
@@ -62,8 +69,8 @@ class MlxEngine:
         options = loader.read_options(spec.options)
         loader.hold_to(options)
         path = Path(spec.path)
-        emit(Announce("load", _load_s(path)))
-        loaded = loader.load(path, options)
+        emit(Announce("load", _load_s(path, *map(Path, spec.adapters.values()))))
+        loaded = loader.load(path, options, spec.adapters)
         tokenizer = loaded.tokenizer
         template = load_template(
             spec,
@@ -79,6 +86,7 @@ class MlxEngine:
             room = _room(loaded, options, limits)
             self._batch = _make_batch(loaded, limits, room, self._tell)
             _warm_up(self._batch)
+            _try_adapters(self._batch, emit)
             ready = _ready(loaded, limits, room, template)
         except loader.LOAD_ERRORS as error:
             code = "load_failed" if is_out_of_memory(error) else CANARY_FAILED
@@ -88,7 +96,9 @@ class MlxEngine:
         gc.collect()
         gc.freeze()
         infill = find_infill(tokenizer.token_id)
-        return ready, TemplateTexts(template, tokenizer, infill, ready.context)
+        # A state that can be cut serves any place of a prompt: nobody need say which.
+        anchored = ready.caches == "whole"
+        return ready, TemplateTexts(template, tokenizer, infill, ready.context, anchored=anchored)
 
     def submit(self, request: Submit) -> None:
         """Take a request; it starts with the next step that has room for its prompt."""
@@ -146,6 +156,7 @@ def _limits(spec: Load, loaded: "LoadedModel") -> "Limits":
         vocabulary=loaded.folder.vocabulary or loaded.tokenizer.vocab_size,
         context=min(spec.context or loaded.folder.context, loaded.folder.context),
         slots=spec.slots,
+        adapters=tuple(spec.adapters),
     )
 
 
@@ -166,7 +177,8 @@ def _make_batch(loaded: "LoadedModel", limits: "Limits", room: _Room, emit: Emit
     from opta_lmx.backends.mlx.running import Running, Width
 
     width = Width(room.cost.at, room.spare)
-    running = Running(loaded.model, loaded.tokenizer.eos_ids, limits.slots, width)
+    ends = loaded.tokenizer.eos_ids
+    running = Running(loaded.model, ends, limits.slots, width, loaded.adapters)
     return Batch(running, loaded.tokenizer, limits, Pace(), emit)
 
 
@@ -191,23 +203,48 @@ def _ready(loaded: "LoadedModel", limits: "Limits", room: _Room, template: ChatT
     )
 
 
-def _load_s(path: Path) -> float:
-    size = sum(file.stat().st_size for file in path.glob("*.safetensors"))
+def _load_s(*folders: Path) -> float:
+    files = [file for folder in folders for file in folder.glob("*.safetensors")]
+    size = sum(file.stat().st_size for file in files)
     return _LOAD_FLOOR_S + size / _SLOWEST_DISK
 
 
 def _warm_up(batch: "Batch") -> None:
     """Run two short requests, twice: once to compile kernels, once to measure the pace."""
     clock = SystemClock()
-    ids = tuple(range(min(_WARM_UP_TOKENS, batch.limits.context // 2)))
     for _ in range(2):
         batch.pace = Pace()
         began = clock.monotonic()
-        for request in (1, 2):
-            batch.submit(Submit(request, ids, SamplingParams(temperature=0.0), 3, top_logprobs=0))
-        while (step := batch.step()) is not None:
-            if any(not math.isfinite(token.logprob or 0.0) for token in step.tokens):
-                message = "the weights give no finite probabilities; they may be corrupt"
-                raise LoadError(message, CANARY_FAILED)
+        _run_short(batch, 2)
         if clock.monotonic() - began > _SLOW_S:
             return
+
+
+def _try_adapters(batch: "Batch", emit: Emit) -> None:
+    """Run one short request with each adapter; what they take is not the model's pace."""
+    pace = batch.pace
+    for name in batch.limits.adapters:
+        emit(Announce("warm-up", _WARM_UP_S))
+        try:
+            made = _run_short(batch, 1, name)
+        except LoadError:
+            made = 0
+        if not made:
+            message = f"the adapter '{name}' cannot be used: the model does not run with it"
+            raise LoadError(message, ADAPTER_REFUSED)
+    batch.pace = pace
+
+
+def _run_short(batch: "Batch", rows: int, adapter: str = "") -> int:
+    """Run so many short requests; the tokens they made. Raises LoadError if they make no sense."""
+    ids = tuple(range(min(_WARM_UP_TOKENS, batch.limits.context // 2)))
+    sampling = SamplingParams(temperature=0.0)
+    for request in range(1, rows + 1):
+        batch.submit(Submit(request, ids, sampling, 3, top_logprobs=0, adapter=adapter))
+    made = 0
+    while (step := batch.step()) is not None:
+        made += len(step.tokens)
+        if any(not math.isfinite(token.logprob or 0.0) for token in step.tokens):
+            message = "the weights give no finite probabilities; they may be corrupt"
+            raise LoadError(message, CANARY_FAILED)
+    return made

@@ -42,10 +42,14 @@ class Lane:
 
     Args:
         generator: a new `BatchGenerator`.
+
+    Attributes:
+        adapter: what all of its rows are computed with; changed only while it is empty.
     """
 
     def __init__(self, generator: Any) -> None:
         self._generator = generator
+        self.adapter = ""
         self._rows: dict[int, Row] = {}
 
     def __len__(self) -> int:

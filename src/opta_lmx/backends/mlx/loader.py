@@ -2,6 +2,7 @@
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # (mlx and mlx-lm are only partly typed)
 
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
@@ -12,6 +13,7 @@ from mlx.utils import tree_flatten
 from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.utils import load_model
 
+from opta_lmx.backends.mlx.adapters import Adapters, load_adapters
 from opta_lmx.backends.mlx.cpu import kernels
 from opta_lmx.backends.mlx.folder import ModelFolder, read_folder
 from opta_lmx.backends.mlx.memory import hold
@@ -46,12 +48,13 @@ class MlxOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class LoadedModel(NamedTuple):
-    """A model in memory, evaluated, with everything known about it."""
+    """A model in memory, evaluated, with everything known about it; `weights_bytes` of all."""
 
     model: Any
     folder: ModelFolder
     tokenizer: HfTokenizer
     weights_bytes: int
+    adapters: Adapters
 
 
 def read_options(options: dict[str, Any]) -> MlxOptions:
@@ -67,11 +70,11 @@ def hold_to(options: MlxOptions) -> None:
     hold(options.memory_bytes, options.cache_bytes, options.wired_bytes)
 
 
-def load(path: Path, options: MlxOptions) -> LoadedModel:
-    """Load weights and tokenizer.
+def load(path: Path, options: MlxOptions, adapters: Mapping[str, str] | None = None) -> LoadedModel:
+    """Load weights and tokenizer, and the folders of `adapters`, by name.
 
     Raises:
-        LoadError: the folder is damaged, unknown to mlx-lm, or refused.
+        LoadError: a folder is damaged, unknown to mlx-lm, or refused.
     """
     folder = read_folder(path)
     tokenizer = HfTokenizer.from_folder(path)
@@ -92,7 +95,8 @@ def load(path: Path, options: MlxOptions) -> LoadedModel:
         raise LoadError(f"the weights cannot be loaded: {reason}") from error
     leaves = dict(cast("list[tuple[str, Any]]", tree_flatten(model.parameters())))
     weights = sum(int(array.nbytes) for array in leaves.values())
-    return LoadedModel(model, folder, tokenizer, weights)
+    added = load_adapters(model, adapters or {}, dtype)
+    return LoadedModel(model, folder, tokenizer, weights + added.nbytes, added)
 
 
 def engine_name() -> str:

@@ -1,4 +1,4 @@
-"""The rows in mlx-lm's generators: one lane for each length of rows that differ too much."""
+"""The rows in mlx-lm's generators: a lane for each adapter, and for rows too long for one."""
 # pyright: reportUnknownMemberType=false
 # (mlx-lm is untyped)
 
@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 from mlx_lm.generate import BatchGenerator  # pyright: ignore[reportMissingTypeStubs]
 
-from opta_lmx.backends.mlx.buckets import choose
+from opta_lmx.backends.mlx.adapters import Adapters
+from opta_lmx.backends.mlx.buckets import choose, padding
 from opta_lmx.backends.mlx.caches import Caches, form
 from opta_lmx.backends.mlx.decoding import Decoding
 from opta_lmx.backends.mlx.lane import Entry, Lane
@@ -45,10 +46,14 @@ class Running:
         ends: tokens that end an answer.
         slots: rows at once.
         width: what a lane may hold.
+        adapters: of the model; lanes take turns with them.
     """
 
-    def __init__(self, model: Any, ends: Iterable[int], slots: int, width: Width) -> None:
+    def __init__(
+        self, model: Any, ends: Iterable[int], slots: int, width: Width, adapters: Adapters
+    ) -> None:
         self._model = model
+        self._adapters = adapters
         self._ends = [[token] for token in sorted(ends)]
         self._slots = slots
         self._width = width
@@ -82,15 +87,27 @@ class Running:
         lengths = [[row.length for row in lane.rows] for lane in self._lanes]
         shares: dict[int, list[Entry]] = {}
         for entry in entries:
-            at = choose(lengths, entry.row.length, *self._width)
+            at = self._choose(lengths, entry.row)
             if at == len(self._lanes):
                 self._lanes.append(Lane(self._new()))
                 lengths.append([])
+            if not lengths[at]:
+                self._lanes[at].adapter = entry.row.request.adapter
             lengths[at].append(entry.row.length)
             shares.setdefault(at, []).append(entry)
             self._by_request[entry.row.id] = entry.row, self._lanes[at]
         for at, share in shares.items():
             self._lanes[at].enter(share)
+
+    def _choose(self, lengths: Sequence[Sequence[int]], row: Row) -> int:
+        """The lane of a new row: an index, of a lane yet to be made where it must be alone."""
+        adapter, (at, spare) = row.request.adapter, self._width
+        open_to = [n for n, lane in enumerate(self._lanes) if lane.adapter == adapter]
+        open_to += [n for n in range(len(lengths)) if n not in open_to and not lengths[n]]
+        closed = [held for n, held in enumerate(lengths) if n not in open_to]
+        spare -= sum(padding(held, at) for held in closed)
+        chosen = choose([lengths[n] for n in open_to], row.length, at, spare)
+        return open_to[chosen] if chosen < len(open_to) else len(lengths)
 
     def planned(self, size: int) -> int:
         """Prompt tokens, padding included, that a chunk of `size` for each prompt comes to."""
@@ -107,6 +124,7 @@ class Running:
             if not len(lane):
                 continue
             try:
+                self._adapters.use(lane.adapter)
                 progress, responses = lane.next(chunk)
             except Exception as error:  # noqa: BLE001  (boundary: no row may cost the others theirs)
                 made.failures.append((lane, error))

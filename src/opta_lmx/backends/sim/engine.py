@@ -150,7 +150,7 @@ class SimEngine:
         if not rows:
             return None
         self._steps += 1
-        self._play_faults()
+        self._play_faults(rows)
         started = tuple(self._start(row) for row in rows if not row.begun)
         with device(self._options.device):
             took_ms, progress = self._compute(rows)
@@ -225,13 +225,17 @@ class SimEngine:
         self._end(row)
         return True
 
-    def _play_faults(self) -> None:
-        if self._steps == self._options.die_at_step:
+    def _play_faults(self, rows: list[_Row]) -> None:
+        if self._steps == self._options.die_at_step or any(map(self._is_poison, rows)):
             os._exit(9)
         if self._steps == self._options.hang_at_step:
             self._block(_FOREVER_S)
         if self._steps == self._options.raise_at_step:
             raise RuntimeError(self._options.raise_words)
+
+    def _is_poison(self, row: _Row) -> bool:
+        bad = self._options.die_on.encode()
+        return bool(bad) and row.done >= self._options.die_after and bad in bytes(row.request.ids)
 
 
 def create() -> Engine:

@@ -20,7 +20,8 @@ class SimOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     step at most (0: all there are). Workers of one `device` (a file) compute one at a time.
 
     Faults: `die_at_step`, `hang_at_step`, `raise_at_step` are of the whole worker; at
-    `fault_at_step` the oldest row alone fails. `raise_words` is what the exception says.
+    `fault_at_step` the oldest row alone fails; with `die_on` the worker dies of any prompt that
+    holds this text, once it has said `die_after` tokens. `raise_words` is what the exception says.
     `fail_load`, `hang_template`.
     """
 
@@ -50,6 +51,8 @@ class SimOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     chunk: int = 0
     device: str = ""
     die_at_step: int = 0
+    die_on: str = ""
+    die_after: int = 0
     hang_at_step: int = 0
     raise_at_step: int = 0
     raise_words: str = "scripted step failure"

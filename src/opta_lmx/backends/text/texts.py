@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from opta_lmx.backends.protocol import LONGEST_PIECE, PreparedPrompt, TextError
+from opta_lmx.backends.text.anchors import anchor_tokens
 from opta_lmx.backends.text.cuts import find_openers, turn_starts
 from opta_lmx.backends.text.infill import Infill
 from opta_lmx.backends.text.template import ChatTemplate
@@ -53,6 +54,7 @@ class TemplateTexts:
         tokenizer: the model's own.
         infill: fills gaps, for models that can.
         context: tokens of the window, where prompts are known that cannot fit.
+        anchored: tell where a prompt's anchors are, for an engine that has use for them.
     """
 
     def __init__(
@@ -61,11 +63,14 @@ class TemplateTexts:
         tokenizer: Tokenizer,
         infill: Infill | None = None,
         context: int | None = None,
+        *,
+        anchored: bool = False,
     ) -> None:
         self._template = template
         self._tokenizer = tokenizer
         self._infill = infill
         self._context = context
+        self._anchored = anchored
         self._openers = find_openers(
             template.render, lambda text: tokenizer.encode(text, add_special=False)
         )
@@ -81,6 +86,7 @@ class TemplateTexts:
         """
         text, thinking = prompt.text, False
         cuts: tuple[int, ...] = ()
+        anchors: tuple[int, ...] = ()
         if prompt.ids is not None:
             ids = self._checked(prompt.ids)
         elif text is not None:
@@ -93,13 +99,15 @@ class TemplateTexts:
                 return PreparedPrompt(at_least=least)
             ids = self._encode(text)
             cuts = turn_starts(ids, self._openers)
+            if self._anchored:
+                anchors = anchor_tokens(text, ids, prompt.messages, self._encode)
             thinking = ends_thinking(text, self._template.speech.reasoning)
         if not ids:
             raise TextError("the prompt is empty")
         if echo and text is None:
             text = self._tokenizer.decode(ids)
         shown = text if echo else None
-        return PreparedPrompt(ids=tuple(ids), cuts=cuts, text=shown, thinking=thinking)
+        return PreparedPrompt(tuple(ids), cuts, anchors, text=shown, thinking=thinking)
 
     def _fill(self, before: str, after: str) -> list[int]:
         if self._infill is None:

@@ -43,7 +43,7 @@ def with_default_tools(messages: Sequence[Message], tools: Sequence[Tool]) -> tu
     if turns and turns[0].role == "system":
         first = turns.pop(0)
         content = SEPARATOR.join(part for part in (first.content, text) if part)
-        turns.insert(0, Message("system", content, name=first.name))
+        turns.insert(0, msgspec.structs.replace(first, content=content))
     else:
         turns.insert(0, Message("system", text))
     return merge_adjacent(turns)

@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from opta_lmx.config.sections.base import LONGEST_KEPT_S, Name, Section
+from opta_lmx.config.sections.base import DAY_S, LONGEST_KEPT_S, Name, Section
 
 
 class MemorySettings(Section):
@@ -29,6 +29,13 @@ class MemorySettings(Section):
     )
     prefetch: bool = Field(
         default=True, description="Load a model ahead of its next use when that comes regularly."
+    )
+    swap_after_s: float = Field(
+        default=20.0,
+        ge=0,
+        le=DAY_S,
+        description="How long a busy model still begins requests while another waits for its room; "
+        "0: who finds no room is told to come back.",
     )
     mlx_cache_bytes: int | None = Field(
         default=None,

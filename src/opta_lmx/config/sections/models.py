@@ -1,10 +1,38 @@
 """Where models lie and come from: the section `models`."""
 
+import re
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
+from pydantic_core import PydanticCustomError
 
 from opta_lmx.config.sections.base import FilePath, Name, Seconds, Secret, Section
+
+_PART = r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}"
+_MODEL = re.compile(rf"{_PART}(/{_PART})?(:(mlx|gguf))?")
+_ADAPTER = re.compile(_PART)
+
+
+def _is_model(name: str) -> str:
+    if not _MODEL.fullmatch(name):
+        raise PydanticCustomError(
+            "no_model", "Adapters belong to a model's own name, or `NAME:mlx`, `NAME:gguf`"
+        )
+    return name
+
+
+def _is_adapter(name: str) -> str:
+    if not _ADAPTER.fullmatch(name) or name.lower() in ("mlx", "gguf"):
+        raise PydanticCustomError(
+            "no_adapter_name",
+            "An adapter's name has letters, digits, '.', '_' and '-', and is neither mlx nor gguf",
+        )
+    return name
+
+
+_ModelKey = Annotated[str, AfterValidator(_is_model)]
+_AdapterName = Annotated[str, AfterValidator(_is_adapter)]
 
 
 class ModelsSettings(Section):
@@ -40,6 +68,12 @@ class ModelsSettings(Section):
     aliases: dict[Name, Name] = Field(
         default={},
         description="Other names for models: each for a stored model, or `NAME:mlx`, `NAME:gguf`.",
+    )
+    adapters: dict[_ModelKey, dict[_AdapterName, FilePath]] = Field(
+        default={},
+        description="LoRA adapters of a model (`NAME`, `NAME:mlx`, `NAME:gguf`), each with a name: "
+        "folders made by mlx-lm for MLX, `.gguf` files for llama.cpp; asked for as "
+        "`MODEL:ADAPTER`.",
     )
 
     def root(self, home: Path) -> Path:

@@ -3,7 +3,14 @@
 from opta_lmx.engine.caching.cache import PrefixCache
 from opta_lmx.engine.caching.folder import StateHome
 from opta_lmx.engine.caching.limits import CacheLimits
-from opta_lmx.engine.caching.ports import CacheLevels, ModelCache, NoCache, Wish, wish_for
+from opta_lmx.engine.caching.ports import (
+    CacheLevels,
+    ModelCache,
+    NoCache,
+    Wish,
+    salt_of,
+    wish_for,
+)
 
 __all__ = [
     "CacheLevels",
@@ -13,5 +20,6 @@ __all__ = [
     "PrefixCache",
     "StateHome",
     "Wish",
+    "salt_of",
     "wish_for",
 ]

@@ -157,7 +157,7 @@ class PrefixCache:
             return
         try:
             while self._courier.send is not None and index is self._index:
-                plan = index.plan(wish.ids, wish.cuts, wish.salt, wish.session)
+                plan = _plan(index, wish)
                 if not plan.waits or not index.follow(ticket, plan):
                     return
                 self._waiting[ticket] = asyncio.get_running_loop().create_future()
@@ -186,7 +186,7 @@ class PrefixCache:
         index.ended(ticket)
         learn = not request.generated
         for _ in range(_ATTEMPTS):
-            plan = index.plan(wish.ids, wish.cuts, wish.salt, wish.session, learn=learn)
+            plan = _plan(index, wish, learn=learn)
             plan = index.joined(plan)
             if index.begin(ticket, plan):
                 return self._begun(request, plan)
@@ -319,3 +319,10 @@ class PrefixCache:
 
     def _log(self, level: str, event: str, **fields: object) -> None:
         self._telemetry.log(level, event, model=self._model, **fields)
+
+
+def _plan(index: PrefixIndex, wish: Wish, *, learn: bool = True) -> CachePlan:
+    places = wish.places
+    return index.plan(
+        wish.ids, places.cuts, wish.salt, wish.session, anchors=places.anchors, learn=learn
+    )

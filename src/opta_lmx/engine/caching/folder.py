@@ -1,7 +1,6 @@
 """The files of one model's states. Every method blocks: none is for the event loop."""
 
 import contextlib
-import hashlib
 import os
 import shutil
 from collections.abc import Iterable
@@ -12,10 +11,9 @@ import msgspec
 from opta_lmx.backends.frames import Ready
 from opta_lmx.backends.statefile import read_head
 from opta_lmx.engine.prefix import Manifest, ModelKey, read_manifest
+from opta_lmx.models.fingerprint import fingerprint
 
 _SUFFIX = ".kv"
-_EDGE = 64 * 1024
-"""Bytes at a file's beginning and end that are looked at."""
 
 
 class StateHome(msgspec.Struct, frozen=True):
@@ -96,18 +94,9 @@ class StateFolder:
 
 
 def _fingerprint(weights: Path) -> str:
-    """A name of the weights, without reading all of them: of sizes, times and the files' edges."""
+    """A name of the weights: of all files beside each other in the model's folder."""
     files = sorted(weights.iterdir()) if weights.is_dir() else [weights]
-    digest = hashlib.blake2b(digest_size=16)
-    for file in files:
-        if file.is_file():
-            status = file.stat()
-            digest.update(f"{file.name}\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
-            with file.open("rb") as content:
-                digest.update(content.read(_EDGE))
-                content.seek(max(0, status.st_size - _EDGE))
-                digest.update(content.read(_EDGE))
-    return digest.hexdigest()
+    return fingerprint(file for file in files if file.is_file())
 
 
 def _unlink(file: Path) -> None:

@@ -22,26 +22,32 @@ import msgspec
 
 from opta_lmx.backends.frames import Cache, Ready, Submit, ToFront
 from opta_lmx.core.principal import Caller
+from opta_lmx.core.types import NO_PLACES, Places
 from opta_lmx.engine.prefix.tree import pack
 
 
 class Wish(msgspec.Struct, frozen=True):
-    """A prompt that may be found in the cache: its packed ids, and where its turns start.
+    """A prompt that may be found in the cache: its packed ids, and where it may be taken up again.
 
-    `salt` is the tenant: nothing is shared between two. `session` names the conversation.
+    `salt` is `salt_of` its caller: nothing is shared between two. `session` names the
+    conversation.
     """
 
     ids: bytes
-    cuts: tuple[int, ...] = ()
+    places: Places = NO_PLACES
     salt: str = ""
     session: str | None = None
 
 
-def wish_for(
-    ids: Sequence[int], cuts: Sequence[int], caller: Caller, session: str | None = None
-) -> Wish:
-    """The wish of a caller's prompt; `session` where the caller does not name one itself."""
-    return Wish(pack(ids), tuple(cuts), caller.principal.tenant, caller.session or session)
+def salt_of(caller: Caller, adapter: str = "") -> str:
+    """Whose caches a caller may use: its tenant's, those of one version of an adapter if any."""
+    tenant = caller.principal.tenant
+    return f"{tenant}\n{adapter}" if adapter else tenant
+
+
+def wish_for(ids: Sequence[int], places: Places, caller: Caller, *, adapter: str = "") -> Wish:
+    """The wish of a caller's prompt for a model with this version of an adapter, or none."""
+    return Wish(pack(ids), places, salt_of(caller, adapter), caller.session)
 
 
 class CacheLevels(msgspec.Struct, frozen=True):

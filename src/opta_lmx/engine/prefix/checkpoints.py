@@ -2,7 +2,8 @@
 
 What a later prompt shares with this one is not known yet. It will mostly end where a turn starts,
 or a little before the end of a message: clients end requests with a volatile message that they do
-not keep, and put what differs between conversations at the end of the system text.
+not keep, and put what differs between conversations at the end of the system text. Some clients
+say themselves up to where they will repeat a prompt: those places come first.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -26,7 +27,8 @@ class Prompt(msgspec.Struct, frozen=True):
     """A prompt of `length` tokens of which `start` are cached and `shared` were seen before.
 
     `cuts` are the offsets at which turns start; `tail` is how many tokens at the end of the
-    conversation's last prompt were not kept in this one (None: not known).
+    conversation's last prompt were not kept in this one (None: not known). `anchors` are offsets
+    that the caller named.
     """
 
     length: int
@@ -34,6 +36,7 @@ class Prompt(msgspec.Struct, frozen=True):
     shared: int
     cuts: Sequence[int]
     tail: int | None
+    anchors: Sequence[int] = ()
 
 
 def checkpoints(prompt: Prompt, rules: CacheRules) -> list[int]:
@@ -41,7 +44,7 @@ def checkpoints(prompt: Prompt, rules: CacheRules) -> list[int]:
     find = _for_leading if rules.trimmable else _for_exact
     first = max(prompt.start + rules.min_gain, rules.min_tokens)
     wanted = [point for point in find(prompt, rules) if first <= point < prompt.length]
-    found: list[int] = []
+    found = [] if rules.trimmable else [anchor for anchor in prompt.anchors if anchor >= first]
     # Where there is room for few, they should not lie side by side.
     for share in _SPREAD:
         for point in wanted:
@@ -74,7 +77,7 @@ def affordable(
         size = rules.size(tokens)
         if taken + size > room:
             continue
-        if found and not rules.trimmable:
+        if found and not rules.trimmable and tokens not in prompt.anchors:
             start = max((one for one in (prompt.start, *found) if one < tokens), default=0)
             if taken + size > yielding(rules.seconds(start, tokens) / max(1, size)):
                 continue

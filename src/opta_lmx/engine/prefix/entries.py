@@ -8,10 +8,14 @@ Where = Literal["memory", "disk", "both", "moving"]
 
 
 class Source(NamedTuple):
-    """Who made a state: the request `number`; `opens`: the first one of its conversation."""
+    """Who made a state: the request `number`; `opens`: the first one of its conversation.
+
+    `told`: its caller marked the place.
+    """
 
     number: int
     opens: bool
+    told: bool = False
 
 
 _FOUND = Source(0, opens=True)
@@ -73,6 +77,11 @@ class Entry:
     def stays(self) -> bool:
         """True when it is in memory and meant to stay there."""
         return self.usable and not self.leaving
+
+    @property
+    def may_go(self) -> bool:
+        """True when memory can be taken from it now."""
+        return bool(self.handle) and not (self.pins or self.moving or self.leaving or self.bad)
 
     @property
     def where(self) -> Where:

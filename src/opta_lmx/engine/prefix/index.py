@@ -66,6 +66,7 @@ class PrefixIndex(Books):
         salt: str,
         session: str | None = None,
         *,
+        anchors: Sequence[int] = (),
         learn: bool = True,
     ) -> CachePlan:
         """Decide how a prompt uses the cache; changes nothing but takes handles.
@@ -75,6 +76,7 @@ class PrefixIndex(Books):
             cuts: offsets at which turns start.
             salt: the tenant; nothing is shared between different ones.
             session: names the conversation where the caller told; else it is recognised.
+            anchors: offsets up to which the caller says that it will send the prompt again.
             learn: False for a request that resumes, which is no new turn.
         """
         data = _packed(ids)
@@ -86,7 +88,8 @@ class PrefixIndex(Books):
         inside = tuple(sorted({cut for cut in cuts if 0 < cut < length}))
         known = self._sessions.find(salt, session, path) if learn else None
         tail = self._sessions.tail(known, salt)
-        prompt = Prompt(length, tokens, path.tokens, inside, tail)
+        told = tuple(sorted({one for one in anchors if 0 < one < length}))
+        prompt = Prompt(length, tokens, path.tokens, inside, tail, told)
         keep, keep_end = self._keeps(prompt, None if known is None else known.tail)
         worthwhile = tokens + self.rules.lead_tokens
         leader, state = self._flights.leader(path, length - 1, salt, worthwhile)
@@ -99,6 +102,7 @@ class PrefixIndex(Books):
             inside,
             salt,
             session,
+            anchors=told,
             reuse=None if entry is None else Reuse(entry.handle, tokens),
             keep=keep,
             keep_end=keep_end,
@@ -227,7 +231,7 @@ class PrefixIndex(Books):
             node = self._trees.insert(
                 data[: tokens * WIDTH], flight.plan.salt, self._clock.monotonic()
             )
-            source = Source(flight.number, flight.plan.opens)
+            source = Source(flight.number, flight.plan.opens, tokens in flight.plan.anchors)
             self._shelf.store(node, flight.plan.salt, handle, size, source)
             release(node)
         self._await_start(handle)
@@ -307,7 +311,7 @@ class PrefixIndex(Books):
     def _keeps(self, prompt: Prompt, own_tail: int | None) -> tuple[tuple[Keep, ...], int]:
         """The checkpoints there is room for, and a handle for the answer's end if it is useful."""
         room = min(self.rules.request_bytes, self._shelf.free_bytes())
-        points = affordable(prompt, own_tail, self.rules, room, self._shelf.yielding_bytes)
+        points = affordable(prompt, own_tail, self.rules, room, self._shelf.free_bytes)
         ends = prompt.length in points
         inside = sorted(point for point in points if point < prompt.length)
         keeps = tuple(Keep(self._shelf.new_handle(), point) for point in inside)

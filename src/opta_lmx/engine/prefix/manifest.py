@@ -14,13 +14,12 @@ _encoder = msgspec.msgpack.Encoder()
 class ModelKey(msgspec.Struct, frozen=True):
     """Everything that must be equal for a state to mean the same.
 
-    `fingerprint` names the weights, `adapter` what was added to them, `kv_type` how the state's
-    numbers are stored, `positions` the settings of position encoding, `template` the version of
-    the text around messages, `engine` what computes.
+    `fingerprint` names the weights, `kv_type` how the state's numbers are stored, `positions` the
+    settings of position encoding, `template` the version of the text around messages, `engine`
+    what computes. What an adapter added to the weights is told by a state's salt.
     """
 
     fingerprint: str
-    adapter: str = ""
     kv_type: str = ""
     positions: str = ""
     template: str = ""
@@ -34,6 +33,7 @@ class ModelKey(msgspec.Struct, frozen=True):
 class Manifest(msgspec.Struct, frozen=True):
     """One stored state: `model` is a `ModelKey.digest()`, `ids` are packed token ids.
 
+    `salt` names whose it is, and the version of the adapter that it was made with, if any.
     `size` is the bytes it takes in memory, `saved_ms` the UTC time it was written in
     milliseconds.
     """

@@ -27,13 +27,14 @@ class CachePlan(msgspec.Struct, frozen=True):
     for, `load` says that a file is; both are known by `awaits`, which will give the first `offered`
     tokens. A plan is whole without waiting.
     `opens`: it is the first of its conversation that is known.
-    `ids`, `cuts`, `salt` and `session` are what it was made for.
+    `ids`, `cuts`, `anchors`, `salt` and `session` are what it was made for.
     """
 
     ids: bytes
     cuts: tuple[int, ...]
     salt: str
     session: str | None
+    anchors: tuple[int, ...] = ()
     reuse: Reuse | None = None
     keep: tuple[Keep, ...] = ()
     keep_end: int = 0

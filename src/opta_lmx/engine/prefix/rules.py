@@ -77,3 +77,8 @@ class CacheRules(msgspec.Struct, frozen=True, kw_only=True):
     def leaving_bytes(self) -> int:
         """The part of the memory budget that evicted states may use until they are on disk."""
         return self.budget_bytes // 8 if self.disk_bytes else 0
+
+    @property
+    def staying_bytes(self) -> int:
+        """The rest of what may be held: for states that are meant to stay."""
+        return self.limit_bytes - self.leaving_bytes

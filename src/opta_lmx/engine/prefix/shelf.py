@@ -5,6 +5,7 @@ yet carried out.
 """
 
 import heapq
+from math import inf
 
 from opta_lmx.core.clock import Clock
 from opta_lmx.engine.prefix.entries import Entry, Source
@@ -89,22 +90,20 @@ class Shelf:
         entry.handle, entry.size, entry.used, entry.source = handle, size, now, source
         self._handles[handle] = entry
         self._memory += size
-        if not self.make_room(0) and self._may_go(entry):
+        if not self.make_room(0) and entry.may_go:
             self._leave_memory(entry)
 
-    def free_bytes(self) -> int:
-        """What could be made free for a new request, beside what others were promised."""
-        bound = sum(entry.size for entry in self._handles.values() if not self._may_go(entry))
-        return self._limit - self.promised - bound + self._leaving
+    def free_bytes(self, gain: float = inf) -> int:
+        """What could be made free for a new request, beside what others were promised.
 
-    def yielding_bytes(self, gain: float) -> int:
-        """What could be made free by losing only what is worth less than `gain` a byte."""
+        By losing only what is worth less than `gain` seconds a byte.
+        """
         bound = sum(
             entry.size
             for entry in self._handles.values()
-            if not self._may_go(entry) or self._worth(entry) >= gain
+            if not entry.may_go or (gain < inf and self._worth(entry) >= gain)
         )
-        return self._limit - self.promised - bound + self._leaving
+        return self.rules.staying_bytes - self.promised - bound + self._leaving
 
     def make_room(self, size: int) -> bool:
         """Evict the least worthy entries until `size` more fit; False when that cannot be."""
@@ -113,7 +112,7 @@ class Shelf:
         heap = [
             (self._worth(entry), entry.used, handle)
             for handle, entry in self._handles.items()
-            if self._may_go(entry)
+            if entry.may_go
         ]
         heapq.heapify(heap)
         while heap and self._excess(size) > 0:
@@ -246,18 +245,11 @@ class Shelf:
 
     # --- inside
 
-    @property
-    def _limit(self) -> int:
-        return self.rules.limit_bytes - self.rules.leaving_bytes
-
     def _excess(self, size: int) -> int:
-        return self._memory - self._leaving + self.reserved + size - self._limit
+        return self._memory - self._leaving + self.reserved + size - self.rules.staying_bytes
 
     def _worth(self, entry: Entry) -> float:
         return worth(entry, self.rules, self._clock.monotonic(), _stays)
-
-    def _may_go(self, entry: Entry) -> bool:
-        return bool(entry.handle) and not (entry.pins or entry.moving or entry.leaving or entry.bad)
 
     def _evict(self, entry: Entry) -> None:
         """Take an entry out of memory, by way of the disk where that is worth it."""

@@ -72,9 +72,21 @@ def test_system_text_and_blocks_come_first() -> None:
         {"type": "text", "text": "stable", "cache_control": {"type": "ephemeral", "ttl": "1h"}},
         {"type": "text", "text": "volatile"},
     ]
-    assert turns(USER, system=blocks)[0] == Message("system", "stable\nvolatile")
+    assert turns(USER, system=blocks)[0] == Message("system", "stable\nvolatile", anchors=(6,))
     mid = turns(USER, {"role": "system", "content": "now"}, USER)
     assert [turn.role for turn in mid] == ["user", "system", "user"]
+
+
+def test_marked_blocks_say_where_they_end() -> None:
+    mark = {"cache_control": {"type": "ephemeral"}}
+    document = {"type": "document", "source": {"type": "text", "media_type": "text/plain"}}
+    document["source"]["data"] = "long"
+    blocks = [{"type": "text", "text": "read"}, {**document, **mark}]
+    first = {"role": "user", "content": blocks}
+    newest = {"role": "user", "content": [{"type": "text", "text": "so?", **mark}]}
+    (turn,) = turns(first, newest, {"role": "user", "content": "the hour is late"})
+    assert turn.content == "read\nlong\n\nso?\n\nthe hour is late"
+    assert [turn.content[:at] for at in turn.anchors] == ["read\nlong", "read\nlong\n\nso?"]
 
 
 @pytest.mark.parametrize("empty", ["", " \n", [], [{"type": "text", "text": ""}]])
@@ -237,7 +249,7 @@ def test_unknown_fields_pass_where_the_operator_lets_them() -> None:
     )
     read = BodyReader(parse_messages, lenient=True)(json.dumps(sent).encode())
     assert set(read.ignored) == {"mood", "tools.0.shape", "messages.0.content.0.colour"}
-    assert read.call.request.prompt.messages == (Message("user", "hi"),)
+    assert read.call.request.prompt.messages == (Message("user", "hi", anchors=(2,)),)
 
 
 IMAGE: Json = {"type": "image", "source": {"type": "url", "url": "http://x.invalid/a.png"}}

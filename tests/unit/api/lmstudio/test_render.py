@@ -103,8 +103,10 @@ def test_a_missing_download_is_a_missing_job() -> None:
 
 
 def test_a_download_that_the_last_run_left_is_paused(tmp_path: Path) -> None:
+    (tmp_path / "downloads.json").write_bytes(
+        msgspec.json.encode([Noted("dl-1", "org/model", 0, 10)])
+    )
     book = DownloadBook(tmp_path / "downloads.json", lambda _: 3)
-    book.write([Noted("dl-1", "org/model", 0, 10)])
     left = Downloads(lambda *_: None, NullTelemetry(), book=book).list()
     rendered = jobs(left)
     assert [one.status for one in rendered.paused] == ["paused"]

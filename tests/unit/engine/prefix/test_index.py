@@ -53,6 +53,25 @@ def test_what_cannot_be_trimmed_is_used_at_its_own_length_only() -> None:
     assert asked(keeper, 3, [*PROMPT[:699], *range(300)]) < 699
 
 
+def test_a_place_the_caller_named_is_kept_to_the_token() -> None:
+    _, keeper = make(trimmable=False)
+    run(keeper, 1, keeper.index.plan(PROMPT, [700], "t", "one", anchors=(533,)))
+    assert asked(keeper, 2, [*PROMPT[:533], *range(300)], [700]) == 533
+
+
+def test_a_named_place_outlives_guesses_where_there_is_little_room() -> None:
+    index, keeper = make(trimmable=False, budget_bytes=30_000)
+    run(keeper, 1, index.plan(PROMPT, [700], "t", "one", anchors=(533, 5000)))
+    for number in range(6):
+        run(
+            keeper,
+            10 + number,
+            index.plan(list(range(5000 * number, 5000 * number + 900)), [400], "t", f"{number}"),
+        )
+    assert 533 in {entry.tokens for entry in index.entries}
+    assert index.plan([*PROMPT[:533], *range(300)], [], "t", "two").cached == 533
+
+
 def test_divergence_says_where_and_in_which_turn() -> None:
     index, keeper = make()
     asked(keeper, 1, PROMPT, [600, 900])
@@ -226,7 +245,6 @@ def test_a_manifest_is_believed_only_whole(spoil: str) -> None:
 def test_every_part_of_the_model_key_counts() -> None:
     keys = [
         ModelKey("a"),
-        ModelKey("a", adapter="x"),
         ModelKey("a", kv_type="x"),
         ModelKey("a", positions="x"),
         ModelKey("a", template="x"),

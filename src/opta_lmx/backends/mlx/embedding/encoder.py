@@ -17,7 +17,7 @@ from opta_lmx.backends.mlx.embedding.network import Network, normalised, pool, s
 from opta_lmx.backends.mlx.embedding.tokens import EncoderTokens
 from opta_lmx.backends.mlx.embedding.weights import Weights, check_head, read_weights
 from opta_lmx.backends.mlx.loader import dtype_of, hold_to, read_options
-from opta_lmx.backends.protocol import CANARY_FAILED, Emit, LoadError
+from opta_lmx.backends.protocol import ADAPTER_REFUSED, CANARY_FAILED, Emit, LoadError
 from opta_lmx.backends.shortage import is_out_of_memory
 
 _LOAD_S = 60.0
@@ -62,6 +62,8 @@ def open_encoder(spec: Load, emit: Emit) -> tuple[MlxEncoder, Ready]:
         LoadError: the folder is damaged, of a family that is not supported, or gives no numbers.
     """
     emit(Announce("load", _LOAD_S))
+    if spec.adapters:
+        raise LoadError("a model that makes no text takes no adapters", ADAPTER_REFUSED)
     options = read_options(spec.options)
     hold_to(options)
     folder = read_encoder_folder(Path(spec.path))
