@@ -160,7 +160,7 @@ CONVERSATION: tuple[Row, ...] = (
         system=[{**TEXT, "citations": [{"type": "char_location"}]}],
     ),
     with_parts(
-        accepted("cache_control", MARK, "Prefixes are kept as long as there is room."),
+        accepted("cache_control", MARK, "What is kept does not depend on it."),
         *("type", "ttl"),
     ),
 )
@@ -188,7 +188,7 @@ TOOLS: tuple[Row, ...] = (
         nested(
             "tools.cache_control",
             "accepted",
-            "As for messages.",
+            "Where tools stand in a prompt is the template's choice.",
             **_tool(cache_control=MARK),
         ),
         *("type", "ttl"),

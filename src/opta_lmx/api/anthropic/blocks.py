@@ -91,14 +91,14 @@ def _question(blocks: list[Any], at: str) -> list[Message]:
 
 
 def _answer(blocks: list[Any], at: str) -> Message:
-    texts: list[str] = []
+    texts: list[_Marked] = []
     thoughts: list[str] = []
     calls: list[ToolCall] = []
     for i, raw in enumerate(blocks):
         where = f"{at}.{i}"
         match _kind(raw, where):
             case "text":
-                texts.append(_read(wire.TextBlock, raw, where).text)
+                texts.append(_text_of(raw, where))
             case "thinking":
                 thinking = _read(wire.ThinkingBlock, raw, where)
                 thoughts.append(thinking.thinking or hidden_thinking(thinking.signature))
@@ -108,11 +108,13 @@ def _answer(blocks: list[Any], at: str) -> Message:
                 calls.append(_call(_read(wire.ToolUseBlock, raw, where)))
             case other:
                 raise _no_block(other, where)
+    text, anchors = _joined(texts)
     return Message(
         role="assistant",
-        content=PART_SEPARATOR.join(texts),
+        content=text,
         reasoning=PART_SEPARATOR.join(filter(None, thoughts)),
         tool_calls=tuple(calls),
+        anchors=anchors,
     )
 
 
@@ -121,10 +123,13 @@ def _call(block: wire.ToolUseBlock) -> ToolCall:
 
 
 def _result(block: wire.ToolResultBlock, at: str) -> Message:
-    text, _ = _text(block.content or "", f"{at}.content")
+    text, anchors = _text(block.content or "", f"{at}.content")
+    if block.cache_control is not None:
+        anchors = (*anchors, len(text))
     if block.is_error:
         text = ERROR_MARK + text
-    return Message("tool", text, tool_call_id=block.tool_use_id)
+        anchors = tuple(len(ERROR_MARK) + anchor for anchor in anchors)
+    return Message("tool", text, tool_call_id=block.tool_use_id, anchors=anchors)
 
 
 def _text(content: str | list[Any], at: str) -> tuple[str, tuple[int, ...]]:

@@ -32,7 +32,10 @@ TextOrBlocks = Annotated[
 
 
 class CacheControl(WireModel):
-    """A hint: prefixes are kept as long as there is room, marked or not."""
+    """A hint: what a prompt holds up to the end of its block will be sent again.
+
+    After a tool's definition or a call it says nothing new: turns end there.
+    """
 
     type: Annotated[str, only("ephemeral")]
     ttl: Literal["5m", "1h"] | None = None

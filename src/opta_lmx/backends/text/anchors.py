@@ -10,6 +10,8 @@ from opta_lmx.core.types import Message
 
 _MOST = 4
 """Anchors that are looked at, the last ones: each costs the tokenizer one more reading."""
+_MISSES = 8
+"""Messages not found in the text after which no more is looked for: each costs a whole reading."""
 
 
 def anchor_tokens(
@@ -36,17 +38,24 @@ def anchor_tokens(
 
 def _ends(text: str, messages: Sequence[Message]) -> Iterator[int]:
     """Where in the text the anchors are."""
-    at = 0
-    for message in messages:
+    at, misses = 0, 0
+    last = max((n for n, message in enumerate(messages) if message.anchors), default=-1)
+    for message in messages[: last + 1]:
+        start = _find(message.content, text, at)
         for anchor in message.anchors:
-            # Most templates strip a message's edges.
-            said = message.content[:anchor].strip()
-            start = text.find(said, at) if said else -1
-            if start >= 0:
-                yield start + len(said)
-        said = message.content.strip()
-        start = text.find(said, at)
-        at = start + len(said) if start >= 0 else at
+            # Words that the template has changed may still begin as they were.
+            found = start if start >= 0 else _find(message.content[:anchor], text, at)
+            if found >= 0 and message.content[:anchor].strip():
+                yield found + len(message.content[:anchor].strip())
+        misses += start < 0
+        if misses > _MISSES:
+            return
+        at = start + len(message.content.strip()) if start >= 0 else at
+
+
+def _find(said: str, text: str, at: int) -> int:
+    """Where a message, or its beginning, stands; most templates strip its edges. -1: nowhere."""
+    return text.find(said.strip(), at)
 
 
 def _common(one: Sequence[int], other: Sequence[int]) -> int:

@@ -99,7 +99,7 @@ class TemplateTexts:
                 return PreparedPrompt(at_least=least)
             ids = self._encode(text)
             cuts = turn_starts(ids, self._openers)
-            if self._anchored:
+            if self._anchored and self._fits(ids):
                 anchors = anchor_tokens(text, ids, prompt.messages, self._encode)
             thinking = ends_thinking(text, self._template.speech.reasoning)
         if not ids:
@@ -108,6 +108,9 @@ class TemplateTexts:
             text = self._tokenizer.decode(ids)
         shown = text if echo else None
         return PreparedPrompt(tuple(ids), cuts, anchors, text=shown, thinking=thinking)
+
+    def _fits(self, ids: Sequence[int]) -> bool:
+        return self._context is None or len(ids) <= self._context
 
     def _fill(self, before: str, after: str) -> list[int]:
         if self._infill is None:

@@ -43,11 +43,14 @@ def checkpoints(prompt: Prompt, rules: CacheRules) -> list[int]:
     """Lengths of the prefixes to keep, the most valuable first; without the answer's end."""
     find = _for_leading if rules.trimmable else _for_exact
     first = max(prompt.start + rules.min_gain, rules.min_tokens)
-    wanted = [point for point in find(prompt, rules) if first <= point < prompt.length]
-    found = [] if rules.trimmable else [anchor for anchor in prompt.anchors if anchor >= first]
+    named = [] if rules.trimmable else sorted(prompt.anchors, reverse=True)
+    passes = [(0.0, named), *((share, list(find(prompt, rules))) for share in _SPREAD)]
+    found: list[int] = []
     # Where there is room for few, they should not lie side by side.
-    for share in _SPREAD:
-        for point in wanted:
+    for share, points in passes:
+        for point in points:
+            if not first <= point < prompt.length:
+                continue
             gap = max(rules.min_gain, int(share * point))
             if all(abs(point - other) >= gap for other in found):
                 found.append(point)
@@ -77,7 +80,7 @@ def affordable(
         size = rules.size(tokens)
         if taken + size > room:
             continue
-        if found and not rules.trimmable and tokens not in prompt.anchors:
+        if found and not rules.trimmable:
             start = max((one for one in (prompt.start, *found) if one < tokens), default=0)
             if taken + size > yielding(rules.seconds(start, tokens) / max(1, size)):
                 continue

@@ -14,7 +14,7 @@ _PASSED_BY = 0.125
 
 One in a conversation's first prompt keeps all of it: others will begin like that one.
 """
-_TOLD = 8
+_TOLD = 4
 """How much likelier a place that its caller named is returned to than one that was guessed."""
 _BRANCHES = 3
 """Ways on that are told apart."""

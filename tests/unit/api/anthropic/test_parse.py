@@ -89,6 +89,21 @@ def test_marked_blocks_say_where_they_end() -> None:
     assert [turn.content[:at] for at in turn.anchors] == ["read\nlong", "read\nlong\n\nso?"]
 
 
+def test_results_and_answers_are_marked_like_words() -> None:
+    mark = {"cache_control": {"type": "ephemeral"}}
+    call = {"type": "tool_use", "id": "toolu1", "name": "look", "input": {}}
+    answer = [{"type": "text", "text": "I look."}, {"type": "text", "text": "Now.", **mark}, call]
+    result = {"type": "tool_result", "tool_use_id": "toolu1", "content": "no", "is_error": True}
+    found = turns(
+        USER,
+        {"role": "assistant", "content": answer},
+        {"role": "user", "content": [{**result, **mark}]},
+    )
+    assert [turn.content[:at] for turn in found for at in turn.anchors] == [
+        *("I look.\nNow.", "Error: no")
+    ]
+
+
 @pytest.mark.parametrize("empty", ["", " \n", [], [{"type": "text", "text": ""}]])
 def test_instructions_without_words_are_no_turn(empty: Any) -> None:
     assert turns(USER, system=empty) == turns(USER)

@@ -1,5 +1,7 @@
 """Anchors: from offsets in messages to offsets in tokens."""
 
+from typing import Any
+
 import pytest
 
 from opta_lmx.backends.text.anchors import anchor_tokens
@@ -46,6 +48,38 @@ def test_what_the_template_changed_or_left_out_is_no_anchor() -> None:
     text = STABLE.upper()
     assert anchor_tokens(text, encode(text), [system(len(STABLE))], encode) == ()
     assert anchor_tokens("", [], [Message("user", "   ", anchors=(2,))], encode) == ()
+
+
+def test_words_that_a_template_changes_behind_an_anchor_are_found_all_the_same() -> None:
+    message = system(len(STABLE))
+    text = STABLE + VOLATILE.upper()
+    assert anchor_tokens(text, encode(text), [message], encode) == (len(STABLE.strip()) // 2,)
+
+
+def test_a_long_conversation_that_the_template_changed_is_not_searched_for_ever() -> None:
+    class Counted(str):
+        __slots__ = ()
+        looks = 0
+
+        def find(self, *arguments: Any) -> int:
+            Counted.looks += 1
+            return super().find(*arguments)
+
+    turns = [Message("user", f"turn {number}") for number in range(1000)]
+    turns.append(Message("user", "the end", anchors=(7,)))
+    text = Counted("nothing of it")
+    assert anchor_tokens(text, encode(text), turns, encode) == ()
+    assert Counted.looks < 20
+
+
+def test_prompts_beyond_the_window_are_not_read_again() -> None:
+    template = ChatTemplate.from_source(TEMPLATE, bos_token="", eos_token="")
+    tokenizer = HfTokenizer.from_folder(tiny_llama())
+    turns = (system(len(STABLE)), Message("user", "Who goes there?"))
+    narrow = TemplateTexts(template, tokenizer, context=40, anchored=True)
+    prepared = narrow.prepare(Prompt(messages=turns))
+    assert len(prepared.ids) > 40
+    assert prepared.anchors == ()
 
 
 def test_only_the_last_few_are_looked_at() -> None:

@@ -72,6 +72,19 @@ def test_a_named_place_outlives_guesses_where_there_is_little_room() -> None:
     assert index.plan([*PROMPT[:533], *range(300)], [], "t", "two").cached == 533
 
 
+def test_named_places_are_no_way_to_push_out_what_others_have() -> None:
+    index, keeper = make(trimmable=False, budget_bytes=30_000)
+    theirs = list(range(3000, 4200))
+    for ticket in range(3):
+        run(keeper, ticket + 1, index.plan(theirs, [400], "other", "o"))
+    plan = index.plan(PROMPT[:600], [], "t", "s", anchors=(300, 301, 590, 595))
+    kept = {keep.tokens for keep in plan.keep}
+    assert 595 in kept
+    assert not kept & {300, 590}
+    run(keeper, 9, plan)
+    assert index.plan([*theirs, 1], [400], "other", "o").cached >= 1100
+
+
 def test_divergence_says_where_and_in_which_turn() -> None:
     index, keeper = make()
     asked(keeper, 1, PROMPT, [600, 900])
