@@ -38,14 +38,14 @@ def chat(
     api_key: KeyOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """Talk to a model of the running server."""
-    from opta_lmx.cli.client import connect
+    """Talk to a model of the running server; where none runs here, one is started for it."""
+    from opta_lmx.cli.own_server import reach
     from opta_lmx.cli.proposing import Proposal
 
     if question is None and not sys.stdin.isatty():
         question = _piped()
-    with connect(config, url, api_key) as client:
-        conversation = Conversation(client, model or default_model(client), system)
+    with reach(config, url, api_key, model) as (client, known):
+        conversation = Conversation(client, known or default_model(client), system)
         if question is not None:
             _ask_once(conversation, question)
         else:

@@ -31,11 +31,19 @@ _PROBES = {"mlx": "import mlx.core as m; print(m.default_device())", "gguf": "im
 
 
 class Check(NamedTuple):
-    """One finding: what was looked at, how it is, and a sentence."""
+    """One finding: what was looked at, how it is, and a sentence.
+
+    Of what is not as it should be, the sentence also tells what to do next.
+    """
 
     subject: str
     state: State
     detail: str
+
+
+def with_step(message: str, step: str) -> str:
+    """What is wrong and what to do next, in a line; a question in it is a step already."""
+    return message if message.endswith("?") else f"{message.rstrip('.')}: {step}"
 
 
 def hardware() -> Iterator[Check]:
@@ -46,7 +54,8 @@ def hardware() -> Iterator[Check]:
         text = f"{size(found.total)}, {size(found.available)} available"
         yield Check("memory", "info", text)
     else:
-        yield Check("memory", "warning", "unknown")
+        text = "unknown: say in memory.budget_bytes how much models may take"
+        yield Check("memory", "warning", text)
     yield Check("accelerator", "info", machine.accelerator() or "none that MLX can use")
 
 
@@ -63,7 +72,8 @@ def backends() -> Iterator[Check]:
         usable += check.state != "broken"
         yield check
     if not usable:
-        yield Check("backends", "broken", "no engine is usable, so no model can run")
+        text = "no engine is usable, so no model can run: pip install 'opta-lmx[gguf]'"
+        yield Check("backends", "broken", text)
 
 
 def _imported(name: str) -> Check:
@@ -81,16 +91,24 @@ def _imported(name: str) -> Check:
                 check=False,
             )
         except subprocess.TimeoutExpired:
-            return Check(f"backend {name}", "broken", f"cannot be imported in {_PROBE_S:.0f} s")
+            text = f"cannot be imported in {_PROBE_S:.0f} s: {_again(name)}"
+            return Check(f"backend {name}", "broken", text)
     if done.returncode != 0:
         reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        return Check(f"backend {name}", "broken", f"cannot be imported: {reason}")
+        text = f"cannot be imported ({reason}): {_again(name)}"
+        return Check(f"backend {name}", "broken", text)
     parts = [_versions(name), done.stdout.strip()]
     if environment is None:
         return Check(f"backend {name}", "ok", parts[0])
     parts.append(environment.reason or "with OpenBLAS")
-    slow = environment.reason is not None and sys.platform == "linux" and "cpu" in done.stdout
-    return Check(f"backend {name}", "warning" if slow else "ok", ", ".join(filter(None, parts)))
+    text = ", ".join(filter(None, parts))
+    if environment.reason is not None and sys.platform == "linux" and "cpu" in done.stdout:
+        return Check(f"backend {name}", "warning", with_step(text, _again(name)))
+    return Check(f"backend {name}", "ok", text)
+
+
+def _again(name: str) -> str:
+    return f"pip install --force-reinstall 'opta-lmx[{name}]'"
 
 
 def _versions(name: str) -> str:
@@ -105,18 +123,22 @@ def _versions(name: str) -> str:
 
 def state_folder(session: Session, config: Path | None) -> Iterator[Check]:
     """Whether state can be written, and that nobody else reads the secrets in it."""
-    yield _writable("home", session.home)
+    yield _writable("home", session.home, "LMX_HOME")
     store = session.settings.models.root(session.home)
-    yield _writable("model store", store)
+    yield _writable("model store", store, "models.dir")
     free = shutil.disk_usage(machine.existing_parent(store)).free
-    scarce = free < _SCARCE_BYTES
-    yield Check("disk", "warning" if scarce else "ok", f"{size(free)} free for models")
+    text = f"{size(free)} free for models"
+    if free < _SCARCE_BYTES:
+        more = "remove one with opta-lmx rm NAME, or set models.dir to a larger disk"
+        yield Check("disk", "warning", f"{text}: {more}")
+    else:
+        yield Check("disk", "ok", text)
     file = config or session.home / "config.toml"
     settings = session.settings
     if file.exists() and (settings.all_keys() or settings.models.hub_token):
         mode = stat.S_IMODE(file.stat().st_mode)
         if mode & 0o077 and _from_file(session):
-            text = f"{file} holds secrets and others may read it: chmod 600"
+            text = f"{file} holds secrets and others may read it: chmod 600 {file}"
             yield Check("secrets", "warning", text)
 
 
@@ -126,12 +148,13 @@ def _from_file(session: Session) -> bool:
     return any(origins[key].startswith("file ") for key in keys)
 
 
-def _writable(subject: str, folder: Path) -> Check:
+def _writable(subject: str, folder: Path, setting: str) -> Check:
     parent = machine.existing_parent(folder)
+    step = f"set {setting} to one that you may write"
     if not parent.is_dir():
-        return Check(subject, "broken", f"{parent} is not a folder")
+        return Check(subject, "broken", f"{parent} is not a folder: {step}")
     if not os.access(parent, os.W_OK | os.X_OK):
-        return Check(subject, "broken", f"{parent} cannot be written")
+        return Check(subject, "broken", f"{parent} cannot be written: {step}")
     return Check(subject, "ok", str(folder) if parent == folder else f"{folder} (to be made)")
 
 
@@ -144,12 +167,13 @@ def listening(session: Session) -> Iterator[Check]:
             yield Check(subject, "ok", f"free on {server.host}")
             return
     except OSError as error:
-        yield Check(subject, "broken", f"{server.host} cannot be used: {error.strerror or error}")
+        text = f"{server.host} cannot be used ({error.strerror or error}): set server.host"
+        yield Check(subject, "broken", f"{text} to an address of this machine")
         return
     who = port_holder(server.port) or "another program"
     version = running_version(session.server_url)
     if version is None:
-        yield Check(subject, "broken", f"taken by {who}")
+        yield Check(subject, "broken", f"taken by {who}: stop that, or set server.port")
     else:
         yield Check(subject, "ok", f"Opta LMX {version} is running: {who}")
 

@@ -53,7 +53,7 @@ def _examine(config: Path | None) -> "Iterator[Check]":
 
 def _configuration(config: Path | None) -> "tuple[Session, Check]":
     """The settings; where they are broken, the defaults, so that the rest is still looked at."""
-    from opta_lmx.cli.checks import Check
+    from opta_lmx.cli.checks import Check, with_step
     from opta_lmx.config import lmx_home, load_settings
 
     try:
@@ -62,7 +62,9 @@ def _configuration(config: Path | None) -> "tuple[Session, Check]":
         home = lmx_home(os.environ)
         # Without a file or variables the defaults apply; /dev/null reads as an empty file.
         plain = load_settings(home=home, file=Path(os.devnull), env={}, flags={})
-        return Session(home, plain), Check("configuration", "broken", error.message)
+        return Session(home, plain), Check(
+            "configuration", "broken", with_step(error.message, "correct it there")
+        )
     sources = sorted(set(session.loaded.origins.values()) - {"default"})
     return session, Check("configuration", "ok", ", ".join(sources) or "defaults only")
 
@@ -71,4 +73,4 @@ def _show(check: "Check") -> None:
     from opta_lmx.cli.terminal import printable
 
     mark = typer.style(f"{check.state:8}", fg=_COLOURS[check.state])
-    typer.echo(f"{mark} {printable(check.subject)}: {printable(check.detail)}")
+    typer.echo(f"{mark} {' '.join(printable(f'{check.subject}: {check.detail}').split())}")

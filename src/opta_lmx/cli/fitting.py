@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from opta_lmx.cli import machine
-from opta_lmx.cli.checks import Check
+from opta_lmx.cli.checks import Check, with_step
 from opta_lmx.cli.local import open_store
 from opta_lmx.cli.session import Session
 from opta_lmx.cli.terminal import size
@@ -23,14 +23,16 @@ def models(session: Session) -> Iterator[Check]:
         planner = Planner(store, settings.engine, session.home, settings.models, settings.memory)
         entries = store.list()
     except LmxError as error:
-        yield Check("models", "broken", error.message)
+        step = "correct that setting, or what models.dir names"
+        yield Check("models", "broken", with_step(error.message, step))
         return
     if not entries:
         yield Check("models", "info", "none on disk; get one with: opta-lmx pull starter")
     available = machine.memory().available
     for entry in entries:
         if entry.broken is not None:
-            yield Check(f"model {entry.name}", "broken", entry.broken)
+            step = f"opta-lmx rm {entry.name} removes it, to be had anew"
+            yield Check(f"model {entry.name}", "broken", with_step(entry.broken, step))
         else:
             yield fit(planner, entry, available)
 
@@ -62,7 +64,7 @@ def fit(planner: Planner, entry: ModelEntry, available: int) -> Check:
     try:
         appetite = planner.appetite(entry, planner.default_backend(entry))
     except LmxError as error:
-        return Check(subject, "warning", error.message)
+        return Check(subject, "warning", with_step(error.message, "correct that setting"))
 
     def full(slots: int) -> int:
         return appetite.full(appetite.context, slots).total
@@ -78,7 +80,10 @@ def fit(planner: Planner, entry: ModelEntry, available: int) -> Check:
         return Check(subject, "ok", text)
     fitting = max((n for n in range(1, slots) if full(n) <= available), default=0)
     if fitting:
-        return Check(subject, "warning", f"needs about {needs}; {fitting} slots would fit")
+        step = f'set slots = {fitting} under [engine.overrides."{entry.name}"]'
+        text = f"needs about {needs}; {fitting} slots would fit"
+        return Check(subject, "warning", with_step(text, step))
     least = min(reserved, full(1))
     text = f"does not fit: at least {size(least)} is needed, {size(available)} available"
-    return Check(subject, "warning", text)
+    step = f"free some, or see what would fit with opta-lmx fit {entry.name} --slots 1"
+    return Check(subject, "warning", with_step(text, step))

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from opta_lmx.api.preset_files import parse_preset
-from opta_lmx.cli.checks import Check
+from opta_lmx.cli.checks import Check, with_step
 from opta_lmx.cli.local import open_store
 from opta_lmx.cli.session import Session
 from opta_lmx.core.errors import LmxError
@@ -19,17 +19,19 @@ def presets(session: Session) -> Iterator[Check]:
     try:
         planner = Planner(open_store(session), settings.engine, session.home, settings.models)
     except LmxError as error:
-        yield Check(FOLDER, "warning", error.message)
+        yield Check(FOLDER, "warning", with_step(error.message, "correct that setting"))
         return
     found = Directory(planner, Presets(session.home / FOLDER, parse_preset), aliases)
     for refused in found.reload().refused:
-        yield Check(f"preset file {refused.file}", "warning", refused.message)
+        text = with_step(refused.message, f"correct {FOLDER}/{refused.file}")
+        yield Check(f"preset file {refused.file}", "warning", text)
     usable: list[str] = []
     for preset in found.presets.list():
         try:
             found.canonical(preset.id)
             usable.append(preset.name)
         except LmxError as error:
-            yield Check(f"preset {preset.name}", "warning", error.message)
+            step = f"get that model, or correct {FOLDER}/{preset.name}.toml"
+            yield Check(f"preset {preset.name}", "warning", with_step(error.message, step))
     if usable:
         yield Check(FOLDER, "ok", ", ".join(usable))

@@ -1,5 +1,8 @@
 """`serve`: run the server, fetching models that are asked for and not here yet."""
 
+import os
+import signal
+import threading
 from typing import Annotated
 
 import typer
@@ -31,8 +34,13 @@ def serve(
     log_level: Annotated[
         str | None, typer.Option("--log-level", help="debug, info, warning or error.")
     ] = None,
+    leash: Annotated[
+        bool, typer.Option("--leash", hidden=True, help="End when standard input ends.")
+    ] = False,
 ) -> None:
     """Run the server until it is told to stop (Ctrl-C or SIGTERM)."""
+    if leash:
+        _hold_leash()
     session = open_session(config, server__host=host, server__port=port, logging__level=log_level)
     models = [_on_disk(session, name) for name in dict.fromkeys(model or [])]
 
@@ -41,6 +49,23 @@ def serve(
     code = run(session.settings, session.home, models)
     if code:
         raise typer.Exit(code)
+
+
+def _hold_leash() -> None:
+    """Stop in order when standard input ends: then whoever began this server is gone."""
+
+    def follow() -> None:
+        # Not through `sys.stdin`: its lock, held here, would abort the interpreter's own end.
+        while os.read(0, 1 << 10):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def leave(number: int, _: object) -> None:
+        raise SystemExit(128 + number)
+
+    # Until the server hears signals itself, one must not keep it from tidying up.
+    signal.signal(signal.SIGTERM, leave)
+    threading.Thread(target=follow, name="leash", daemon=True).start()
 
 
 def _on_disk(session: Session, ref: str) -> str:

@@ -1,13 +1,6 @@
 """`chat` at a terminal: a real process on a pseudo-terminal, as a person uses it."""
 
-import contextlib
-import os
-import pty
-import select
-import subprocess
-import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,63 +8,9 @@ from typing import Any
 import pytest
 
 from tests.integration.cli.conftest import Reply, Upstream
+from tests.integration.cli.person import PATIENCE_S, Terminal
 
 CHAT = ("POST", "/v1/chat/completions")
-PATIENCE_S = 20.0
-
-
-class Terminal:
-    """A person at `opta-lmx chat`."""
-
-    def __init__(self, *arguments: str) -> None:
-        self._screen, inner = pty.openpty()
-        command = [sys.executable, "-m", "opta_lmx.cli.main", "chat", *arguments]
-        # A session of its own with this terminal in control, so that Ctrl-C becomes a signal.
-        control = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
-        starter = [sys.executable, "-c", control + "os.execv(sys.argv[1], sys.argv[1:])"]
-        self.process = subprocess.Popen(
-            [*starter, *command],
-            stdin=inner,
-            stdout=inner,
-            stderr=inner,
-            start_new_session=True,
-            env=os.environ | {"TERM": "dumb"},
-        )
-        os.close(inner)
-        self.shown = ""
-
-    def type(self, text: str) -> None:
-        os.write(self._screen, text.encode())
-
-    def wait_for(self, text: str) -> str:
-        """Read until `text` appears; returns what came before it, and forgets both."""
-        deadline = time.monotonic() + PATIENCE_S
-        while text not in self.shown:
-            left = deadline - time.monotonic()
-            ready = select.select([self._screen], [], [], max(0.0, left))[0]
-            assert ready, f"{text!r} did not appear after {self.shown!r}"
-            self.shown += os.read(self._screen, 65536).decode()
-        before, _, self.shown = self.shown.partition(text)
-        return before
-
-    def interrupt_until_gone(self) -> int:
-        """Press Ctrl-C, as often as it takes; returns the exit status.
-
-        Once is not always enough: Python's readline waits on, if the signal comes between the
-        prompt's appearing and its wait for a key.
-        """
-        deadline = time.monotonic() + PATIENCE_S
-        while time.monotonic() < deadline:
-            self.type("\x03")
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                return self.process.wait(1)
-        raise AssertionError("Ctrl-C does not end it")
-
-    def close(self) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.wait()
-        os.close(self._screen)
 
 
 @pytest.fixture

@@ -86,7 +86,7 @@ def test_a_large_pull_needs_a_yes(command: Command, hub: FakeHub) -> None:
 def test_a_small_pull_asks_nobody_but_says_what_it_brings(command: Command, hub: FakeHub) -> None:
     taken = command("pull", "org/model", **settings(hub, 10**9))
     assert taken.exit_code == 0, taken.output
-    assert "to fetch (mlx, licence mit)" in taken.stderr
+    assert "to fetch from the hub (mlx, licence mit)" in taken.stderr
     again = command("pull", "org/model", **settings(hub, 10**9))
     assert again.exit_code == 0
     assert "to fetch" not in again.stderr

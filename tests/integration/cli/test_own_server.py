@@ -32,6 +32,7 @@ def test_load_ask_look_unload(command: Command, here: dict[str, str]) -> None:
     answer = command("chat", "--model", "m", "Hi", **here)
     assert answer.exit_code == 0
     assert answer.stdout.split() == ["one", "two", "three", "four"]
+    assert answer.stderr.count("\n") == 1
     assert " tokens" in answer.stderr
     (shown,) = json.loads(command("ps", "--json", **here).stdout)["models"]
     assert (shown["id"], shown["state"]) == ("m", "ready")

@@ -30,6 +30,7 @@ def test_an_engine_that_cannot_be_imported_says_why(
     by_subject = {check.subject: check for check in checks.backends()}
     assert by_subject["backend gguf"].state == "broken"
     assert "libX.so is missing" in by_subject["backend gguf"].detail
+    assert "pip install --force-reinstall" in by_subject["backend gguf"].detail
     assert "backends" not in by_subject
 
 
@@ -46,7 +47,7 @@ def test_an_engine_that_crashes_does_not_take_doctor_along(probes: dict[str, str
 def test_no_engine_at_all_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "missing_modules", lambda name: (name,))
     found = list(checks.backends())
-    assert "pip install 'opta-lmx[gguf]'" in found[1].detail
+    assert all("pip install 'opta-lmx[gguf]'" in check.detail for check in found[1:])
     assert [check.state for check in found] == ["info", "info", "broken"]
 
 

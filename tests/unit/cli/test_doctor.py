@@ -55,6 +55,7 @@ def test_a_taken_port_is_broken_and_its_holder_named(
     check = found(result)[f"port {port}"]
     assert check["state"] == "broken"
     assert str(os.getpid()) in check["detail"]
+    assert check["detail"].endswith(": stop that, or set server.port")
 
 
 def test_a_broken_configuration_does_not_hide_the_rest(command: Command, home: Path) -> None:
@@ -71,7 +72,9 @@ def test_a_home_that_cannot_be_is_broken(command: Command, home: Path) -> None:
     (home / "plain").write_text("")
     result = command("doctor", "--json", LMX_HOME=str(home / "plain" / "x"), LMX_SERVER__PORT="0")
     assert result.exit_code == 1
-    assert found(result)["home"]["detail"] == f"{home / 'plain'} is not a folder"
+    assert found(result)["home"]["detail"].startswith(
+        f"{home / 'plain'} is not a folder: set LMX_HOME"
+    )
 
 
 def test_secrets_that_others_may_read_are_named(command: Command, home: Path) -> None:
@@ -80,6 +83,7 @@ def test_secrets_that_others_may_read_are_named(command: Command, home: Path) ->
     file.chmod(0o644)
     checked = found(command("doctor", "--json"))
     assert checked["secrets"]["state"] == "warning"
+    assert checked["secrets"]["detail"].endswith(f"chmod 600 {file}")
     file.chmod(0o600)
     assert "secrets" not in found(command("doctor", "--json"))
 
@@ -91,6 +95,7 @@ def test_a_damaged_model_is_broken(command: Command, home: Path) -> None:
     result = command("doctor", "--json", LMX_SERVER__PORT="0")
     assert result.exit_code == 1
     assert found(result)["model hurt"]["state"] == "broken"
+    assert "opta-lmx rm hurt" in found(result)["model hurt"]["detail"]
 
 
 def test_an_address_that_is_not_here_is_broken(command: Command) -> None:
@@ -98,4 +103,22 @@ def test_an_address_that_is_not_here_is_broken(command: Command) -> None:
         "doctor", "--json", LMX_SERVER__HOST="box.invalid", LMX_SERVER__API_KEYS='["k"]'
     )
     assert result.exit_code == 1
-    assert "box.invalid cannot be used" in found(result)["port 1234"]["detail"]
+    detail = found(result)["port 1234"]["detail"]
+    assert "box.invalid cannot be used" in detail
+    assert ": set server.host" in detail
+
+
+def test_a_refused_value_is_told_in_a_line_with_what_to_do(command: Command) -> None:
+    result = command("doctor", LMX_SERVER__PORT="many")
+    (line,) = [one for one in result.stdout.splitlines() if one.startswith("broken")]
+    assert line.startswith("broken   configuration: server.port: Input should be")
+    assert line.endswith("from environment LMX_SERVER__PORT: correct it there")
+
+
+def test_little_room_is_told_with_what_to_do(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checks, "_SCARCE_BYTES", 1 << 62)
+    disk = found(command("doctor", "--json", LMX_SERVER__PORT="0"))["disk"]
+    assert disk["state"] == "warning"
+    assert "opta-lmx rm NAME" in disk["detail"]

@@ -62,8 +62,11 @@ def test_what_is_said(session: Session) -> None:
     some = fit(ours, ENTRY, full - 1)
     assert some.state == "warning"
     assert "3 slots would fit" in some.detail
+    assert 'set slots = 3 under [engine.overrides."m"]' in some.detail
     assert "2 slots would fit" in fit(ours, ENTRY, three - 1).detail
-    assert "does not fit" in fit(ours, ENTRY, least - 1).detail
+    too_large = fit(ours, ENTRY, least - 1).detail
+    assert "does not fit" in too_large
+    assert "opta-lmx fit m" in too_large
     assert fit(ours, ENTRY, 0).state == "info"
     assert not (session.home / "run").exists()  # doctor looks, and changes nothing
 

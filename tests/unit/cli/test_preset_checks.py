@@ -27,6 +27,8 @@ def test_presets_are_looked_through(command: Command) -> None:
     }
     assert "'colour'" in found["preset file bad.toml"].detail
     assert "'x' does not exist" in found["preset gone"].detail
+    assert "correct presets/bad.toml" in found["preset file bad.toml"].detail
+    assert "correct presets/gone.toml" in found["preset gone"].detail
     assert found["presets"].detail == "fine"
 
 
