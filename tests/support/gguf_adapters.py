@@ -17,6 +17,38 @@ _TARGETS = {
 }
 """What an adapter changes, and the tensors' names in a GGUF file."""
 Matrix = Any
+Shape = tuple[int, ...]
+WEIGHTS: dict[str, Shape] = {
+    "blk.0.attn_q.weight": (32, 64),
+    "blk.0.ffn_up_exps.weight": (32, 48, 4),
+    "token_embd.weight": (32, 100),
+    "output_norm.weight": (32,),
+}
+"""Tensors of a model, fastest dimension first."""
+FITTING: list[tuple[str, Shape, Shape, int]] = [
+    ("blk.0.attn_q.weight", (32, 4), (4, 64), 4),
+    ("blk.0.attn_q.weight", (32,), (1, 64), 1),
+    ("blk.0.ffn_up_exps.weight", (32, 4, 4), (4, 48, 4), 4),
+    ("token_embd.weight", (4, 100), (4, 32), 4),
+    ("token_embd.weight", (1, 100), (1, 32), 1),
+]
+"""Pairs that change one of them, with their ranks."""
+AT_ODDS: list[tuple[str, Shape, Shape]] = [
+    ("blk.0.attn_q.weight", (4, 32), (4, 64)),
+    ("blk.0.attn_q.weight", (32, 4), (64, 4)),
+    ("blk.0.attn_q.weight", (32, 4), (8, 64)),
+    ("blk.0.attn_q.weight", (32,), (4, 64)),
+    ("blk.0.ffn_up_exps.weight", (32, 4, 3), (4, 48, 4)),
+    ("token_embd.weight", (32, 4), (4, 100)),
+    ("token_embd.weight", (4, 100), (8, 32)),
+]
+"""Pairs that fit nothing, not even each other."""
+MISFITS: list[tuple[str, Shape, Shape]] = [
+    ("blk.0.attn_q.weight", (32, 4, 2), (4, 64, 2)),
+    ("blk.0.ffn_up_exps.weight", (32, 4, 3), (4, 48, 3)),
+    ("blk.0.ffn_up_exps.weight", (32, 4), (4, 48)),
+]
+"""Pairs that fit each other, but not the model."""
 
 
 def tiny_adapter(seed: int) -> Path:

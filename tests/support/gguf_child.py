@@ -69,8 +69,9 @@ class Child:
             self.process.wait()
         self._dir.cleanup()
 
-    def send(self, frame: Any) -> None:
-        self._sock.sendall(encode(frame))
+    def send(self, *frames: Any) -> None:
+        """Send frames in one piece: nothing comes between them."""
+        self._sock.sendall(b"".join(encode(frame) for frame in frames))
 
     def read_until(self, done: Callable[[], bool], limit_s: float = LIMIT_S) -> None:
         """Receive frames until `done()`; fails when the worker ends or takes too long."""
@@ -118,9 +119,21 @@ class Child:
         **more: Any,
     ) -> int:
         """`more`: `grammar` and `logit_bias` as in `Submit`."""
+        request = self.request(ids, max_tokens, sampling, top_logprobs, **more)
+        self.send(request)
+        return request.id
+
+    def request(
+        self,
+        ids: Iterable[int],
+        max_tokens: int = 16,
+        sampling: SamplingParams = GREEDY,
+        top_logprobs: int | None = None,
+        **more: Any,
+    ) -> Submit:
+        """Make a request and do not send it yet."""
         self._next_id += 1
-        self.send(Submit(self._next_id, tuple(ids), sampling, max_tokens, top_logprobs, **more))
-        return self._next_id
+        return Submit(self._next_id, tuple(ids), sampling, max_tokens, top_logprobs, **more)
 
     def cancel(self, number: int) -> None:
         self.send(Cancel(number))

@@ -3,7 +3,8 @@
 from collections.abc import Iterable
 
 from opta_lmx.backends.frames import Submit
-from opta_lmx.backends.gguf.slots import SlotTable, Start, submitted
+from opta_lmx.backends.gguf.slot import submitted
+from opta_lmx.backends.gguf.slots import Prepared, SlotTable, Start
 from opta_lmx.core.types import SamplingParams
 
 
@@ -25,6 +26,7 @@ def begin(table: SlotTable, request: Submit) -> Start:
     table.add(request)
     started = table.start()
     assert started is not None
+    table.prepared(started, Prepared(started.before.fills))
     return started
 
 

@@ -18,20 +18,17 @@ from opta_lmx.backends.frames import Load
 from opta_lmx.backends.gguf.completion import EngineAnswerError
 from opta_lmx.backends.gguf.http import call
 from opta_lmx.backends.gguf.slotfiles import model_identity
-from opta_lmx.backends.protocol import LoadError
+from opta_lmx.backends.protocol import ADAPTER_REFUSED, LoadError
 from opta_lmx.core.errors import LmxError
+from opta_lmx.models.adapters import GGUF_EMBEDDINGS
 from opta_lmx.models.gguf_check import read_checked
 from opta_lmx.models.gguf_header import GgufHeader
 from opta_lmx.models.gguf_layout import GgufTensor, shown
 from opta_lmx.models.gguf_types import F32
 
-ADAPTER_REFUSED = "adapter_refused"
-"""The code of a `LoadError`: an adapter cannot be used with this model."""
-
 _ALPHA = "adapter.lora.alpha"
 _INVOCATION = "adapter.alora.invocation_tokens"
 _ENDS = (".lora_a", ".lora_b")
-_EMBEDDINGS = "token_embd.weight"
 _MULTIPLIED = frozenset(
     "F32 F16 BF16 Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K Q3_K Q4_K Q5_K Q6_K".split()  # noqa: SIM905
 )
@@ -73,7 +70,7 @@ class Adapters(msgspec.Struct, frozen=True):
 
 def refused(name: str, reason: str) -> LoadError:
     """The error for an adapter that cannot be used."""
-    return LoadError(f"its adapter '{name}' cannot be used: {reason}", ADAPTER_REFUSED)
+    return LoadError(f"its adapter '{name}' cannot be used: {reason}", ADAPTER_REFUSED, name)
 
 
 def check_adapters(spec: Load) -> int:
@@ -167,7 +164,7 @@ def _fits(name: str, a: Shape, b: Shape, weight: Shape) -> bool:
     """Whether b * a has the weight's shape: fastest dimension first."""
     if a[2:] != weight[2:] or b[2:] != weight[2:]:
         return False
-    if name == _EMBEDDINGS:  # a row is looked up in it, so the two are the other way round
+    if name == GGUF_EMBEDDINGS:  # a row is looked up in it, so the two are the other way round
         return (b[1], a[1]) == weight[:2] and a[0] == b[0]
     return (a[0], b[1]) == weight[:2] and a[1] == b[0]
 

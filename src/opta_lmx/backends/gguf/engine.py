@@ -32,12 +32,14 @@ from opta_lmx.backends.gguf.completion import (
     Progress,
 )
 from opta_lmx.backends.gguf.following import GrammarFollower
+from opta_lmx.backends.gguf.gathering import GatheringLimits
 from opta_lmx.backends.gguf.keeper import Keeper, KeeperLimits
 from opta_lmx.backends.gguf.model import OpenModel, open_model
 from opta_lmx.backends.gguf.resuming import resume_refusal
 from opta_lmx.backends.gguf.rows import Harvest, Row, Rows
 from opta_lmx.backends.gguf.sampling import beginning_body, completion_body
-from opta_lmx.backends.gguf.slots import SlotTable, submitted
+from opta_lmx.backends.gguf.slot import submitted
+from opta_lmx.backends.gguf.slots import SlotTable
 from opta_lmx.backends.gguf.streams import Happening, Job, Streams
 from opta_lmx.backends.protocol import Emit, Engine, Texts
 from opta_lmx.backends.refusal import Limits, refusal
@@ -47,6 +49,10 @@ from opta_lmx.core.clock import Clock, SystemClock
 _WAIT_S = 0.005
 _GATHER_S = 0.001
 """Tokens of one batch reach us this close together, on a connection each."""
+_STATE_BYTES_S = 1 << 30
+"""At least so fast are states of slots written and read."""
+_MOST_STATE_S = 0.5
+"""No stream is to stand still for longer while what some requests share is put aside or loaded."""
 
 
 class GgufEngine:
@@ -71,7 +77,13 @@ class GgufEngine:
         self._limits = Limits(self._model.vocabulary, ready.context, plan.slots, names)
         options = self._model.options
         aside = options.slot_bytes // max(1, plan.cell_bytes) if options.cache_prompt else 0
-        self._slots = SlotTable(plan.slots, plan.cells if plan.shared else None, aside)
+        quick = int(_MOST_STATE_S * _STATE_BYTES_S) // max(1, plan.cell_bytes)
+        self._slots = SlotTable(
+            plan.slots,
+            plan.cells if plan.shared else None,
+            aside,
+            GatheringLimits(min(aside, quick), plan.batch),
+        )
         self._rows = Rows(emit)
         limits = KeeperLimits(plan.slots, options.slot_bytes, options.slot_quiet_s)
         prime = partial(self._model.adapters.prime, self._model.socket)
@@ -216,7 +228,9 @@ class GgufEngine:
             reader = BeginningReader(request.id, now.upto, len(submitted(request)))
             self._streams.start(Job(request.id, now.slot, msgspec.json.encode(body), reader))
             return
-        self._keeper.put_aside(now)
+        if now.aside is not None:
+            self._emit(Announce("state", self._state_s(len(held))))
+        self._slots.lose(self._keeper.put_aside(now))
         row.resume()
         if request.grammar:
             self._followers[request.id] = GrammarFollower(request.grammar)
@@ -232,19 +246,34 @@ class GgufEngine:
         self._release(row.request)
 
     def _start_waiting(self) -> None:
-        """Start who may; what is to be copied is copied before anything of theirs runs."""
+        """Start who may; what is to be copied is copied before anything of theirs runs.
+
+        Beside answers one slot is filled at a time: they stand still meanwhile, and their next
+        tokens bring us back here.
+        """
         jobs, self._again = self._again, []
         while (start := self._slots.start()) is not None:
-            row = self._rows.add(start)
+            fills = start.before.fills or start.before.park is not None
+            row = self._rows.add(
+                start, self._state_s(len(submitted(start.request))) if fills else 0.0
+            )
             self._keeper.started(start.slot)
-            row.reuse = self._keeper.prepare(start) or not start.fresh
+            done = self._keeper.prepare(start)
+            self._slots.prepared(start, done)
+            row.reuse = done.filled or not start.fresh
             jobs.append(self._job(row))
+            if start.before.fills and self._rows.decoding:
+                break
         for job in jobs:
             self._streams.start(job)
         for leader in self._slots.launched():
             if row := self._rows.find(leader):
                 row.interrupt()
                 self._streams.cancel(leader)
+
+    def _state_s(self, tokens: int) -> float:
+        """How long it takes to write or read so much of a slot; nothing is heard of us then."""
+        return tokens * self._model.plan.cell_bytes / _STATE_BYTES_S
 
     def _job(self, row: Row) -> Job:
         model, request, slot = self._model, row.request, row.start.slot

@@ -8,8 +8,9 @@ import threading
 from collections.abc import Callable
 from typing import NamedTuple
 
+from opta_lmx.backends.gguf.slot import Held, Tokens, common
 from opta_lmx.backends.gguf.slotfiles import SlotFile, SlotFiles
-from opta_lmx.backends.gguf.slots import Gathering, Held, Start, common
+from opta_lmx.backends.gguf.slots import Gathering, Prepared, Start
 from opta_lmx.core.clock import Clock
 
 _LEAST_TOKENS = 64
@@ -76,30 +77,35 @@ class Keeper:
         self._of, self._kept = dict(filled), [file for _, file in filled]
         return [(number, file.held) for number, file in filled]
 
-    def prepare(self, start: Start) -> bool:
-        """Do what is to be done before a request starts; True when its slot was filled for it."""
+    def prepare(self, start: Start) -> Prepared:
+        """Do what is to be done before a request starts."""
         before, files = start.before, self._files
+        lost: Tokens = ()
         for number in before.erase:
             files.erase(number)
-        if before.park is not None:
-            files.park(start.slot, before.park)
+        if before.park is not None and not files.park(start.slot, before.park):
+            lost = (before.park,)
         filled = False
         if before.prime and not self._prime(start.slot, start.request.adapter):
             files.erase(start.slot)
         elif before.load is not None:
             filled = files.unpark(before.load, start.slot)
+            lost += () if filled else (before.load,)
         elif before.copy is not None:
             filled = files.copy(before.copy, start.slot)
-        for aside in before.forget:
+        for aside in (*before.forget, *lost):
             files.forget(aside)
-        return filled
+        return Prepared(filled, lost)
 
-    def put_aside(self, gathering: Gathering) -> None:
-        """Put aside what an idle slot holds for whoever shares it."""
-        if gathering.aside is not None:
-            self._files.park(gathering.slot, gathering.aside)
+    def put_aside(self, gathering: Gathering) -> Tokens:
+        """Put aside what an idle slot holds for whoever shares it; return what was not."""
         for aside in gathering.forget:
             self._files.forget(aside)
+        aside = gathering.aside
+        if aside is None or self._files.park(gathering.slot, aside):
+            return ()
+        self._files.forget(aside)
+        return (aside,)
 
     def _restore(self, number: int, file: SlotFile) -> bool:
         adapter = file.held.adapter

@@ -22,7 +22,7 @@ from opta_lmx.backends.gguf.vocabulary import (
     follows_grammars,
     read_vocabulary,
 )
-from opta_lmx.backends.protocol import LoadError, Texts
+from opta_lmx.backends.protocol import CANARY_FAILED, LoadError, Texts
 from opta_lmx.backends.text.infill import find_infill
 from opta_lmx.backends.text.template import load_template
 from opta_lmx.backends.text.texts import TemplateTexts
@@ -123,6 +123,8 @@ def _try_all(socket: str, vocabulary: int, adapters: Adapters) -> None:
         try:
             try_once(socket, vocabulary, adapters.chosen(name))
         except LoadError as error:
+            if error.code != CANARY_FAILED:
+                raise
             raise refused(name, str(error)) from error
     try_once(socket, vocabulary, adapters.chosen(""))
 

@@ -2,7 +2,8 @@
 
 from opta_lmx.backends.frames import Announce, Drafted, Started, Step, TokenOut
 from opta_lmx.backends.gguf.completion import Progress
-from opta_lmx.backends.gguf.slots import Start, Tokens, held_after, submitted
+from opta_lmx.backends.gguf.slot import Tokens, held_after, submitted
+from opta_lmx.backends.gguf.slots import Start
 from opta_lmx.backends.protocol import Emit
 
 _FIRST_GUESS_MS = 5.0
@@ -34,7 +35,11 @@ class Row:
         self.cancelled, self.paused, self._keep = True, paused, keep
 
     def interrupt(self) -> None:
-        """Others wait for its beginning; it has not generated anything yet."""
+        """Others wait for its beginning. Nothing of its answer was told yet.
+
+        What llama.cpp generated meanwhile, or does before it notices, is dropped: it is drawn
+        again, from the same seed, when the request goes on.
+        """
         self.interrupted = self.led = True
 
     def resume(self) -> None:
@@ -86,11 +91,11 @@ class Rows:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def add(self, start: Start) -> Row:
-        """A request starts."""
+    def add(self, start: Start, before_s: float = 0.0) -> Row:
+        """A request starts; to prepare its slot takes so long."""
         row = self._rows[start.request.id] = Row(start)
         uncached = len(submitted(start.request)) - start.cached
-        self._emit(Announce("prefill", uncached * self._prefill_ms / 1000))
+        self._emit(Announce("prefill", before_s + uncached * self._prefill_ms / 1000))
         return row
 
     def find(self, request: int) -> Row | None:

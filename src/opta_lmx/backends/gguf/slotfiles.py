@@ -19,7 +19,7 @@ import msgspec
 
 from opta_lmx.backends.gguf.completion import EngineAnswerError
 from opta_lmx.backends.gguf.http import call
-from opta_lmx.backends.gguf.slots import Held
+from opta_lmx.backends.gguf.slot import Held
 from opta_lmx.backends.statefile import (
     StateFileError,
     StateHead,
@@ -91,9 +91,11 @@ class SlotFiles:
         finally:
             _remove(self._folder / name)
 
-    def park(self, number: int, aside: int) -> None:
-        """Put aside what an idle slot holds."""
-        self._act(number, "save", _aside(aside))
+    def park(self, number: int, aside: int) -> bool:
+        """Put aside what an idle slot holds; False where nothing was written."""
+        saved = self._act(number, "save", _aside(aside))
+        # llama.cpp does not call it an error when it cannot write.
+        return saved is not None and saved.get("n_written", 0) > 0
 
     def unpark(self, aside: int, number: int) -> bool:
         """Bring back to an idle slot what was put aside; False where that is not possible."""

@@ -1,36 +1,21 @@
 """Which slot of llama.cpp a request runs on, and who waits for cache room: pure bookkeeping."""
 
-import hashlib
 import math
-from collections.abc import Collection, Iterable, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Collection
 from typing import NamedTuple
 
 from opta_lmx.backends.frames import Submit
+from opta_lmx.backends.gguf.aside import COPY_TOKENS, Aside
+from opta_lmx.backends.gguf.gathering import GatheringLimits, Gatherings
 from opta_lmx.backends.gguf.line import Line
+from opta_lmx.backends.gguf.slot import Held, Slot, Tokens, common, submitted, tenant_of
 
-Tokens = tuple[int, ...]
-
-COPY_TOKENS = 128
-"""From so many tokens on a copy is worth its two exchanges with llama.cpp."""
 _COPY_COST = 8
 """Copying so many tokens costs at most as much as processing one."""
-GATHER_TOKENS = 256
-"""From so many tokens on a request waits for one that is processing the same beginning."""
-_MOST_COMMON = 4
-"""So many beginnings are kept aside for whoever shares them."""
-_COMMON_ROUNDS = 4
-"""So long, in rounds of requests, one of them is kept after its last use."""
 _MOVE_TOKENS = 64
-"""Fewer tokens of others' prompts to go before its own are no reason to run on another slot."""
+"""Fewer tokens of others' prompts to go before its own are no reason to run on another slot.
 
-
-class Held(NamedTuple):
-    """What an idle slot holds: the tokens, in order, whose (`tenant_of`), and by which adapter."""
-
-    tokens: Tokens
-    tenant: str
-    adapter: str = ""
+Nor are they one not to prepare a slot while those are processed."""
 
 
 class Before(NamedTuple):
@@ -48,6 +33,18 @@ class Before(NamedTuple):
     load: int | None = None
     copy: int | None = None
     forget: Tokens = ()
+
+    @property
+    def fills(self) -> bool:
+        """Whether the request's slot is filled with what is held elsewhere."""
+        return self.load is not None or self.copy is not None
+
+
+class Prepared(NamedTuple):
+    """What came of a `Before`: whether the slot was `filled`, and what was `lost` aside."""
+
+    filled: bool = False
+    lost: Tokens = ()
 
 
 class Start(NamedTuple):
@@ -77,36 +74,6 @@ class Gathering(NamedTuple):
     forget: Tokens = ()
 
 
-class _Slot:
-    """A slot, or what was put aside of one: then `number` is that it is put aside under."""
-
-    def __init__(self, number: int, holds: Held | None = None, used_at: int = 0) -> None:
-        self.number = number
-        self.hold(holds or Held((), ""))
-        self.cells = 0
-        self.used_at = used_at
-        self.paused = False
-        self.left = 0
-        """Tokens of its request's prompt that are still to be processed."""
-        self.prompt: Tokens = ()
-        self.launched = False
-        """llama.cpp was told of its request."""
-        self.led = False
-        """Its request was interrupted once: it is not again."""
-        self.common = False
-        """It was put aside for whoever shares it."""
-
-    @property
-    def holds(self) -> Held:
-        return Held(self.held, self.tenant, self.adapter)
-
-    def hold(self, holds: Held) -> None:
-        self.held, self.tenant, self.adapter = holds
-
-    def shared(self, tokens: Tokens, tenant: str) -> int:
-        return common(self.held, tokens) if self.tenant == tenant else 0
-
-
 class SlotTable:
     """Gives each request the free slot on which it does least harm and has least to do.
 
@@ -118,7 +85,8 @@ class SlotTable:
 
     A slot that is used cannot be copied. So a request waits that shares much with a prompt still
     being processed, which is interrupted for it, once: as soon as what they share is processed,
-    that is put aside for all who share it, now and later.
+    that is put aside for all who share it, now and later. It does not wait for one whose turn
+    comes after its own, nor for one that is far beyond what they share.
 
     llama.cpp processes prompts one after the other, by the numbers of their slots. So the lowest
     free one is left to a request that is the only one of its key (`Submit.first`), which runs
@@ -132,22 +100,24 @@ class SlotTable:
         cells: tokens that all caches hold together, where slots share one; None where each slot
             has its own whole window.
         aside: tokens that may be put aside.
+        limits: for whom a request waits; None: for all whose beginning may be put aside.
     """
 
-    def __init__(self, slots: int, cells: int | None, aside: int = 0) -> None:
-        self._free = {number: _Slot(number) for number in range(slots)}
-        self._taken: dict[int, _Slot] = {}
-        self._aside: dict[int, _Slot] = {}
+    def __init__(
+        self,
+        slots: int,
+        cells: int | None,
+        aside: int = 0,
+        limits: GatheringLimits | None = None,
+    ) -> None:
+        self._free = {number: Slot(number) for number in range(slots)}
+        self._taken: dict[int, Slot] = {}
+        self._aside = Aside(aside, slots)
         self._line = Line()
         self._cells = cells
         self._round = slots
         self._clock = 0
-        self._most_aside = aside
-        self._asides = 0
-        self._gathering: dict[int, bool] = {}
-        """Running requests others wait for, and whether the engine was told."""
-        self._follows: dict[int, int] = {}
-        """Whom a request in line waits for, or did: it does so once."""
+        self._gatherings = Gatherings(limits or GatheringLimits(aside))
 
     def __len__(self) -> int:
         return len(self._taken) + len(self._line)
@@ -158,7 +128,7 @@ class SlotTable:
 
     def withdraw(self, request: int) -> Submit | None:
         """Take a request out of the line and return it; None when it is not waiting there."""
-        self._follows.pop(request, None)
+        self._gatherings.leave(request)
         return self._line.remove(request)
 
     def start(self) -> Start | None:
@@ -172,12 +142,12 @@ class SlotTable:
         tokens, tenant = submitted(request), tenant_of(request.salt, request.adapter)
         source, slot = self._in_turn(request.first, tokens, tenant)
         prime = source is not slot and slot.adapter != request.adapter
-        if prime and any(each.launched and each.left for each in self._taken.values()):
-            # To make the slot the adapter's may take as long as those prompts.
+        if prime and self._crowded():
             source, prime = slot, False
-        left = request.max_tokens - len(request.generated)
-        # A started slot holds its old tokens until its turn to prefill comes.
-        cells = max(len(tokens) + left, len(slot.held))
+        cells = _cells_of(request, source, slot, self._gatherings.limits.batch)
+        if not self._has_room(cells) and source is not slot:
+            source, prime = slot, False
+            cells = _cells_of(request, source, slot, self._gatherings.limits.batch)
         if not self._has_room(cells):
             return None
         self.withdraw(request.id)
@@ -186,6 +156,7 @@ class SlotTable:
         aside = self._put_aside(slot, tokens, tenant)
         # Whatever becomes of the request, this much of the old is true of the slot.
         slot.hold(Held(tokens[:cached], tenant, request.adapter))
+        slot.sure = not fresh
         slot.left, slot.cells = len(tokens) - cached, cells
         slot.prompt, slot.led, slot.launched = tokens, False, False
         if source.common:
@@ -195,15 +166,24 @@ class SlotTable:
             erase=self._make_room(),
             park=aside,
             prime=prime,
-            load=source.number if source in self._aside.values() else None,
+            load=source.number if source in self._aside.all else None,
             copy=source.number if source in self._free.values() else None,
-            forget=self._forget(tokens, tenant),
+            forget=self._aside.forget(tokens, tenant, self._clock),
         )
         return Start(request, slot.number, cached, fresh, before)
 
+    def prepared(self, start: Start, done: Prepared) -> None:
+        """Note what came of what was to be done before a start."""
+        slot = self._taken[start.request.id]
+        slot.sure = slot.sure or done.filled
+        if start.before.fills and not done.filled:
+            slot.held, slot.left = (), len(slot.prompt)
+        self._aside.lose(done.lost)
+
     def progressed(self, request: int, left: int) -> None:
         """Note how many tokens of a running request's prompt are still to be processed."""
-        self._taken[request].left = left
+        slot = self._taken[request]
+        slot.left, slot.sure = left, True
 
     def release(self, request: int, held: Tokens = (), *, paused: bool = False) -> int:
         """Free a running request's slot and return its number.
@@ -212,8 +192,11 @@ class SlotTable:
         request. `paused`: the request is to go on later.
         """
         slot = self._taken.pop(request)
-        self._gathering.pop(request, None)
+        self._gatherings.over(request)
         self._clock += 1
+        if not slot.sure and not held:
+            # llama.cpp may never have seen the request: what was held before may still be there.
+            slot.hold(Held((), ""))
         slot.held, slot.cells, slot.used_at = max(slot.held, held, key=len), 0, self._clock
         slot.paused = paused
         self._free[slot.number] = slot
@@ -226,27 +209,29 @@ class SlotTable:
         """
         for slot in self._taken.values():
             slot.launched = True
-        found = [request for request, told in self._gathering.items() if not told]
-        self._gathering |= dict.fromkeys(found, True)
-        return found
+        return self._gatherings.untold()
+
+    def lose(self, numbers: Tokens) -> None:
+        """Note that so much was never put aside."""
+        self._aside.lose(numbers)
 
     def gather(self, request: int, held: Tokens) -> Gathering:
-        """Say how an interrupted request goes on, whose slot is idle and holds these tokens."""
+        """Say how an interrupted request goes on, whose slot is idle and holds these tokens.
+
+        The oldest beginnings put aside make room for a new one.
+        """
         slot = self._taken[request]
         slot.held = max(slot.held, held, key=len)
-        waiting = (each for each in self._line if self._follows.get(each.id) == request)
+        waiting = (each for each in self._line if self._gatherings.leader_of(each.id) == request)
         shared = max((common(slot.prompt, submitted(each)) for each in waiting), default=0)
         if len(slot.held) < (upto := min(shared, len(slot.prompt) - 1)):
             return Gathering(slot.number, upto)
-        del self._gathering[request]
+        self._gatherings.over(request)
         slot.led, slot.launched = True, False
-        if not shared:
+        if not self._gatherings.limits.suits(len(slot.held), shared):
             return Gathering(slot.number)
-        self._asides += 1
-        aside = _Slot(self._asides, slot.holds, self._clock)
-        aside.common = True
-        self._aside[aside.number] = aside
-        return Gathering(slot.number, aside=aside.number, forget=self._forget_common())
+        number, forgotten = self._aside.share(slot.holds, self._clock)
+        return Gathering(slot.number, aside=number, forget=forgotten)
 
     def restore(self, number: int, held: Held) -> None:
         """Note what a free slot was filled with; who is restored first counts as older."""
@@ -262,29 +247,40 @@ class SlotTable:
 
     def _follows_another(self, request: Submit) -> bool:
         """Whether a running request is processing what this one would have to process again."""
-        if request.id in self._follows:
-            return self._follows[request.id] in self._gathering
+        if (waits := self._gatherings.waits(request.id)) is not None:
+            return waits
         tokens, tenant = submitted(request), tenant_of(request.salt, request.adapter)
-        sources = (*self._free.values(), *self._aside.values())
-        least = max(slot.shared(tokens, tenant) for slot in sources) + GATHER_TOKENS
+        sources = (*self._free.values(), *self._aside.all)
+        held = max(slot.shared(tokens, tenant) for slot in sources)
         for leader, slot in self._taken.items():
-            at_it = leader in self._gathering or (slot.left > 0 and not slot.led)
-            if at_it and slot.tenant == tenant and len(slot.prompt) <= self._most_aside:
-                if common(slot.prompt, tokens) < least:
-                    continue
-                self._follows[request.id] = leader
-                self._gathering.setdefault(leader, False)
-                return True
+            if slot.tenant != tenant or not self._gatherings.may_lead(leader, slot, tokens, held):
+                continue
+            if self._is_sooner(request, slot, tokens, tenant):
+                continue
+            self._gatherings.follow(request.id, leader)
+            return True
         return False
 
-    def _forget_common(self) -> Tokens:
-        """Forget the oldest of the beginnings put aside, where there are too many."""
-        numbers = [number for number, each in self._aside.items() if each.common]
-        for number in (forgotten := numbers[:-_MOST_COMMON]):
-            del self._aside[number]
-        return tuple(forgotten)
+    def _is_sooner(self, request: Submit, leader: Slot, tokens: Tokens, tenant: str) -> bool:
+        """Whether a request is better off by itself than behind a running one."""
+        if request.first:
+            return True
+        other = any(slot.adapter != request.adapter for slot in self._free.values())
+        if other and self._crowded(leader.number):
+            return True  # nothing could be loaded for it
+        source, own = self._in_turn(False, tokens, tenant)
+        delay = self._before(leader) - self._before(own)
+        return delay > max(_MOVE_TOKENS, (len(tokens) - source.shared(tokens, tenant)) // 2)
 
-    def _in_turn(self, first: bool, tokens: Tokens, tenant: str) -> tuple[_Slot, _Slot]:
+    def _crowded(self, after: int = -1) -> bool:
+        """Whether llama.cpp is busy with prompts: to prime a slot may take as long as those.
+
+        `after`: when those of this slot and of the ones before it are processed.
+        """
+        busy = (each for each in self._taken.values() if each.launched and each.number > after)
+        return sum(each.left for each in busy) > _MOVE_TOKENS
+
+    def _in_turn(self, first: bool, tokens: Tokens, tenant: str) -> tuple[Slot, Slot]:
         """As `_choose`, with a view to whose prompt is to be processed first."""
         source, slot = self._choose(tokens, tenant, self._free.values())
         lowest = min(self._free.values(), key=lambda each: each.number)
@@ -301,9 +297,7 @@ class SlotTable:
             return source, slot
         return (source if shared >= COPY_TOKENS else lowest), lowest
 
-    def _price(
-        self, source: _Slot, slot: _Slot, other: _Slot, tokens: Tokens, tenant: str
-    ) -> float:
+    def _price(self, source: Slot, slot: Slot, other: Slot, tokens: Tokens, tenant: str) -> float:
         """What it costs, in tokens processed, to run on another slot than the one chosen."""
         shared = source.shared(tokens, tenant)
         if source is slot and shared >= COPY_TOKENS and self._cells is not None:
@@ -315,69 +309,26 @@ class SlotTable:
         copying = shared // _COPY_COST if source is slot else 0
         return max(_MOVE_TOKENS, (len(tokens) - shared) // 2) + max(0.0, lost - kept) + copying
 
-    def _before(self, slot: _Slot) -> int:
+    def _before(self, slot: Slot) -> int:
         """Tokens of prompts that llama.cpp processes before one on this slot."""
         return sum(each.left for each in self._taken.values() if each.number < slot.number)
 
-    def _choose(self, tokens: Tokens, tenant: str, free: Collection[_Slot]) -> tuple[_Slot, _Slot]:
-        """The slot (or what was put aside) whose tokens a request uses, and that it runs on."""
-        aside = self._aside.values()
-        shares = {slot: slot.shared(tokens, tenant) for slot in (*free, *aside)}
+    def _choose(self, tokens: Tokens, tenant: str, free: Collection[Slot]) -> tuple[Slot, Slot]:
+        return _choose(
+            (tokens, tenant), free, self._aside.all, self._worth, copies=self._cells is None
+        )
 
-        def lost(slot: _Slot) -> float:
-            return self._worth(slot, len(slot.held) - shares[slot])
-
-        def gain(slot: _Slot) -> tuple[float, int, int]:
-            return shares[slot] - lost(slot), -slot.used_at, -slot.number
-
-        def useful(slot: _Slot) -> tuple[int, int]:
-            return shares[slot], slot.used_at
-
-        least = min(free, key=lambda each: (self._worth(each), each.used_at, each.number))
-        source = max(free, key=useful)
-        paused = max(aside, key=useful, default=source)
-        if shares[paused] >= shares[source] + COPY_TOKENS:
-            return paused, least
-        if self._cells is not None or shares[source] < COPY_TOKENS:
-            best = max(free, key=gain)
-            return best, best
-        bearable = max(COPY_TOKENS, shares[source] // _COPY_COST)
-        if lost(source) <= self._worth(least) + bearable:
-            return source, source
-        return source, least
-
-    def _worth(self, slot: _Slot, tokens: int | None = None) -> float:
+    def _worth(self, slot: Slot, tokens: int | None = None) -> float:
         """What so many of a slot's tokens are worth; all of them by default."""
         count = len(slot.held) if tokens is None else tokens
         return count * 0.5 ** ((self._clock - slot.used_at) / self._round)
 
-    def _put_aside(self, slot: _Slot, tokens: Tokens, tenant: str) -> int | None:
+    def _put_aside(self, slot: Slot, tokens: Tokens, tenant: str) -> int | None:
         """Put aside what a paused request left in a slot, unless these tokens go on from it."""
         paused, slot.paused = slot.paused, False
-        if not paused or not COPY_TOKENS <= len(slot.held) <= self._most_aside:
+        if not paused or slot.shared(tokens, tenant) == len(slot.held):
             return None
-        if slot.shared(tokens, tenant) == len(slot.held):
-            return None
-        self._asides += 1
-        self._aside[self._asides] = _Slot(self._asides, slot.holds, slot.used_at)
-        return self._asides
-
-    def _forget(self, tokens: Tokens, tenant: str) -> Tokens:
-        """Forget what these tokens go on from, then the oldest until the rest may stay."""
-        left = sum(len(each.held) for each in self._aside.values())
-        forgotten: list[int] = []
-        for key, each in list(self._aside.items()):
-            if left > self._most_aside or self._is_done(each, tokens, tenant):
-                left -= len(each.held)
-                forgotten.append(key)
-                del self._aside[key]
-        return tuple(forgotten)
-
-    def _is_done(self, aside: _Slot, tokens: Tokens, tenant: str) -> bool:
-        """Whether what was put aside has served its purpose once these tokens started."""
-        if aside.common:
-            return self._clock - aside.used_at > _COMMON_ROUNDS * self._round
-        return aside.shared(tokens, tenant) == len(aside.held)
+        return self._aside.put(slot.holds, slot.used_at)
 
     def _used(self) -> int:
         return sum(slot.cells for slot in self._taken.values())
@@ -402,45 +353,58 @@ class SlotTable:
         return tuple(erased)
 
 
-@lru_cache(maxsize=1024)
-def tenant_of(salt: str, adapter: str = "") -> str:
-    """Whose tokens they are, and of which adapter, in a form that may be written down."""
-    name = adapter.encode()
-    return hashlib.blake2b(salt.encode(), digest_size=16, key=_key(name)).hexdigest()
-
-
-def _key(name: bytes) -> bytes:
-    """A key that no other name has; none for none."""
-    return hashlib.blake2b(name).digest() if name else b""
-
-
-def submitted(request: Submit) -> Tokens:
-    """What is processed before the next token: the prompt, and the answer so far."""
-    return (*request.ids, *request.generated)
-
-
-def held_after(request: Submit, done: int, answer: Iterable[int], keep: int | None) -> Tokens:
-    """What a slot holds when its request has ended.
+def _choose(
+    wanted: tuple[Tokens, str],
+    free: Collection[Slot],
+    aside: Collection[Slot],
+    worth: Callable[..., float],
+    *,
+    copies: bool,
+) -> tuple[Slot, Slot]:
+    """The slot (or what was put aside) whose tokens a request uses, and that it runs on.
 
     Args:
-        request: the request.
-        done: how many of the submitted tokens were processed.
-        answer: tokens generated after those.
-        keep: how many tokens of the whole answer are wanted in a cache; None for all.
+        wanted: its tokens, and whose they are.
+        free: where it may run.
+        aside: what was put aside.
+        worth: what so many of a slot's tokens are worth, all by default.
+        copies: whether a slot may be copied.
     """
-    tokens = submitted(request)
-    # The last token of an answer was drawn, but not processed.
-    tokens = tokens[:done] if done < len(tokens) else (*tokens, *tuple(answer)[:-1])
-    return tokens if keep is None else tokens[: len(request.ids) + keep]
+    tokens, tenant = wanted
+    shares = {slot: slot.shared(tokens, tenant) for slot in (*free, *aside)}
+
+    def lost(slot: Slot) -> float:
+        return worth(slot, len(slot.held) - shares[slot])
+
+    def gain(slot: Slot) -> tuple[float, int, int]:
+        return shares[slot] - lost(slot), -slot.used_at, -slot.number
+
+    def loading(slot: Slot) -> int:
+        return len(slot.held) // _COPY_COST
+
+    def useful(slot: Slot) -> tuple[int, int]:
+        return shares[slot], slot.used_at
+
+    least = min(free, key=lambda each: (worth(each), each.used_at, each.number))
+    source = max(free, key=useful)
+    paused = max(aside, key=lambda each: shares[each] - loading(each), default=source)
+    if shares[paused] >= shares[source] + max(COPY_TOKENS, loading(paused)):
+        return paused, least
+    if not copies or shares[source] < COPY_TOKENS:
+        best = max(free, key=gain)
+        return best, best
+    bearable = max(COPY_TOKENS, shares[source] // _COPY_COST)
+    if lost(source) <= worth(least) + bearable:
+        return source, source
+    return source, least
 
 
-def common(left: Sequence[int], right: Sequence[int]) -> int:
-    """How many tokens two prompts share at their start, found by halving: slices compare fast."""
-    low, high = 0, min(len(left), len(right))
-    while low < high:
-        middle = (low + high + 1) // 2
-        if left[low:middle] == right[low:middle]:
-            low = middle
-        else:
-            high = middle - 1
-    return low
+def _cells_of(request: Submit, source: Slot, slot: Slot, batch: int) -> int:
+    """Cells a request takes at most, also while it is started."""
+    left = request.max_tokens - len(request.generated)
+    # A started slot holds its old tokens until its turn to prefill comes.
+    old = len(slot.held)
+    if source is not slot:
+        # All of it is loaded, and more than was known may have been processed by then.
+        old = max(old, len(source.held) + 2 * batch)
+    return max(len(submitted(request)) + left, old)

@@ -14,6 +14,7 @@ from opta_lmx.core.types import SamplingParams
 from opta_lmx.models.gguf_header import GgufHeader
 from opta_lmx.models.gguf_layout import GgufTensor
 from opta_lmx.models.gguf_types import F32
+from tests.support import gguf_adapters
 
 FACTS = {
     "general.type": "adapter",
@@ -21,15 +22,7 @@ FACTS = {
     "general.architecture": "llama",
     "adapter.lora.alpha": 8.0,
 }
-WEIGHTS = {
-    name: GgufTensor(name, shape, 0, 0, 0)
-    for name, shape in (
-        ("blk.0.attn_q.weight", (32, 64)),
-        ("blk.0.ffn_up_exps.weight", (32, 48, 4)),
-        ("token_embd.weight", (32, 100)),
-        ("output_norm.weight", (32,)),
-    )
-}
+WEIGHTS = {name: GgufTensor(name, shape, 0, 0, 0) for name, shape in gguf_adapters.WEIGHTS.items()}
 
 
 def header(
@@ -51,34 +44,14 @@ def judge(*headers: GgufHeader) -> str:
     return defect(list(headers), "llama", WEIGHTS)
 
 
-@pytest.mark.parametrize(
-    "tensors",
-    [
-        GOOD,
-        pair("blk.0.attn_q.weight", (32,), (1, 64)),
-        pair("blk.0.ffn_up_exps.weight", (32, 4, 4), (4, 48, 4)),
-        pair("token_embd.weight", (4, 100), (4, 32)),
-    ],
-)
-def test_what_fits(tensors: dict[str, tuple[int, ...]]) -> None:
-    assert judge(header(tensors)) == ""
+@pytest.mark.parametrize(("name", "a", "b", "_"), gguf_adapters.FITTING)
+def test_what_fits(name: str, a: tuple[int, ...], b: tuple[int, ...], _: int) -> None:
+    assert judge(header(pair(name, a, b))) == ""
 
 
-@pytest.mark.parametrize(
-    "tensors",
-    [
-        pair("blk.0.attn_q.weight", (4, 32), (4, 64)),
-        pair("blk.0.attn_q.weight", (32, 4), (64, 4)),
-        pair("blk.0.attn_q.weight", (32, 4), (8, 64)),
-        pair("blk.0.attn_q.weight", (32, 4, 2), (4, 64, 2)),
-        pair("blk.0.ffn_up_exps.weight", (32, 4, 3), (4, 48, 3)),
-        pair("blk.0.ffn_up_exps.weight", (32, 4), (4, 48)),
-        pair("token_embd.weight", (32, 4), (4, 100)),
-        pair("token_embd.weight", (4, 100), (8, 32)),
-    ],
-)
-def test_what_does_not(tensors: dict[str, tuple[int, ...]]) -> None:
-    assert "other shapes" in judge(header(tensors))
+@pytest.mark.parametrize(("name", "a", "b"), [*gguf_adapters.AT_ODDS, *gguf_adapters.MISFITS])
+def test_what_does_not(name: str, a: tuple[int, ...], b: tuple[int, ...]) -> None:
+    assert "other shapes" in judge(header(pair(name, a, b)))
 
 
 def test_what_is_said_must_be_right() -> None:

@@ -4,15 +4,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from opta_lmx.backends.frames import Submit
-from opta_lmx.backends.gguf.slots import (
-    GATHER_TOKENS,
-    Gathering,
-    Held,
-    SlotTable,
-    Start,
-    common,
-    tenant_of,
-)
+from opta_lmx.backends.gguf.gathering import GATHER_TOKENS, GatheringLimits
+from opta_lmx.backends.gguf.slot import Held, common, tenant_of
+from opta_lmx.backends.gguf.slots import Gathering, Prepared, SlotTable, Start
 from tests.support.gguf_slots import begin, run, start, submit
 
 BEGINNING = tuple(range(2 * GATHER_TOKENS))
@@ -118,6 +112,21 @@ def test_beginnings_put_aside_are_few_and_forgotten_in_time() -> None:
     assert forgotten == [1, 2, 3, 4, 5, 6, 7]
 
 
+def test_a_beginning_put_aside_makes_room_for_the_next() -> None:
+    table = SlotTable(2, None, 3 * len(BEGINNING))
+    forgotten = []
+    for place in range(1, 6):
+        ids = tuple(range(place * 5000, place * 5000 + len(BEGINNING)))
+        begin(table, submit(10 * place, (*ids, 1)))
+        table.add(submit(10 * place + 1, (*ids, 2)))
+        assert table.start() is None
+        forgotten.append(table.gather(10 * place, ids).forget)
+        assert table.start() is not None
+        table.release(10 * place)
+        table.release(10 * place + 1)
+    assert forgotten == [(), (), (), (1,), (2,)]
+
+
 def test_adapters_share_nothing_and_never_run_together() -> None:
     table = SlotTable(3, None, 100_000)
     run(table, sharing(1))
@@ -156,6 +165,102 @@ def test_no_slot_is_primed_behind_the_prompts_of_others() -> None:
     assert not started.before.prime
 
 
+def test_who_is_first_or_whose_turn_is_sooner_does_not_wait() -> None:
+    table = SlotTable(3, None, 100_000)
+    begin(table, sharing(1))
+    first = submit(2, (*BEGINNING, 7), first=True)
+    assert begin(table, first).request is first
+    assert table.launched() == []
+    for long_one in (True, False):
+        table, long = SlotTable(4, None, 100_000), tuple(range(20_000, 25_000))
+        for number, held in ((0, BEGINNING[:200]), (2, long[:300]), (3, BEGINNING[:210])):
+            table.restore(number, Held(held, tenant_of("")))
+        if long_one:
+            assert begin(table, submit(1, long)).slot == 2
+        assert begin(table, sharing(2)).slot == 3
+        table.add(sharing(3))
+        alone = table.start()
+        assert (alone is not None and alone.slot == 0) is long_one
+
+
+def test_nobody_waits_for_what_is_far_beyond() -> None:
+    for done, waits in ((300, True), (2000, False)):
+        table = SlotTable(3, None, 100_000)
+        begin(table, submit(1, (*BEGINNING, *range(20_000, 25_000))))
+        table.progressed(1, len(BEGINNING) + 5000 - done)
+        table.add(sharing(2))
+        assert (table.start() is None) is waits
+
+
+def test_what_is_far_beyond_is_not_put_aside_nor_loaded_for_little() -> None:
+    table = SlotTable(3, None, 100_000)
+    long = (*BEGINNING, *range(20_000, 25_000))
+    first = begin(table, submit(1, long))
+    table.add(sharing(2))
+    assert table.start() is None
+    assert table.gather(1, long[:3000]) == Gathering(first.slot), "it was not stopped in time"
+    assert start(table)[0] == 2
+    paused = SlotTable(1, None, 100_000)
+    begin(paused, submit(1, long))
+    paused.release(1, long, paused=True)
+    assert run(paused, submit(2, range(90_000, 90_500))).before.park == 1
+    assert begin(paused, sharing(3)).before.load is None, "to load it all costs more"
+
+
+def test_beginnings_that_load_too_slowly_are_not_gathered() -> None:
+    for most, waits in ((100_000, True), (len(BEGINNING), False)):
+        table = SlotTable(3, None, 100_000, GatheringLimits(most))
+        begin(table, sharing(1))
+        table.add(sharing(2))
+        assert (table.start() is None) is waits
+
+
+def test_shared_cells_are_counted_while_more_is_loaded_than_is_used() -> None:
+    batch = 64
+    leading = submit(1, (*BEGINNING, *range(20_000, 20_600)))
+    held = leading.ids[: len(BEGINNING) + batch]
+    needed = len(held) + 2 * batch
+    for more, loads in ((0, True), (-1, False)):
+        table = SlotTable(3, len(leading.ids) + 1 + needed + more, 100_000)
+        begin(table, leading)
+        table.add(submit(2, (*BEGINNING, 7)))
+        assert table.start() is None
+        assert table.gather(1, held).aside == 1
+        started = table.start()
+        assert started is not None
+        assert (started.before.load is not None, started.cached > 0) == (loads, loads)
+
+
+def test_what_was_never_written_is_forgotten() -> None:
+    table = SlotTable(4, None, 100_000)
+    begin(table, sharing(1))
+    table.add(sharing(2))
+    assert table.start() is None
+    table.lose((table.gather(1, BEGINNING).aside or 0,))
+    assert begin(table, sharing(3)).before.load is None
+    assert table.start() is None, "the next one gathers again"
+    table.gather(2, BEGINNING)
+    loaded = table.start()
+    assert loaded is not None
+    assert loaded.before.load == 2
+    table.prepared(loaded, Prepared(lost=(2,)))
+    assert begin(table, sharing(5)).before.load is None
+
+
+def test_who_cannot_load_does_not_wait() -> None:
+    for left, waits in ((500, False), (0, True)):
+        table = SlotTable(4, None, 100_000)
+        table.restore(3, Held((1, 2), tenant_of("", "b"), "b"))
+        other = submit(1, range(90_000, 90_500), adapter="a")
+        table.restore(2, Held(other.ids[:200], tenant_of("", "a"), "a"))
+        assert begin(table, other).slot == 2
+        table.launched()
+        table.progressed(1, left)
+        assert begin(table, sharing(2, adapter="a")).slot == 1
+        table.add(sharing(3, adapter="a"))
+        assert (table.start() is None) is waits
+
+
 class Played:
     """llama.cpp as the table sees it: what is really held, and where."""
 
@@ -166,6 +271,8 @@ class Played:
         self.running: dict[int, Start] = {}
         self.interrupted: list[int] = []
         self.ended: set[int] = set()
+        self.broken = False
+        """Nothing can be loaded or copied."""
 
     def settle(self) -> None:
         """Start who may, and note who is interrupted."""
@@ -182,13 +289,21 @@ class Played:
         source = self.held.get(started.slot if before.copy is None else before.copy)
         if before.load is not None:
             source = self.aside[before.load]
-        if started.cached:
+        if started.cached and not (self.broken and before.fills):
             assert source is not None
             assert source[0] == request.salt + request.adapter
             assert common(source[1], request.ids) >= started.cached
         for number in before.forget:
             del self.aside[number]
-        self.held[started.slot] = request.salt + request.adapter, request.ids[: started.cached]
+        if self.broken and before.fills:
+            lost = () if before.load is None else (before.load,)
+            self.table.prepared(started, Prepared(lost=lost))
+            for number in lost:
+                self.aside.pop(number, None)
+        else:
+            self.table.prepared(started, Prepared(before.fills))
+            held = request.ids[: started.cached]
+            self.held[started.slot] = request.salt + request.adapter, held
         self.running[request.id] = started
         assert len({each.request.adapter for each in self.running.values()}) == 1
         assert len({each.slot for each in self.running.values()}) == len(self.running)
@@ -209,6 +324,14 @@ class Played:
         for each in now.forget:
             del self.aside[each]
 
+    def vanish(self) -> None:
+        """The newest request is cancelled, and llama.cpp never saw it."""
+        number = next(reversed(self.running), None)
+        if number is not None and number not in self.interrupted:
+            del self.running[number]
+            self.table.release(number)
+            self.ended.add(number)
+
     def end(self) -> None:
         """The oldest request that nothing is done for is over."""
         number = next((each for each in self.running if each not in self.interrupted), None)
@@ -228,7 +351,7 @@ class Played:
             st.sampled_from([0, 0, 0, 1]),
             st.sampled_from(["", "", "", "s"]),
             st.sampled_from(["", "", "", "a"]),
-            st.integers(0, 3),
+            st.integers(0, 4),
         ),
         min_size=2,
         max_size=16,
@@ -236,11 +359,17 @@ class Played:
     slots=st.sampled_from([1, 2, 3, 4]),
     cells=st.sampled_from([None, 4 * GATHER_TOKENS]),
     done=st.integers(0, 2 * GATHER_TOKENS),
+    broken=st.booleans(),
 )
 def test_everybody_ends_and_nothing_is_used_that_is_not_there(
-    arrivals: list[tuple[int, str, str, int]], slots: int, cells: int | None, done: int
+    arrivals: list[tuple[int, str, str, int]],
+    slots: int,
+    cells: int | None,
+    done: int,
+    broken: bool,
 ) -> None:
     played = Played(slots, cells)
+    played.broken = broken
     for number, (beginning, salt, adapter, then) in enumerate(arrivals, 1):
         ids = (beginning, *BEGINNING, number)
         played.table.add(submit(number, ids, salt=salt, adapter=adapter))
@@ -249,6 +378,8 @@ def test_everybody_ends_and_nothing_is_used_that_is_not_there(
             played.end()
         elif then == 2 and played.interrupted:
             played.go_on(done)
+        elif then == 3:
+            played.vanish()
         played.settle()
     while played.running:
         if played.interrupted:

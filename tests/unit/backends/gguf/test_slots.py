@@ -5,16 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from opta_lmx.backends.frames import Submit
-from opta_lmx.backends.gguf.slots import (
-    COPY_TOKENS,
-    Before,
-    Held,
-    SlotTable,
-    common,
-    held_after,
-    submitted,
-    tenant_of,
-)
+from opta_lmx.backends.gguf.aside import COPY_TOKENS
+from opta_lmx.backends.gguf.slot import Held, common, held_after, submitted, tenant_of
+from opta_lmx.backends.gguf.slots import Before, Prepared, SlotTable
 from tests.support.gguf_slots import begin, run, start, submit
 
 LONG = 4 * COPY_TOKENS
@@ -160,6 +153,38 @@ def test_what_was_generated_before_counts_as_prompt_and_of_the_limit() -> None:
 def pause(table: SlotTable, request: Submit, answer: tuple[int, ...]) -> None:
     begin(table, request)
     table.release(request.id, (*submitted(request), *answer), paused=True)
+
+
+def test_nobody_knows_what_a_slot_holds_whose_request_never_began() -> None:
+    table = SlotTable(1, None)
+    ids = tuple(range(LONG))
+    run(table, submit(1, ids, salt="a"))
+    begin(table, submit(2, ids, salt="b"))
+    table.release(2)
+    for salt in "ba":
+        started = begin(table, submit(3, ids, salt=salt))
+        assert (started.fresh, started.cached) == (True, 0)
+        table.release(3)
+    begin(table, submit(4, ids, salt="b"))
+    table.progressed(4, LONG)
+    table.release(4)
+    assert not begin(table, submit(5, ids, salt="b")).fresh
+
+
+def test_a_slot_that_could_not_be_filled_holds_nothing() -> None:
+    table = SlotTable(2, None)
+    tools = tuple(range(LONG))
+    run(table, submit(9, range(50_000, 50_010)))
+    run(table, submit(1, (*tools, *range(5000, 5000 + LONG))))
+    table.add(submit(2, (*tools, *range(9000, 9000 + LONG))))
+    started = table.start()
+    assert started is not None
+    assert started.before.copy is not None
+    table.prepared(started, Prepared())
+    table.release(2)
+    held = table.held(started.slot)
+    assert held is not None
+    assert held.tokens == ()
 
 
 def test_a_paused_request_goes_on_in_its_slot_if_nobody_took_it() -> None:

@@ -13,14 +13,13 @@ import msgspec
 
 from opta_lmx.backends.embedding.encoder import Encoded, EncodeError, Input, InputError, Pair
 from opta_lmx.backends.frames import Announce, Load, Ready
-from opta_lmx.backends.gguf.adapters import ADAPTER_REFUSED
 from opta_lmx.backends.gguf.completion import EngineAnswerError
 from opta_lmx.backends.gguf.embedding.tokens import LlamaTokens
 from opta_lmx.backends.gguf.http import call
 from opta_lmx.backends.gguf.machine import this_machine
 from opta_lmx.backends.gguf.plan import GgufOptions, Machine, Plan
 from opta_lmx.backends.gguf.server import gpu_memory, start_server
-from opta_lmx.backends.protocol import CANARY_FAILED, Emit, LoadError
+from opta_lmx.backends.protocol import ADAPTER_REFUSED, CANARY_FAILED, Emit, LoadError
 from opta_lmx.core.errors import LmxError
 from opta_lmx.models.description import ModelInfo
 from opta_lmx.models.gguf_header import read_gguf_header
