@@ -82,7 +82,10 @@ def moment(reached: Callable[[], list[int]]) -> list[int]:
 
 
 def awake(pid: int) -> None:
-    """Return when Python is up in a process, and would act upon SIGINT unless told otherwise."""
+    """Return when a process is our worker and handles SIGINT, or ignores it.
+
+    It may ignore it from its start on: that is inherited, through the start of Python, too.
+    """
 
     def minds() -> list[int]:
         fields = dict(

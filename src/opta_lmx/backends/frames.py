@@ -35,6 +35,8 @@ class Load(msgspec.Struct, tag=True, frozen=True):
     tokens ahead, for the model to check at once (empty: none). `adapters` are the LoRA adapters
     loaded with the model: name to file or folder; a request names one or none (`Submit.adapter`).
     Their headers were checked (`models.adapters`); one that does not fit is `adapter_refused`.
+    `adapter_versions` are those of the files that were checked; another one that was read instead
+    is `adapter_changed`.
     """
 
     model: str
@@ -51,6 +53,7 @@ class Load(msgspec.Struct, tag=True, frozen=True):
     draft: str = ""
     draft_tokens: int = 0
     adapters: dict[str, str] = {}
+    adapter_versions: dict[str, str] = {}
 
 
 class Prepare(msgspec.Struct, tag=True, frozen=True):
@@ -337,13 +340,14 @@ class Fault(msgspec.Struct, tag=True, frozen=True):
     """Something failed: one request (`id`), or the worker as a whole (`id` None, then exit).
 
     `code` is machine-readable: `load_failed`, `canary_failed`, `missing_extra`, `draft_refused`,
-    `adapter_refused`, `kv_type_refused`, `step_failed`, `out_of_memory`, `bad_request`,
-    `encode_failed`.
+    `adapter_refused`, `adapter_changed`, `kv_type_refused`, `step_failed`, `out_of_memory`,
+    `bad_request`, `encode_failed`. `adapter` is the one that is refused, or was changed.
     """
 
     message: str
     code: str
     id: int | None = None
+    adapter: str = ""
 
 
 class Log(msgspec.Struct, tag=True, frozen=True):

@@ -39,14 +39,17 @@ CANARY_FAILED = "canary_failed"
 """The code of a `LoadError`: the model is in memory, but does not work."""
 ADAPTER_REFUSED = "adapter_refused"
 """The code of a `LoadError`: one of the adapters does not fit the model."""
+ADAPTER_CHANGED = "adapter_changed"
+"""The code of a `LoadError`: an adapter's files are others than those that were checked."""
 
 
 class LoadError(Exception):
-    """The model cannot be loaded. `code` as in `frames.Fault`."""
+    """The model cannot be loaded. `code` and `adapter` as in `frames.Fault`."""
 
-    def __init__(self, message: str, code: str = "load_failed") -> None:
+    def __init__(self, message: str, code: str = "load_failed", adapter: str = "") -> None:
         super().__init__(message)
         self.code = code
+        self.adapter = adapter
 
 
 class PreparedPrompt(msgspec.Struct, frozen=True):

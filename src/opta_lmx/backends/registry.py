@@ -4,13 +4,15 @@ import platform
 import shutil
 from collections.abc import Callable
 from importlib import import_module, util
+from pathlib import Path
 from typing import cast
 
 from opta_lmx.backends.embedding.encoder import OpenEncoder
 from opta_lmx.backends.embedding.engine import VectorEngine
 from opta_lmx.backends.frames import Load, ModelKind
-from opta_lmx.backends.protocol import Engine, LoadError
+from opta_lmx.backends.protocol import ADAPTER_CHANGED, Engine, LoadError
 from opta_lmx.core.errors import ErrorKind, LmxError
+from opta_lmx.models.adapters import format_of, version_of
 
 _FACTORIES = {
     "mlx": "opta_lmx.backends.mlx.engine",
@@ -53,6 +55,21 @@ def check_draft(spec: Load) -> None:
     """Raise LoadError (`draft_refused`) where a draft model is asked of a backend without any."""
     if spec.draft and not drafts(spec.backend, spec.kind):
         raise LoadError(f"the {spec.backend} backend has no draft models", "draft_refused")
+
+
+def check_versions(spec: Load) -> None:
+    """Hold the adapters that were read against those that were checked.
+
+    For when everything has been read: files may be written anew at any time before that.
+
+    Raises:
+        LoadError: `adapter_changed`; what is in memory may be neither the one nor the other.
+    """
+    for name, version in spec.adapter_versions.items():
+        path = Path(spec.adapters[name])
+        if version_of(path, format_of(path)) != version:
+            message = f"the adapter '{name}' has been changed on disk"
+            raise LoadError(message, ADAPTER_CHANGED, name)
 
 
 def has_accelerator() -> bool:

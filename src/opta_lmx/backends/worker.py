@@ -47,7 +47,7 @@ from opta_lmx.backends.protocol import (
     TextError,
     Texts,
 )
-from opta_lmx.backends.registry import check_draft, create_engine
+from opta_lmx.backends.registry import check_draft, check_versions, create_engine
 from opta_lmx.backends.shortage import OUT_OF_MEMORY, is_out_of_memory
 from opta_lmx.core.clock import SystemClock
 from opta_lmx.core.types import Prompt
@@ -144,8 +144,9 @@ class Worker:
             engine = create_engine(first.backend, first.kind)
             check_draft(first)
             ready, texts = engine.load(first, self._out.emit)
+            check_versions(first)
         except LoadError as error:
-            self._fail(str(error), error.code, _LOAD_FAILED_EXIT)
+            self._fail(str(error), error.code, _LOAD_FAILED_EXIT, error.adapter)
         except Exception as error:  # noqa: BLE001  (boundary: any failure to load is told, then exit)
             traceback.print_exc()
             self._fail(f"{type(error).__name__}: {error}", "load_failed", _LOAD_FAILED_EXIT)
@@ -246,10 +247,10 @@ class Worker:
                 self._gathering.settle(request.id)
             self._out.emit(answer)
 
-    def _fail(self, message: str, code: str, status: int) -> NoReturn:
+    def _fail(self, message: str, code: str, status: int, adapter: str = "") -> NoReturn:
         try:
             self._out.end_step(None)
-            self._out.emit(Fault(message, code))
+            self._out.emit(Fault(message, code, adapter=adapter))
         finally:
             _leave(status)
 

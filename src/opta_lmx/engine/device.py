@@ -33,6 +33,10 @@ class Occupant(Protocol):
         """Ask the rows of a lane to pause."""
         ...
 
+    def admits(self, ticket: int) -> bool:
+        """True when a request may begin now, were it its turn."""
+        ...
+
 
 class Seat:
     """One model's place on the device.
@@ -91,7 +95,9 @@ class Seat:
             for row in self.line.rows
             if not row.stint and row.phase is not Phase.YIELDING
         )
-        upcoming = self.line.upcoming()
+        upcoming, occupant = self.line.upcoming(), self.occupant
+        if upcoming is not None and occupant is not None and not occupant.admits(upcoming.number):
+            upcoming = None
         self.begins = upcoming is not None
         if upcoming is not None:
             found[upcoming.caller.lane] += 1

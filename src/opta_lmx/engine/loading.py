@@ -1,6 +1,7 @@
 """Brings one model's workers up, and tells beforehand how long that takes."""
 
 import asyncio
+import math
 
 from opta_lmx.backends.frames import Load, Ready
 from opta_lmx.core.clock import Clock
@@ -23,6 +24,7 @@ class Loading:
 
     Attributes:
         last_s: what the last load took (s); 0 before the first.
+        told_until: when all have come back who were told to (monotonic s).
     """
 
     def __init__(
@@ -34,6 +36,7 @@ class Loading:
         self._cold = ColdStart(self._clock)
         self._loaded = self._prepared = False
         self.last_s = 0.0
+        self.told_until = -math.inf
         self.expect()
 
     def expect(self, before_s: float = 0.0) -> None:
@@ -47,7 +50,21 @@ class Loading:
 
     def admit(self, wait_s: float) -> None:
         """Let a request wait for the model. Raises what `ColdStart.admit` raises."""
-        self._cold.admit(self._plan.ref, wait_s)
+        try:
+            self._cold.admit(self._plan.ref, wait_s)
+        except LmxError as error:
+            self.tell(error.retry_after or 0.0)
+            raise
+
+    @property
+    def retry_s(self) -> float:
+        """Seconds after which who has waited in vain for the model may come back."""
+        return self._cold.retry_s
+
+    def tell(self, seconds: float) -> float:
+        """Somebody is told to come back after so long, which is returned."""
+        self.told_until = max(self.told_until, self._clock.monotonic() + seconds)
+        return seconds
 
     async def prepare(self) -> Load:
         """Wait for room, and do what must be done before, a conversion above all.
@@ -80,6 +97,10 @@ class Loading:
             raise _load_timeout(self._plan.ref) from None
         except OSError as error:
             raise _cannot_start(self._plan.ref, error) from None
+        except LmxError as error:
+            if worker.refused and self._plan.refuse is not None:
+                self._plan.refuse(error)
+            raise
         self._loaded, self.last_s = True, self._clock.monotonic() - began
         self._telemetry.observe("model_load_seconds", self.last_s, model=self._plan.ref)
         return ready

@@ -5,6 +5,7 @@ import math
 import sys
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Collection, Mapping
+from typing import TypeVar
 
 import msgspec
 
@@ -12,19 +13,17 @@ from opta_lmx.core.clock import Clock
 from opta_lmx.core.errors import LmxError
 from opta_lmx.core.telemetry import Telemetry
 from opta_lmx.engine.load_times import LoadBook
-from opta_lmx.engine.parking import hold, users
 from opta_lmx.engine.plan import Plan
 from opta_lmx.engine.process import resident_bytes
+from opta_lmx.engine.rooming import RoomLine, used
 from opta_lmx.engine.runtime import ModelRuntime, ModelState
 from opta_lmx.engine.settle import settle
 from opta_lmx.scheduling.ledger import MemoryLedger, MemoryNeed
 from opta_lmx.scheduling.prefetch import GAP_S, Prefetch, UsageForecast, prefetch
-from opta_lmx.scheduling.retry import MAX_RETRY_S
 from opta_lmx.scheduling.swapping import Swap, Swaps
 
 _MAX_KNOWN = 256
-_FORGOTTEN_S = 2 * MAX_RETRY_S
-"""By then everybody who was told to come back for a model has."""
+_Victims = TypeVar("_Victims", tuple[str, ...], tuple[str, ...] | None)
 
 
 class MemoryPolicy(msgspec.Struct, frozen=True):
@@ -98,6 +97,7 @@ class Memory:
         self._clock, self._telemetry, self._book = ports
         self._ledger = MemoryLedger(policy.budget_bytes)
         self._swaps = Swaps(self._ledger, policy.swap_after_s)
+        self._rooms = RoomLine(self._ledger, self._swaps, runtimes, self._clock)
         self._forecast = UsageForecast(policy.gap_s)
         self._needs: OrderedDict[str, MemoryNeed] = OrderedDict()
         self._measured: dict[str, tuple[int, int]] = {}
@@ -133,29 +133,20 @@ class Memory:
         """
         if not self._swaps.turn_s:
             return self.admit(plan)
-        need, now = self._look(plan)
-        if not self._swaps or (need.total <= self._ledger.free and self._swaps.passes(need, now)):
-            try:
-                return self._ledger.admit(plan.ref, need, now, self._swaps.spares(now))
-            except LmxError as error:
-                if error.code != "memory_busy":
-                    self._telemetry.count("admission_rejections_total", reason=error.code)
-                    raise
-        self._swaps.call(plan.ref, need, now)
-        return None
+        need, _ = self._look(plan)
+        return self._counted(lambda: self._rooms.admit(plan.ref, need))
 
-    def call(self, plan: Plan) -> None:
-        """A model that makes room for others, and is waited for, gets in line for it again."""
-        self._swaps.call(plan.ref, self._need(plan), self._clock.monotonic())
+    def park(self, plan: Plan) -> None:
+        """A model makes room for others, is waited for, and gets in line for room again."""
+        self._rooms.park(plan.ref, self._need(plan))
 
     def withdrawn(self, ref: str) -> None:
-        """Nobody waits any more for a model that may have been in line for room."""
-        if self._swaps.withdraw(ref):
-            self._ledger.depart_unseen(ref)
+        """A model ends that may be in line for room."""
+        self._rooms.withdraw(ref)
 
     def room_s(self, ref: str) -> float:
         """Seconds until a model in line for room may be loaded, as far as can be told."""
-        return self._swaps.wait_s(ref, self._clock.monotonic())
+        return self._rooms.wait_s(ref)
 
     @property
     def in_line(self) -> bool:
@@ -163,25 +154,16 @@ class Memory:
         return bool(self._swaps)
 
     def swap(self) -> Swap:
-        """What is to be done for the model that waits for room longest; some of it done."""
+        """What is to be done for the models that wait for room; some of it done."""
         self._refresh()
-        now = self._clock.monotonic()
-        found = self._swaps.look(now)
-        for ref, runtime in self._runtimes.items():
-            hold(runtime, held=ref in found.closed or ref in found.evict)
-            if ref in self._swaps:
-                runtime.expect(self._swaps.wait_s(ref, now))
+        found = self._rooms.swap()
         if found.admitted is not None:
             self._moved.set()
         return found
 
     def forgotten(self) -> list[str]:
         """Models in line for room that nobody has waited for in a while."""
-        now = self._clock.monotonic()
-        lines = ((ref, one.line) for ref, one in self._runtimes.items() if ref in self._swaps)
-        return [
-            ref for ref, line in lines if not line.waiting and now - line.left_at >= _FORGOTTEN_S
-        ]
+        return self._rooms.forgotten()
 
     def admit_ahead(self, plan: Plan) -> None:
         """Reserve free memory for a model nobody has asked for. Raises as `admit`, uncounted."""
@@ -206,6 +188,7 @@ class Memory:
 
     def gone(self, ref: str) -> None:
         """A model's worker has ended: its memory is free."""
+        self._rooms.freed(ref)
         self._ledger.gone(ref)
         self._moved.set()
 
@@ -220,8 +203,7 @@ class Memory:
         async def room() -> None:
             if leaving is not None:
                 await settle(asyncio.wait([leaving]))
-            # Its own worker may have ended for others.
-            if self._ledger.left(ref):
+            if self._rooms.freed(ref):
                 self._moved.set()
             await self.room(ref)
 
@@ -255,7 +237,7 @@ class Memory:
             self._measured.pop(old, None)
         return need
 
-    def _counted(self, admit: Callable[[], tuple[str, ...]]) -> tuple[str, ...]:
+    def _counted(self, admit: Callable[[], _Victims]) -> _Victims:
         try:
             return admit()
         except LmxError as error:
@@ -340,8 +322,8 @@ class Memory:
                 self._measured[ref] = (runtime.plan.need.total, size)
                 ledger.loaded(ref, size, now)
                 self._swaps.came_up(ref, now)
-            busy = users(runtime)
-            ledger.use(ref, busy, now if busy else runtime.line.left_at)
+            ledger.use(ref, *used(runtime, now))
+        self._rooms.look()
 
     def _awaited(self, ref: str) -> bool:
         """True where the model would be loaded now, were it not there."""

@@ -10,7 +10,7 @@ from opta_lmx.core.errors import ErrorKind, LmxError
 from opta_lmx.core.ids import random_id
 from opta_lmx.engine.aside import aside
 from opta_lmx.engine.downloads import Download, Downloads
-from opta_lmx.models.offer import Offer, Pin
+from opta_lmx.models.offer import Offer, Pin, offer_changed
 from opta_lmx.models.puller import Puller
 from opta_lmx.models.store import ModelStore
 
@@ -62,12 +62,14 @@ class Offers:
 
         Raises:
             LmxError: what the hub's listing refuses; INSUFFICIENT_RESOURCES `insufficient_disk`;
-                RATE_LIMITED `too_many_downloads`; CONFLICT `offer_changed`.
+                RATE_LIMITED `too_many_downloads`.
         """
         if not self._confirm_bytes or self._downloads.accepted(model):
             return await self._begin(model, None)
         async with self._looking:
             offer, free = await aside(lambda: self._look(model), "hub listing")
+        if self._downloads.accepted(model):  # meanwhile, by somebody who looked as well
+            return await self._begin(model, None)
         if offer.origin != "hub" or offer.total_bytes <= self._confirm_bytes:
             return await self._begin(model, offer.pin)
         return self._ask(model, offer, free)
@@ -96,7 +98,12 @@ class Offers:
                 code="confirmation_not_found",
                 param="confirmation_token",
             )
-        begun = self._downloads.start(pending.model, pending.offer.pin)
+        try:
+            begun = self._downloads.start(pending.model, pending.offer.pin)
+        except LmxError as error:
+            if error.code == "offer_changed":
+                raise offer_changed(pending.model, "confirmation_token") from None
+            raise
         del self._pending[token]
         await self._downloads.saved()
         return begun

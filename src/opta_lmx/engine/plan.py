@@ -6,6 +6,7 @@ from pathlib import Path
 import msgspec
 
 from opta_lmx.backends.frames import Load, ModelKind
+from opta_lmx.core.errors import LmxError
 from opta_lmx.core.types import SamplingParams
 from opta_lmx.engine.caching import StateHome
 from opta_lmx.scheduling.ledger import MemoryNeed
@@ -21,7 +22,8 @@ class Plan(msgspec.Struct, frozen=True):
     `context` is the window that was asked for (0: as configured); `weights_bytes` and
     `convert_bytes` are the work; `states` says where prompts that were processed may be written;
     `need` is the memory it is given, `ttl_s` how long it may be idle (None: as the others);
-    `adapters` are those loaded with it, each with the version of its files.
+    `adapters` are those loaded with it, each with the version of its files; `refuse`, where given,
+    is told why a worker would not load it.
     """
 
     ref: str
@@ -40,6 +42,7 @@ class Plan(msgspec.Struct, frozen=True):
     ttl_s: float | None = None
     adapters: Mapping[str, str] = {}
     room: Callable[[], Awaitable[None]] | None = None
+    refuse: Callable[[LmxError], None] | None = None
 
     @property
     def work(self) -> LoadWork:

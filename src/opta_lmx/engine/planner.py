@@ -31,6 +31,7 @@ from opta_lmx.models.matching import Known, Reference, resolve
 from opta_lmx.models.store import ModelEntry, ModelStore
 
 BackendName = Literal["mlx", "gguf"]
+_BACKENDS: tuple[BackendName, ...] = ("mlx", "gguf")
 _Found = tuple[Reference, Known]
 _MAX_RESOLVED = 1_000
 _LONGEST_RUNTIME_DIR = 56
@@ -106,6 +107,10 @@ class Planner:
         """Names of the adapters that a model has on a backend."""
         return tuple(self._adapters.of(model.name, backend))
 
+    def stray_adapters(self) -> list[str]:
+        """Models that adapters are configured for and that the store does not have, sorted."""
+        return self._adapters.strays(self.known())
+
     def _find(self, ref: str) -> _Found:
         known = self._index.known()
         version, resolved = self._resolved
@@ -124,7 +129,8 @@ class Planner:
             wanted = resolve(ref, known, self._aliases)
             model = next(one for one in known if one.name == wanted.name)
             backend = wanted.backend or self.default_backend(model)
-            return self._adapters.checked(wanted, backend), model
+            others = [one for one in _BACKENDS if one != backend and _mismatch(model, one) is None]
+            return self._adapters.checked(wanted, backend, others), model
         except LmxError as error:
             return error.with_traceback(None)
 
@@ -268,6 +274,7 @@ class Planner:
             need=sized.need,
             ttl_s=override.ttl_s,
             adapters=adapted.versions,
+            refuse=adapted.refuse,
         )
 
     def _entry_of(self, ref: str) -> tuple[Reference, ModelEntry]:
@@ -320,19 +327,18 @@ class Planner:
         """
         if asked is None:
             return self.default_backend(entry)
-        if asked == "gguf" and entry.format != "gguf":
-            raise invalid(
-                f"Model '{entry.name}' is not a GGUF file, so llama.cpp cannot run it.",
-                param="model",
-                code="backend_mismatch",
-            )
-        if asked == "mlx" and entry.format == "gguf" and entry.kind != "chat":
-            raise invalid(
-                f"Model '{entry.name}' is a GGUF file that makes no text; MLX cannot run it.",
-                param="model",
-                code="backend_mismatch",
-            )
+        if (reason := _mismatch(entry, asked)) is not None:
+            raise invalid(reason, param="model", code="backend_mismatch")
         return "mlx" if asked == "mlx" else "gguf"
+
+
+def _mismatch(model: ModelEntry | Known, backend: str) -> str | None:
+    """Why a backend cannot run a model; None where it can."""
+    if backend == "gguf" and model.format != "gguf":
+        return f"Model '{model.name}' is not a GGUF file, so llama.cpp cannot run it."
+    if backend == "mlx" and model.format == "gguf" and model.kind != "chat":
+        return f"Model '{model.name}' is a GGUF file that makes no text; MLX cannot run it."
+    return None
 
 
 def runtime_path(home: Path) -> Path:

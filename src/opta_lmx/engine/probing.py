@@ -236,7 +236,7 @@ def _in_service(backend: BackendName, runtime: ModelRuntime) -> Candidate:
     return Candidate(
         backend,
         "passed",
-        load_s=round(runtime.load_s, 3),
+        load_s=round(runtime.loading.last_s, 3),
         memory_bytes=measured_bytes(runtime),
         context_length=ready.context,
         code="in_service",

@@ -73,7 +73,13 @@ class Health:
         self._clock = clock
         self._telemetry = telemetry
         self._conditions = read_kept(path, dict[str, Condition], telemetry) or {}
+        self._unblamed: dict[str, list[float]] = {}
         self._file = KeptFile(path, self._state, telemetry)
+
+    @property
+    def window_s(self) -> float:
+        """Seconds after which a crash is forgiven."""
+        return self._policy().window_s
 
     def crashed(self, model: str, backend: str, cause: LmxError) -> float | None:
         """Count a crash.
@@ -89,13 +95,20 @@ class Health:
         if delay is None:
             self._quarantine(model, condition, cause)
         self._file.save()
-        return delay
+        return None if delay is None else self.pause_s(model)
 
-    def forgive(self, model: str) -> None:
-        """Take back the latest crash: it was none of the model's. A quarantine stays."""
+    def unblamed(self, model: str, *, forgive: bool) -> None:
+        """Take in a crash that was none of the model's, but makes the pauses longer.
+
+        `forgive`: nor was the latest one that was counted. A quarantine stays.
+        """
+        ends = self._unblamed.setdefault(model, [])
+        ends.append(self._clock.now_ms() / 1000)
         condition = self._conditions.get(model)
-        if condition is not None and condition.reason is None and condition.crashes_ms:
-            condition.crashes_ms.pop()
+        if not forgive or condition is None or condition.reason is not None:
+            return
+        if condition.crashes_ms:
+            ends.append(condition.crashes_ms.pop() / 1000)
             if not condition.crashes_ms:
                 del self._conditions[model]
             self._file.save()
@@ -104,8 +117,16 @@ class Health:
         """Seconds after which a worker may start again that ended for no fault of the model's."""
         condition = self._conditions.get(model)
         policy = self._policy()
-        policy.crashes = [when / 1000 for when in condition.crashes_ms] if condition else []
-        return policy.pause_s(self._clock.now_ms() / 1000)
+        crashes = [when / 1000 for when in condition.crashes_ms] if condition else []
+        now_s = self._clock.now_ms() / 1000
+        policy.crashes = self._unblamed.get(model, [])
+        ends = policy.recent(now_s)
+        if ends:
+            self._unblamed[model] = ends
+        else:
+            self._unblamed.pop(model, None)
+        policy.crashes = crashes + ends
+        return policy.pause_s(now_s)
 
     def holds(self, model: str) -> bool:
         """True for a model that is quarantined."""
@@ -120,6 +141,7 @@ class Health:
 
     def reset(self, model: str) -> Quarantined | None:
         """Forget a model's crashes and end its quarantine; what that was, if it was in one."""
+        self._unblamed.pop(model, None)
         condition = self._conditions.pop(model, None)
         if condition is None:
             return None

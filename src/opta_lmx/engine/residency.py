@@ -18,6 +18,7 @@ from opta_lmx.engine.device import Device
 from opta_lmx.engine.keeping import Hands, Keeper, unloaded
 from opta_lmx.engine.load_times import LoadBook
 from opta_lmx.engine.memory import Memory, MemoryPolicy, MemoryStatus
+from opta_lmx.engine.parking import awaited, until_loaded
 from opta_lmx.engine.plan import Plan
 from opta_lmx.engine.recovery import Recovery, RecoveryOptions
 from opta_lmx.engine.restoring import Noted
@@ -135,7 +136,7 @@ class Engine:
         victims = self._memory.admit_or_call(plan)
         self._make_room(victims or ())
         runtime = self._start(plan, "swap" if victims is None else "request")
-        runtime.expect(self._memory.room_s(plan.ref))
+        runtime.loading.expect(self._memory.room_s(plan.ref))
         return runtime
 
     def find(self, ref: str) -> ModelRuntime | None:
@@ -178,7 +179,7 @@ class Engine:
         """Wait until a model serves; if it was loaded anew meanwhile, that one."""
         while True:
             try:
-                return runtime, await runtime.until_ready()
+                return runtime, await until_loaded(runtime)
             except LmxError:
                 successor = self._runtimes.get(runtime.plan.ref, runtime)
                 if successor is runtime or runtime.state is not ModelState.UNLOADED:
@@ -311,11 +312,11 @@ class Engine:
         runtime, (_, telemetry, _) = self._runtimes[ref], self._ports
         telemetry.count("model_evictions_total", model=ref, reason=reason)
         telemetry.log("info", "model unloaded", model=ref, reason=reason)
-        if runtime.line.waiting:
+        if awaited(runtime):
             telemetry.count("model_loads_total", model=ref, reason="swap")
             runtime.park()
-            self._memory.call(runtime.plan)
-            runtime.expect(self._memory.room_s(ref))
+            self._memory.park(runtime.plan)
+            runtime.loading.expect(self._memory.room_s(ref))
         else:
             self._retire(runtime, unloaded(ref))
 

@@ -2,7 +2,9 @@
 
 import asyncio
 import signal
+from collections.abc import Awaitable, Callable
 from enum import StrEnum
+from typing import TypeVar
 
 import msgspec
 
@@ -19,6 +21,7 @@ from opta_lmx.core.clock import Clock
 from opta_lmx.core.errors import ErrorKind, LmxError
 from opta_lmx.core.telemetry import Telemetry
 from opta_lmx.core.types import NO_PLACES, Places, Prompt
+from opta_lmx.engine.convicts import Asked
 from opta_lmx.engine.course import Course
 from opta_lmx.engine.load_times import LoadBook
 from opta_lmx.engine.loading import Loading
@@ -26,7 +29,7 @@ from opta_lmx.engine.plan import Plan
 from opta_lmx.engine.quarantine import FATAL_TO_LOAD
 from opta_lmx.engine.settle import settle
 from opta_lmx.engine.stream import TokenStream
-from opta_lmx.engine.turns import Turns
+from opta_lmx.engine.turns import Turns, fatal
 from opta_lmx.engine.vitals import Vitals, is_quarantine
 from opta_lmx.engine.watch import Watch
 from opta_lmx.engine.worker import (
@@ -37,6 +40,8 @@ from opta_lmx.engine.worker import (
     worker_died,
 )
 from opta_lmx.scheduling.rules import Position, Work
+
+T = TypeVar("T")
 
 _FLUSH_S = 5.0
 _ORDERED = (-signal.SIGTERM, -signal.SIGINT)
@@ -80,6 +85,10 @@ class ModelRuntime:
     Attributes:
         keep_s: how long it may be idle before it is unloaded, where a request has said (s).
         usable: set while requests may be prepared, or are told why they may not.
+        held: it begins nothing new, as its room is another's next.
+        parked: its room is another's, from then on until it serves again.
+        joined: how many wait for it without a request.
+        loading: what its loads take, and who was told to come back after one.
     """
 
     def __init__(
@@ -95,23 +104,20 @@ class ModelRuntime:
         self._vitals = vitals
         self._limits = limits
         self._clock, self._telemetry, _ = ports
-        self._loading = Loading(plan, limits.load_timeout_s, ports)
+        self.loading = Loading(plan, limits.load_timeout_s, ports)
         self._watch = Watch(plan.ref, limits.watchdog)
         self.state = ModelState.LOADING
         self.error: LmxError | None = None
-        self.restarts = 0
+        self.restarts = self.joined = 0
         self.worker: WorkerHandle | None = None
         self.ready: Ready | None = None
         self._turns = turns
         self.cache, self.seat = turns.cache, turns.seat
         self.usable = asyncio.Event()
         self.keep_s: float | None = None
+        self.held = self.parked = False
         turns.line.set_slots(plan.slots)
-
-    @property
-    def load_s(self) -> float:
-        """What its last load took (s); 0 before the first."""
-        return self._loading.last_s
+        turns.trials.convicts.keep_s = vitals.window_s
 
     # --- life -----------------------------------------------------------------
 
@@ -120,13 +126,13 @@ class ModelRuntime:
         try:
             while True:
                 delay = await self._live_once()
-                if delay is None:
+                if delay is None or self._watch.parked:
                     continue
                 self.state = ModelState.RESTARTING
                 self.restarts += 1
                 self._telemetry.count("engine_restarts_total", model=self.plan.ref)
-                self._loading.expect(delay)
-                await self._clock.sleep(delay)
+                self.loading.expect(delay)
+                await self._watch.unless_parked(self._clock.sleep(delay))
         except LmxError as error:
             kept_out = is_quarantine(error)
             self._end(ModelState.QUARANTINED if kept_out else ModelState.FAILED, error)
@@ -139,16 +145,23 @@ class ModelRuntime:
         None after it was parked: the next one waits for room, and for nothing else.
         """
         self._watch.begin()
-        load = await self._loading.prepare()
+        load = await self.loading.prepare()
+        if self._watch.parked:
+            return None
         await self._vitals.loading()
-        worker = self.worker = WorkerHandle(load, self._clock, self._telemetry, self._events())
+        turns = self._turns
+        events = WorkerEvents(self.cache.take, turns.stepped, turns.released, self._on_death)
+        worker = self.worker = WorkerHandle(load, self._clock, self._telemetry, events)
         try:
-            self.ready = await self._loading.start(worker)
+            ready = await self._watch.unless_parked(self.loading.start(worker))
         except LmxError as error:
             return await self._not_loaded(worker, error)
-        await self._open(worker, self.ready)
+        if ready is not None:
+            self.ready = ready
+            await self._open(worker, ready)
         how = await self._watch.until_over(worker, self.cache.tick)
         if how == "parked":
+            self._vitals.loaded()  # or would have been
             await self.cache.flush(_FLUSH_S)
             await self._stop_worker()
             return None
@@ -175,47 +188,35 @@ class ModelRuntime:
         It is counted before the worker is stopped, which takes time: nobody is told of a
         quarantine that cannot be ended yet.
         """
-        self._log_end(worker, reason)
-        pause_s = self._vitals.ended(cause, self._turns.verdict())
+        _log_end(self._telemetry, worker, self.plan, reason)
+        pause_s = self._vitals.ended(cause, self._turns.trials.verdict())
         await self._stop_worker()
         return pause_s
-
-    def _events(self) -> WorkerEvents:
-        turns = self._turns
-        return WorkerEvents(self.cache.take, turns.stepped, turns.released, self._on_death)
 
     async def _open(self, worker: WorkerHandle, ready: Ready) -> None:
         """The model serves from here on, unless its worker has died again already."""
         await self.cache.attach(ready, worker.cache)
-        if worker.dead:
+        if worker.dead or self._watch.parked:
             return
         worker.tune(Tune(self._limits.stall_target_ms))
-        self.line.set_shut(False)
+        self.parked = False
+        self.line.set_shut(self.held)
         self.state = ModelState.READY
-        self.usable.set()
+        if not self.held:
+            self.usable.set()
         self._turns.resume(worker, ready)
         self._vitals.loaded()
         self._telemetry.log("info", "model ready", model=self.plan.ref, engine=ready.engine)
-        await self._loading.note()
+        await self.loading.note()
 
     def _on_death(self) -> None:
         """The worker is gone: who cannot go on with the next one is told now."""
         if self.state is ModelState.READY:
             self.usable.clear()
             self.state = ModelState.RESTARTING
-            self._loading.expect()
-        self._turns.suspend(self.error or worker_died(self.plan.ref))
+            self.loading.expect()
+        self._turns.suspend(self.error or worker_died(self.plan.ref), in_peace=self.parked)
         self._watch.died()
-
-    def _log_end(self, worker: WorkerHandle, reason: str) -> None:
-        self._telemetry.log(
-            "error",
-            "worker ended",
-            model=self.plan.ref,
-            reason=reason,
-            exit_status=worker.exit_status,
-            log=str(self.plan.log_file),
-        )
 
     def _end(self, state: ModelState, error: LmxError) -> None:
         self.state = state
@@ -240,14 +241,13 @@ class ModelRuntime:
         self._turns.close(self.error)
         self.usable.set()
 
-    def expect(self, room_s: float) -> None:
-        """There should be room for it to load in so many seconds."""
-        self._loading.expect(room_s)
-
     def park(self) -> None:
         """Its room is another's: the worker ends, and who waits goes on waiting, for the next."""
         self.state = ModelState.LOADING
+        self.parked, self.held = True, False
         self.usable.clear()
+        self.line.set_shut(True)
+        self._turns.part()
         self._watch.park()
 
     async def _part(self) -> None:
@@ -258,9 +258,8 @@ class ModelRuntime:
 
     async def _stop_worker(self) -> None:
         """End and reap the worker; called again after a cancellation, it finishes the job."""
-        worker = self.worker
-        if worker is not None:
-            await worker.kill(self.error)
+        if self.worker is not None:
+            await self.worker.kill(self.error)
             self.worker = None
 
     # --- use ------------------------------------------------------------------
@@ -268,12 +267,10 @@ class ModelRuntime:
     def admit_cold(self) -> None:
         """Let a request wait for a model that is loading or restarting, if it is soon there.
 
-        Raises:
-            LmxError: UNAVAILABLE `model_loading` with what is left of the estimate, when that
-                is more than `RuntimeLimits.load_wait_s`.
+        Raises UNAVAILABLE `model_loading` when not within `RuntimeLimits.load_wait_s`.
         """
         if self.state in (ModelState.LOADING, ModelState.RESTARTING):
-            self._loading.admit(self._limits.load_wait_s)
+            self.loading.admit(self._limits.load_wait_s)
 
     async def until_ready(self) -> Ready:
         """Wait until requests can be prepared. Raises what put the model out of service."""
@@ -284,7 +281,7 @@ class ModelRuntime:
         return self.ready
 
     async def prepare(self, ticket: int, prompt: Prompt, *, echo: bool = False) -> Prepared:
-        """Render and tokenize; begun anew, once, when the worker dies meanwhile.
+        """Render and tokenize; begun anew, alone, when the worker dies meanwhile.
 
         `echo` asks for the prompt's text too.
 
@@ -293,13 +290,24 @@ class ModelRuntime:
                 worker is ended; what ended the worker.
         """
         request = Prepare(ticket, prompt, echo)
-        while True:
-            await self.until_ready()
-            try:
-                return await self._prepare(request)
-            except LmxError as error:
-                if error.code != WORKER_DIED or not self._turns.outlives(ticket):
-                    raise
+        return await self._tried(ticket, prompt, lambda: self._prepare(request))
+
+    async def _tried(self, ticket: int, asked: Asked, work: Callable[[], Awaitable[T]]) -> T:
+        """Have the worker do what takes no slot: again after it died, unless it did of this."""
+        turns = self._turns
+        try:
+            while True:
+                await self.until_ready()
+                await turns.trials.enter(ticket, asked)
+                try:
+                    return await work()
+                except LmxError as error:
+                    if turns.suspects.convicted(ticket):
+                        raise fatal(error) from None
+                    if error.code != WORKER_DIED:
+                        raise
+        finally:
+            turns.prepared(ticket)
 
     async def _prepare(self, request: Prepare) -> Prepared:
         try:
@@ -322,7 +330,8 @@ class ModelRuntime:
         Raises:
             LmxError: what ended the wait.
         """
-        version = self.plan.adapters.get(request.adapter, "")
+        # One that is not known must fail: it would pass for the model as it is.
+        version = self.plan.adapters[request.adapter] if request.adapter else ""
         course = Course(request, self.line.caller(request.id), places, version)
         await self._turns.come(course)
         self._living()
@@ -332,16 +341,11 @@ class ModelRuntime:
     async def embed(self, request: Embed) -> Embedded:
         """Make vectors or scores on the slot granted to `request.id`. Raises what prevents it.
 
-        A mere count needs no slot, and is begun anew, once, when the worker dies meanwhile.
+        A mere count needs no slot, and is begun anew, alone, when the worker dies meanwhile.
         """
-        while True:
-            try:
-                return await self._living().embed(request)
-            except LmxError as error:
-                again = request.count and error.code == WORKER_DIED
-                if not again or not self._turns.outlives(request.id):
-                    raise
-            await self.until_ready()
+        if not request.count:
+            return await self._living().embed(request)
+        return await self._tried(request.id, request, lambda: self._living().embed(request))
 
     def leave(self, ticket: int, *, keep: int | None = None, submitted: bool) -> None:
         """The client's side of a request is over before its last token was produced.
@@ -359,9 +363,22 @@ class ModelRuntime:
 
     def retry_after(self, ticket: int) -> float:
         """Its time is up: seconds after which its caller may try again, a place being kept."""
-        return self.line.give_up(ticket)
+        if self.state is ModelState.READY and not self.held:
+            return self.line.give_up(ticket)
+        return self.loading.tell(self.line.give_up(ticket, self.loading.retry_s))
 
     def _living(self) -> WorkerHandle:
         if self.worker is None or self.worker.dead:
             raise self.error or worker_died(self.plan.ref)
         return self.worker
+
+
+def _log_end(telemetry: Telemetry, worker: WorkerHandle, plan: Plan, reason: str) -> None:
+    telemetry.log(
+        "error",
+        "worker ended",
+        model=plan.ref,
+        reason=reason,
+        exit_status=worker.exit_status,
+        log=str(plan.log_file),
+    )

@@ -56,7 +56,7 @@ def status_of(runtime: ModelRuntime, expires_s: float | None) -> ModelStatus:
         pid=pid,
         rss_bytes=None if pid is None else resident_bytes(pid),
         error=None if runtime.error is None else runtime.error.message,
-        load_s=runtime.load_s,
+        load_s=runtime.loading.last_s,
         cache=runtime.cache.levels,
         limit=runtime.seat.limit,
         kv=runtime.line.levels,

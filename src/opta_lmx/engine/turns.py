@@ -11,7 +11,7 @@ from opta_lmx.core.principal import Lane
 from opta_lmx.engine.caching import ModelCache
 from opta_lmx.engine.course import Course, Phase, resumable
 from opta_lmx.engine.device import Device, Seat
-from opta_lmx.engine.suspects import Suspects, Verdict
+from opta_lmx.engine.trials import Trials
 from opta_lmx.engine.worker import WorkerHandle
 from opta_lmx.scheduling.fair_line import FairLine
 from opta_lmx.scheduling.rules import Position, Work
@@ -49,8 +49,8 @@ class Turns:
         self._waiting: dict[int, asyncio.Future[None]] = {}
         self._holders: set[int] = set()
         self._courses: dict[int, Course] = {}
-        self.suspects = Suspects()
-        self._verdict = Verdict.OPEN
+        self.trials = Trials(line, self._holders, self._waiting, self._courses, clock)
+        self.suspects = self.trials.suspects
         self._looked_at = clock.monotonic()
         self._left: int | None = None
 
@@ -62,22 +62,33 @@ class Turns:
         self.line.set_slots(ready.slots)
         self.line.set_preemptible(ready.pauses)
         self.line.set_room(ready.kv, ready.kv_bytes)
+        self.trials.serving = True
         self.seat.resume(ready.slots)
         self._grant()
 
-    def suspend(self, reason: LmxError) -> None:
+    def part(self) -> None:
+        """The worker is about to end in peace: nobody is given to it any more."""
+        self._worker, self.trials.serving = None, False
+        self.seat.leave()
+
+    def suspend(self, reason: LmxError, *, in_peace: bool = False) -> None:
         """The worker is gone: who only waits goes on waiting, who was in it is tried once more.
 
         So is who was in it together with the one that killed it, however often others do.
 
         Args:
             reason: what those are told who cannot go on.
+            in_peace: it was ended for reasons of ours, so that nobody is suspected.
         """
         self.cache.detach()
         self._worker = self._left = None
-        holders, self._holders = self._holders, set()
-        self._verdict = self.suspects.died(holders)
-        for ticket in holders:
+        bereaved = set(self._holders)
+        if in_peace:
+            self.trials.parted()
+        else:
+            bereaved |= self.trials.died()
+        self._holders.clear()
+        for ticket in bereaved:
             self._bereave(ticket, reason)
         self.seat.leave()
 
@@ -91,27 +102,16 @@ class Turns:
         else:
             if course is not None:
                 twice = self.suspects.convicted(ticket)
-                course.stream.fail(_fatal(reason) if twice else reason.again())
+                course.stream.fail(fatal(reason) if twice else reason.again())
             self._forget(ticket, finished=False)
 
     def _may_go_on(self, ticket: int, course: Course) -> bool:
         ability = "none" if self._ready is None else self._ready.resumes
         return not self.suspects.convicted(ticket) and course.survives(ability)
 
-    def outlives(self, ticket: int) -> bool:
-        """Count a death of the worker that this request was in; False when it is one too many."""
-        return self.suspects.outlives(ticket)
-
-    def verdict(self) -> Verdict:
-        """What the end of the worker, or its end now, says of the model; of each end once."""
-        if self._worker is not None:
-            return self.suspects.verdict(self._holders)
-        found, self._verdict = self._verdict, Verdict.OPEN
-        return found
-
     def close(self, reason: LmxError) -> None:
         """The model is out of service for good: everybody is told."""
-        self._closed = reason
+        self._closed = self.trials.closed = reason
         for ticket in self._holders:
             self._end_row(Cancel(ticket))
         self._worker = None
@@ -124,15 +124,27 @@ class Turns:
         for ticket in list(self._holders):
             self._forget(ticket, finished=False)
         self.seat.leave()
+        self.trials.changed()
+
+    def prepared(self, ticket: int) -> None:
+        """A prompt is prepared, or given up: others may have waited for that."""
+        if self.trials.prepared(ticket):
+            self._grant()
 
     # --- the first turn -------------------------------------------------------
 
     async def come(self, course: Course) -> None:
         """Return when a slot is granted to an answer. Raises what ended the wait."""
+        self.trials.convicts.refuse(course.request)
         await self.cache.wait(course.ticket, course.wish)
         request, cached = course.request, self.cache.expected(course.wish)
         pausable = self._ready is not None and resumable(request, self._ready.resumes)
         await self.wait(course.ticket, Work(len(request.ids), cached, request.max_tokens, pausable))
+        try:
+            self.trials.convicts.refuse(course.request)
+        except LmxError:
+            self.leave(course.ticket)
+            raise
 
     async def wait(self, ticket: int, work: Work) -> None:
         """Return when a slot is granted to a ticket. Raises what ended the wait."""
@@ -223,19 +235,20 @@ class Turns:
 
     def _grant(self) -> None:
         self.seat.arrange()
+        self.trials.changed()
 
     def fill(self, *, begin: bool) -> None:
         """Ask rows to make room for who must not wait, and grant slots if any may (`begin`)."""
         while self._worker is not None:
-            while begin and (ticket := self._next()) is not None:
+            while begin and (ticket := self.trials.grant()) is not None:
                 self._give(ticket)
             if not self._make_room():
                 break
         self._share_memory()
 
-    def _next(self) -> int | None:
-        """Who begins now: nobody beside a row that may yet kill the worker."""
-        return None if self.suspects.on_trial(self._holders) else self.line.grant()
+    def admits(self, ticket: int) -> bool:
+        """True when a request may begin now, as far as those go who may kill the worker."""
+        return self.trials.admits(ticket)
 
     def _share_memory(self) -> None:
         """Let processed prompts have what running rows leave."""
@@ -288,6 +301,7 @@ class Turns:
         assert self._worker is not None
         course.phase = Phase.RUNNING
         request = self.cache.planned(*course.rest())
+        self.suspects.begins(course.ticket)
         if self.line.is_alone(course.ticket):
             request = msgspec.structs.replace(request, first=True)
         self._share_memory()
@@ -310,7 +324,7 @@ def _without_reason() -> LmxError:
     return LmxError(ErrorKind.INTERNAL, "The answer ended without a reason.")
 
 
-def _fatal(reason: LmxError) -> LmxError:
+def fatal(reason: LmxError) -> LmxError:
     """What is told of a request that two workers died with."""
     return LmxError(
         reason.kind,

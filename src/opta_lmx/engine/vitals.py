@@ -23,6 +23,12 @@ class Vitals:
         self._model, self._backend = plan.ref, plan.backend
         self._health = health
         self._journal = journal
+        self._counted = False
+
+    @property
+    def window_s(self) -> float:
+        """Seconds for which what went wrong is remembered."""
+        return self._health.window_s
 
     async def loading(self) -> None:
         """A worker is about to load it: should the server be killed meanwhile, that is known."""
@@ -39,15 +45,18 @@ class Vitals:
             cause: what is counted against the model; None: nothing is, nor is it while the server
                 stops, since what tells that to stop may tell its workers, too.
             verdict: what the requests in it say of that; one that kills a worker, and then the
-                next, counts as one crash, or as none of a model that serves others.
+                next, counts as no crash of a model that serves others.
 
         Raises:
             LmxError: UNAVAILABLE `model_quarantined`: there is no next one.
         """
         self._journal.settled(self._model)
-        if cause is not None and verdict is Verdict.REQUEST:
-            self._health.forgive(self._model)
-        if cause is None or self._journal.frozen or verdict is not Verdict.OPEN:
+        counts = cause is not None and not self._journal.frozen
+        if counts and verdict is Verdict.REQUEST:
+            self._health.unblamed(self._model, forgive=self._counted)
+            counts = False
+        self._counted = counts
+        if cause is None or not counts:
             return self._health.pause_s(self._model)
         delay = self._health.crashed(self._model, self._backend, cause)
         if delay is None:

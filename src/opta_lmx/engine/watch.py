@@ -1,16 +1,19 @@
 """Sees a model's workers end, and those that must be ended."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
 
 import msgspec
 
 from opta_lmx.backends.shortage import OUT_OF_MEMORY
 from opta_lmx.core.errors import ErrorKind, LmxError, invalid
 from opta_lmx.core.types import Prompt
+from opta_lmx.engine.settle import settle
 from opta_lmx.engine.vitals import ended
 from opta_lmx.engine.worker import WatchdogLimits, WorkerHandle
 
+_Result = TypeVar("_Result")
 _LOOK_S = 0.25
 _ORDINARY_BYTES = 65_536
 _ORDINARY_TURNS = 64
@@ -30,12 +33,12 @@ class Watch:
         self._over = asyncio.Event()
         self._slow: Prompt | None = None
         self._slow_s = 0.0
-        self._parked = False
+        self._parked = asyncio.Event()
 
     def begin(self) -> None:
         """The next worker is about to start."""
         self._over.clear()
-        self._parked = False
+        self._parked.clear()
         self._slow = None
 
     def died(self) -> None:
@@ -44,8 +47,24 @@ class Watch:
 
     def park(self) -> None:
         """The worker is to end in peace; another one comes later."""
-        self._parked = True
+        self._parked.set()
         self._over.set()
+
+    @property
+    def parked(self) -> bool:
+        """True when the worker is to end in peace, or not to come up."""
+        return self._parked.is_set()
+
+    async def unless_parked(self, work: Coroutine[Any, Any, _Result]) -> _Result | None:
+        """Await work towards the next worker; it is cancelled when that is to come later: None."""
+        task, parked = asyncio.ensure_future(work), asyncio.ensure_future(self._parked.wait())
+        try:
+            await asyncio.wait((task, parked), return_when=asyncio.FIRST_COMPLETED)
+            return task.result() if task.done() else None
+        finally:
+            task.cancel()
+            parked.cancel()
+            await settle(_ends(task, parked))
 
     def too_slow(self, prompt: Prompt, limit_s: float) -> LmxError:
         """A prompt was not prepared within `limit_s` seconds: the worker must go.
@@ -74,7 +93,7 @@ class Watch:
                 look()
                 if worker.overdue(self._limits):
                     return "stalled"
-        if self._parked:
+        if self._parked.is_set():
             return "parked"
         return "died" if self._slow is None else "slow"
 
@@ -86,6 +105,10 @@ class Watch:
         if fault is not None and fault.code == OUT_OF_MEMORY:
             return None
         return ended(self._model, how, worker.exit_status, "" if fault is None else fault.message)
+
+
+async def _ends(*tasks: asyncio.Future[Any]) -> None:
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _is_ordinary(prompt: Prompt) -> bool:

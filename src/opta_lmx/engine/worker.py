@@ -26,10 +26,12 @@ from opta_lmx.backends.frames import (
     ToFront,
     Tune,
 )
+from opta_lmx.backends.protocol import ADAPTER_CHANGED
 from opta_lmx.backends.shortage import OUT_OF_MEMORY
 from opta_lmx.core.clock import Clock
 from opta_lmx.core.errors import ErrorKind, LmxError, invalid, unsupported
 from opta_lmx.core.telemetry import Telemetry
+from opta_lmx.engine.adapting import adapter_changed, setting_of
 from opta_lmx.engine.process import WorkerProcess, start_worker
 from opta_lmx.engine.stream import TokenStream
 
@@ -385,12 +387,15 @@ class WorkerHandle:
                 code="load_crashed",
                 param="model",
             )
+        model = self.load.model
+        if fault.code == ADAPTER_CHANGED:
+            return adapter_changed(model, fault.adapter)
         ours = fault.code == "canary_failed" or fault.code in _OF_STEPS
         return LmxError(
             ErrorKind.UNAVAILABLE if ours else ErrorKind.INVALID_REQUEST,
-            f"Model '{self.load.model}' cannot be loaded: {fault.message}",
+            f"Model '{model}' cannot be loaded: {fault.message}",
             code=fault.code,
-            param="model",
+            param=setting_of(model, fault.adapter) if fault.adapter else "model",
         )
 
 

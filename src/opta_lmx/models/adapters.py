@@ -18,6 +18,7 @@ from opta_lmx.models.safetensors_header import read_safetensors_header
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapters.safetensors"
 MAX_RANK = 4096
+GGUF_EMBEDDINGS = "token_embd.weight"
 _MAX_CONFIG_BYTES = 1 << 20
 _MOST_SCALE = 1e4
 _FLOATS = {"F32", "F16", "BF16"}
@@ -79,7 +80,7 @@ def read_adapter(path: Path, kind: Format, model: ModelInfo) -> AdapterInfo:
     if model.parameters and numbers > model.parameters:
         raise bad_adapter("it is larger than the model itself")
     _check_layers(shapes, model)
-    return AdapterInfo(version, size, numbers, max(_ranks(shapes)))
+    return AdapterInfo(version, size, numbers, max(_ranks(shapes, kind)))
 
 
 def version_of(path: Path, kind: Format) -> str:
@@ -152,7 +153,7 @@ def _mlx(path: Path) -> tuple[dict[str, _Shape], int]:
         paired = {name: shape for name, shape in shapes.items() if not name.endswith(".m")}
     else:
         paired = shapes
-    _check_pairs(paired)
+    _check_pairs(paired, "mlx")
     return shapes, sum(tensor.nbytes for tensor in header.tensors.values())
 
 
@@ -173,11 +174,11 @@ def _gguf(path: Path, model: ModelInfo) -> tuple[dict[str, _Shape], int]:
     if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
         raise bad_adapter("its adapter.lora.alpha is no finite number")
     shapes = {tensor.name: tensor.shape for tensor in headers[0].tensors}
-    _check_pairs(shapes)
+    _check_pairs(shapes, "gguf")
     return shapes, sum(tensor.nbytes for tensor in headers[0].tensors)
 
 
-def _check_pairs(shapes: Mapping[str, _Shape]) -> None:
+def _check_pairs(shapes: Mapping[str, _Shape], kind: Format) -> None:
     """Every tensor is half of a pair whose product has a rank in between."""
     if not shapes:
         raise bad_adapter("it has no tensors")
@@ -186,23 +187,40 @@ def _check_pairs(shapes: Mapping[str, _Shape]) -> None:
         other = {"lora_a": "lora_b", "lora_b": "lora_a"}.get(half)
         if not stem or other is None or f"{stem}.{other}" not in shapes:
             raise bad_adapter(f"its tensor {_shown(name)} is no half of a LoRA pair")
-        if half == "lora_a" and not _fits(shape, shapes[f"{stem}.lora_b"]):
+        if half != "lora_a":
+            continue
+        if not 1 <= _rank(stem, shape, shapes[f"{stem}.lora_b"], kind) <= MAX_RANK:
             raise bad_adapter(f"the shapes of its pair {_shown(stem)} do not fit each other")
 
 
-def _fits(a: _Shape, b: _Shape) -> bool:
+def _ranks(shapes: Mapping[str, _Shape], kind: Format) -> Iterable[int]:
+    for name, shape in shapes.items():
+        if name.endswith(".lora_a"):
+            stem = name.removesuffix(".lora_a")
+            yield _rank(stem, shape, shapes[f"{stem}.lora_b"], kind)
+
+
+def _rank(stem: str, a: _Shape, b: _Shape, kind: Format) -> int:
+    """What the two are joined by; 0 where they do not fit each other."""
+    if not a or not b or min(*a, *b) < 1:
+        return 0
+    return _gguf_rank(stem, a, b) if kind == "gguf" else _mlx_rank(a, b)
+
+
+def _mlx_rank(a: _Shape, b: _Shape) -> int:
     if len(a) == len(b) == 2:
-        joined = a[1] == b[0]
-    else:  # for each expert; MLX counts experts first, GGUF last
-        mlx, gguf = (0, 2), (2, 0)
-        joined = len(a) == len(b) == 3 and any(
-            a[one] == b[one] and a[1] == b[other] for one, other in (mlx, gguf)
-        )
-    return joined and 1 <= a[1] <= MAX_RANK and min(*a, *b) > 0
+        return a[1] if a[1] == b[0] else 0
+    # For each expert, which are counted first.
+    experts = len(a) == len(b) == 3 and a[0] == b[0]
+    return a[1] if experts and a[1] == b[2] else 0
 
 
-def _ranks(shapes: Mapping[str, _Shape]) -> Iterable[int]:
-    return (shape[1] for name, shape in shapes.items() if name.endswith(".lora_a"))
+def _gguf_rank(stem: str, a: _Shape, b: _Shape) -> int:
+    """The fastest dimension comes first, the experts last; those of 1 at the end may lack."""
+    a, b = (*a, 1, 1, 1)[:4], (*b, 1, 1, 1)[:4]
+    # A row is looked up in the embeddings, so there the first is the other way round.
+    rank = a[0] if stem == GGUF_EMBEDDINGS else a[1]
+    return rank if rank == b[0] and a[2:] == b[2:] else 0
 
 
 def _check_layers(shapes: Mapping[str, _Shape], model: ModelInfo) -> None:

@@ -117,9 +117,10 @@ class HubPuller:
         try:
             repository = self._client.repository(wanted.repo, pin.commit)
         except LmxError as error:
-            if error.code == "hub_not_found":
-                raise offer_changed(wanted.model_name) from error
-            raise
+            if error.code != "hub_not_found":
+                raise
+            self._client.repository(wanted.repo, wanted.revision)  # or all of it is gone
+            raise offer_changed(wanted.model_name) from error
         if repository.commit != pin.commit:
             raise offer_changed(wanted.model_name)
         return repository

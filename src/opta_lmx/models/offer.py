@@ -76,12 +76,15 @@ def starter_offer(starter: Starter) -> Offer:
     )
 
 
-def offer_changed(name: str) -> LmxError:
-    """The error for a download that would bring something else than what was looked at."""
+def offer_changed(name: str, param: str = "model") -> LmxError:
+    """The error for a download that would bring something else than what was looked at.
+
+    `param` is what the caller asked for it by.
+    """
     return LmxError(
         ErrorKind.CONFLICT,
-        f"'{name}' is not any more what was offered, so nothing was fetched. Ask for it again to "
+        f"'{name}' is not any more what was offered, so it is not fetched. Ask for it again to "
         "see what it is now.",
         code="offer_changed",
-        param="model",
+        param=param,
     )

@@ -235,23 +235,25 @@ class FairLine(Slots):
         before = self._order.known(caller).queue[:-1]
         return retry_after(self._turn(caller, before).estimate_s, self._refused)
 
-    def give_up(self, number: int) -> float:
+    def give_up(self, number: int, least_s: float = 0.0) -> float:
         """The time of a call is up, and its tickets are about to leave.
 
         Its caller is promised places for when it is told to come back, as one is who finds none.
 
         Args:
             number: one of its tickets.
+            least_s: before that nobody begins.
 
         Returns:
             What the caller is told (s): the same for each of the tickets.
         """
         ticket = self._tickets.get(number)
         if ticket is None:
-            return self.retry_after(Caller())
+            return max(least_s, self.retry_after(Caller()))
         if not ticket.told:
             caller, now = ticket.caller, self._clock.monotonic()
-            wait_s, path = self.retry_after(caller), self._order.known(caller).path
+            path = self._order.known(caller).path
+            wait_s = max(least_s, self.retry_after(caller))
             self._promises.add(caller, len(ticket.together), path, wait_s, now)
             for one in ticket.together:
                 if one in self._tickets:

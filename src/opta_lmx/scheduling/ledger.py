@@ -139,6 +139,7 @@ class MemoryLedger:
         spare: Callable[[str, float], bool] | None = None,
         *,
         asked: bool = True,
+        kept: int = 0,
     ) -> tuple[str, ...]:
         """Reserve memory for a model; those named in return must be unloaded for it.
 
@@ -151,6 +152,7 @@ class MemoryLedger:
             spare: asked of every idle model, with the seconds for which it has been idle, whether
                 it may go; all may if absent.
             asked: somebody waits for it; one for which nobody does makes room while it is loaded.
+            kept: bytes that are free and stay so.
 
         Raises:
             LmxError: INSUFFICIENT_RESOURCES `model_too_large` when it can never be loaded beside
@@ -162,7 +164,7 @@ class MemoryLedger:
         idle = self._idle(now)
         if spare is not None:
             idle = [name for name in idle if spare(name, now - self._entries[name].last_use)]
-        victims = self._enough(idle, need.total - self.free)
+        victims = self._enough(idle, need.total - self.free + kept)
         if victims is None:
             raise self._busy(model, need.total, idle)
         for name in victims:
@@ -300,6 +302,10 @@ class MemoryLedger:
         ]
         busy.sort(key=lambda name: up_at.get(name, -math.inf))
         return self._enough([*idle, *busy], missing)
+
+    def size(self, models: Collection[str]) -> int:
+        """Bytes of models that are on the books."""
+        return sum(self._entries[name].size for name in models)
 
     def _is_idle(self, name: str, entry: _Entry) -> bool:
         in_use = entry.users or (entry.asked and entry.state is Residency.LOADING)

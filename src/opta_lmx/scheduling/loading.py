@@ -88,6 +88,11 @@ class ColdStart:
         elapsed = self._clock.monotonic() - self._began
         return max(self._expected_s - elapsed, _OVERRUN * elapsed)
 
+    @property
+    def retry_s(self) -> float:
+        """When to come back, in seconds as told (1 to 60)."""
+        return min(MAX_RETRY_S, max(MIN_RETRY_S, math.ceil(self.remaining_s())))
+
     def admit(self, model: str, wait_s: float) -> None:
         """Let a request wait for the model, unless that would take longer than `wait_s`.
 
@@ -102,5 +107,5 @@ class ColdStart:
                 f"The model '{model}' is being loaded and should be ready in about "
                 f"{math.ceil(remaining)} s. Retry then.",
                 code="model_loading",
-                retry_after=min(MAX_RETRY_S, max(MIN_RETRY_S, math.ceil(remaining))),
+                retry_after=self.retry_s,
             )

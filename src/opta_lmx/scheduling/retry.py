@@ -28,6 +28,7 @@ class RestartPolicy:
         window_s: crashes older than this are forgiven.
 
     Attributes:
+        window_s: as told.
         crashes: when there were any of late, the oldest first (seconds, as told).
     """
 
@@ -37,7 +38,7 @@ class RestartPolicy:
         self._backoff_s = backoff_s
         self._backoff_max_s = backoff_max_s
         self._max_restarts = max_restarts
-        self._window_s = window_s
+        self.window_s = window_s
         self.crashes: list[float] = []
 
     def after_crash(self, now: float) -> float | None:
@@ -52,4 +53,4 @@ class RestartPolicy:
 
     def recent(self, now: float) -> list[float]:
         """Crashes that still count; one of the future is a clock that was set back."""
-        return [when for when in self.crashes if 0 <= now - when < self._window_s]
+        return [when for when in self.crashes if 0 <= now - when < self.window_s]

@@ -1,11 +1,13 @@
 """What model management is made of, put together: downloads, the shelf, fitting, probing."""
 
+import contextlib
 from pathlib import Path
 
 import msgspec
 
 from opta_lmx.config.sections.models import ModelsSettings
 from opta_lmx.core.clock import Clock
+from opta_lmx.core.errors import LmxError
 from opta_lmx.core.telemetry import Telemetry
 from opta_lmx.engine import download_book, load_times
 from opta_lmx.engine.download_book import DownloadBook
@@ -47,6 +49,7 @@ class Ground(msgspec.Struct, frozen=True):
 def open_management(ground: Ground, settings: ModelsSettings) -> Management:
     """Put it together; downloads that an earlier run left unfinished are known at once."""
     home, planner, engine, clock = ground.home, ground.planner, ground.engine, ground.clock
+    _tell_strays(planner, ground.telemetry)
     puller = open_puller(planner.store, settings)
     book = DownloadBook(home / download_book.FILE, puller.held_bytes, ground.telemetry)
     downloads = Downloads(puller.pull, ground.telemetry, clock, book)
@@ -69,3 +72,10 @@ def open_management(ground: Ground, settings: ModelsSettings) -> Management:
         fitting=Fitting(planner, puller, machine, clock),
         prober=prober,
     )
+
+
+def _tell_strays(planner: Planner, telemetry: Telemetry) -> None:
+    """Say which models of `models.adapters` are not there, by these names at least."""
+    with contextlib.suppress(LmxError):  # a store that cannot be read says so where it is asked
+        if strays := planner.stray_adapters():
+            telemetry.log("warning", "adapters of no stored model", models=strays)

@@ -1,11 +1,13 @@
 """Large downloads are asked about first: tokens, their time, and what needs none."""
 
 import asyncio
+import itertools
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from opta_lmx.core.errors import ErrorKind, LmxError
@@ -13,6 +15,7 @@ from opta_lmx.core.telemetry import NullTelemetry
 from opta_lmx.engine.download_book import DownloadBook
 from opta_lmx.engine.downloads import Download, Downloads
 from opta_lmx.engine.offers import EXPIRES_S, Offers, Pending
+from opta_lmx.models.offer import Offer
 from opta_lmx.models.puller import Puller
 from opta_lmx.models.store import RESERVE_BYTES, ModelStore
 from tests.support.asynchronous import in_loop
@@ -189,6 +192,44 @@ async def test_a_small_download_does_not_grow_behind_ones_back(
 
 
 @in_loop
+async def test_what_is_gone_altogether_is_not_said_to_be_changed(
+    tmp_path: Path, hub: FakeHub
+) -> None:
+    desk = Desk(tmp_path, hub, 1)
+    pending = await desk.asked()
+    del hub.repos["org/model"]
+    job = await desk.offers.confirm(pending.token)
+    await until(lambda: job.status == "failed")
+    assert job.error is not None
+    assert job.error.code == "hub_not_found"
+
+
+@in_loop
+async def test_who_looks_at_the_same_time_joins_what_was_begun_meanwhile(
+    tmp_path: Path, hub: FakeHub
+) -> None:
+    desk, held = Desk(tmp_path, hub, SIZE), threading.Event()
+    downloads = Downloads(lambda *_: held.wait(20), NullTelemetry())
+    puller = Puller(desk.store, endpoint=hub.url)
+    look, commits = puller.look, itertools.count()
+    together = threading.Barrier(2, timeout=20)
+
+    def look_as_it_changes(model: str) -> Offer:
+        offer = msgspec.structs.replace(look(model), commit=f"{next(commits):040d}")
+        together.wait()
+        return offer
+
+    puller.look = look_as_it_changes
+    offers = Offers(puller, desk.store, downloads, SIZE, desk.clock)
+    first, second = await asyncio.gather(*(offers.request("org/model") for _ in range(2)))
+    assert isinstance(first, Download)
+    assert first is second
+    held.set()
+    await desk.done(first)
+    await downloads.close()
+
+
+@in_loop
 async def test_two_versions_are_not_fetched_as_one(tmp_path: Path, hub: FakeHub) -> None:
     desk = Desk(tmp_path, hub, 1)
     repo = hub.repos["org/model"]
@@ -200,6 +241,7 @@ async def test_two_versions_are_not_fetched_as_one(tmp_path: Path, hub: FakeHub)
     with pytest.raises(LmxError) as caught:
         await desk.offers.confirm(newer.token)
     assert (caught.value.kind, caught.value.code) == (ErrorKind.CONFLICT, "offer_changed")
+    assert caught.value.param == "confirmation_token"
     repo.hold[WEIGHTS].set()
     await desk.done(job)
 

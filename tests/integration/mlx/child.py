@@ -16,7 +16,7 @@ import pytest
 from opta_lmx.backends.frames import Load, ToFront
 from opta_lmx.backends.mlx.engine import create
 from opta_lmx.backends.mlx.environment import worker_environment
-from opta_lmx.backends.protocol import Engine, Texts
+from opta_lmx.backends.protocol import Engine, LoadError, Texts
 from tests.integration.mlx.faults import inject
 
 
@@ -67,6 +67,31 @@ class Holder:
         self._count += 1
         self._engines[self._count] = engine, texts, frames
         return self._count, ready, self._taken(frames)
+
+    def refused_after(self, spec: Load) -> tuple[str, int]:
+        """Fail to load; return why, and the bytes of memory that it had taken by then."""
+        import mlx.core as mx
+
+        mx.reset_peak_memory()
+        before = mx.get_active_memory()
+        with pytest.raises(LoadError) as caught:
+            create().load(spec, lambda _: None)
+        return caught.value.code, mx.get_peak_memory() - before
+
+    def retried(self, number: int) -> tuple[list[Any], list[Any]]:
+        """Try an engine's adapters once more; return its pace before and after."""
+        from opta_lmx.backends.mlx import engine as module
+
+        engine: Any = self._engines[number][0]
+        batch = engine._batch
+
+        def pace() -> list[Any]:
+            return [id(batch.pace), vars(batch.pace).copy(), vars(batch.pace.cost).copy()]
+
+        before = pace()
+        module._try_adapters(batch, lambda _: None)
+        self._engines[number][2].clear()
+        return before, pace()
 
     def unload(self, number: int) -> None:
         del self._engines[number]

@@ -82,6 +82,11 @@ class Driver:
     def tune(self, stall_target_ms: int) -> None:
         self._command("tune", Tune(stall_target_ms))
 
+    def retried(self) -> tuple[list[object], list[object]]:
+        """See `Holder.retried`."""
+        pace: tuple[list[object], list[object]] = self._child.call("retried", self._number)
+        return pace
+
     def unload(self) -> None:
         """Give the model's memory back."""
         self._child.call("unload", self._number)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from opta_lmx.backends.frames import Keep, Log, Reuse
+from opta_lmx.backends.frames import Keep, Load, Log, Reuse
 from opta_lmx.backends.protocol import LoadError
 from opta_lmx.core.types import SamplingParams
 from tests.integration.mlx.child import Child
@@ -211,3 +211,19 @@ def test_an_adapter_that_does_not_fit_is_refused_at_load(
     assert "'bad'" in str(caught.value)
     assert reason in str(caught.value)
     assert str(folder) not in str(caught.value)
+
+
+def test_an_adapter_is_refused_before_the_weights_are_read(child: Child, tmp_path: Path) -> None:
+    folder = tmp_path / "bad"
+    shutil.copytree(tiny_adapter("math"), folder)
+    _wide(folder)
+    weights = (tiny_llama() / "model.safetensors").stat().st_size
+    spec = Load("tiny", "mlx", path=str(tiny_llama()), adapters={"bad": str(folder)})
+    code, taken = child.call("refused_after", spec)
+    assert code == "adapter_refused"
+    assert taken < weights / 20
+
+
+def test_what_adapters_take_is_not_the_models_pace(driver: Driver) -> None:
+    before, after = driver.retried()
+    assert before == after

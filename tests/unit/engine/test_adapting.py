@@ -11,8 +11,10 @@ from opta_lmx.config.sections.engine import EngineSettings
 from opta_lmx.config.sections.memory import MemorySettings
 from opta_lmx.config.sections.models import ModelsSettings
 from opta_lmx.core.errors import ErrorKind, LmxError
+from opta_lmx.engine import adapting
 from opta_lmx.engine.plan import Plan
 from opta_lmx.engine.planner import Planner
+from opta_lmx.models.adapters import AdapterInfo, read_adapter
 from opta_lmx.models.store import ModelStore
 from tests.support import gguf_adapters
 from tests.support.adapters import adapter_tensors, tiny_adapter, write_adapter
@@ -98,6 +100,40 @@ def test_what_is_not_there_is_said(planner: Planner, ref: str, words: str) -> No
 def test_a_model_without_adapters_says_so(tmp_path: Path) -> None:
     error = refusal(planner_of(tmp_path, {}), "m:latest")
     assert "has no adapter 'latest'. It has no adapters." in error.message
+
+
+def test_no_engine_that_cannot_run_the_model_is_suggested(tmp_path: Path) -> None:
+    files = {"poems": str(gguf_adapters.tiny_adapter(1)), "math": str(tiny_adapter("math"))}
+    error = refusal(planner_of(tmp_path, {"m": files}), "m:poems")
+    assert error.message.endswith("It has 'math'.")
+
+
+def test_models_that_are_not_there_are_named_once(tmp_path: Path) -> None:
+    path = str(tiny_adapter("law"))
+    keys = ("m", "org/g:mlx", "M", "big", "gone:gguf", "org/gg")
+    planner = planner_of(tmp_path, {key: {"law": path} for key in keys})
+    assert planner.stray_adapters() == ["M", "big", "gone:gguf", "org/gg"]
+    assert planner_of(tmp_path, {}).stray_adapters() == []
+
+
+def test_headers_are_read_again_when_a_file_was_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: list[Path] = []
+
+    def counted(path: Path, *more: Any) -> AdapterInfo:
+        reads.append(path)
+        return read_adapter(path, *more)
+
+    monkeypatch.setattr(adapting, "read_adapter", counted)
+    write_adapter(tmp_path / "own", 1)
+    planner = planner_of(tmp_path, {"m": {"own": "own"}})
+    first = [planner.plan("m").adapters, planner.plan("m:own").adapters]
+    planner.appetite(planner.store.get("m"), "mlx")
+    assert (first[0], len(reads)) == (first[1], 1)
+    write_adapter(tmp_path / "own", 2)
+    assert planner.plan("m").adapters != first[0]
+    assert len(reads) == 2
 
 
 def test_what_needs_a_model_takes_no_adapter(planner: Planner) -> None:

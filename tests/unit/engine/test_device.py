@@ -297,6 +297,18 @@ async def test_background_of_another_model_is_hardly_noticed(prompt_ms: int) -> 
 
 
 @in_loop
+async def test_a_model_where_nobody_may_begin_takes_no_turn() -> None:
+    model = (machine := Machine()).model("m", pauses=False)
+    tasks = flood(model, Lane.INTERACTIVE, 10, 400)
+    await machine.run(1.0)
+    model.die()
+    model.start()
+    await machine.run(0.1)
+    assert (model.turns.line.running, model.seat.prompts(), model.seat.begins) == (1, {}, False)
+    await ended(tasks)
+
+
+@in_loop
 async def test_a_model_alone_is_left_alone() -> None:
     machine = Machine()
     one, other = machine.model("one"), machine.model("other")

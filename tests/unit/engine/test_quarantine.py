@@ -12,6 +12,7 @@ from opta_lmx.core.telemetry import NullTelemetry
 from opta_lmx.engine.plan import Plan
 from opta_lmx.engine.quarantine import Health
 from opta_lmx.engine.recovery import Recovery, RecoveryOptions
+from opta_lmx.engine.suspects import Verdict
 from opta_lmx.engine.vitals import ended
 from opta_lmx.scheduling.retry import RestartPolicy
 from tests.support.asynchronous import in_loop
@@ -100,6 +101,33 @@ async def test_the_pause_after_a_crash_that_is_not_counted_is_the_last_one() -> 
     assert not books.knows("m")
     assert [books.crashed("m", "gguf", CRASH) for _ in range(2)] == [1.0, 2.0]
     assert books.pause_s("m") == 2.0
+
+
+@in_loop
+async def test_crashes_that_are_a_requests_make_the_pauses_longer_and_count_no_more() -> None:
+    clock = HandClock(7)
+    recovery = Recovery(RecoveryOptions(policy), clock, NullTelemetry())
+    books, watched = recovery.health, recovery.started(plan("m"), "request")
+    for pauses in ([1.0, 2.0], [4.0, 4.0], [4.0, 4.0]):
+        verdicts = (Verdict.OPEN, Verdict.REQUEST)
+        assert [watched.ended(CRASH, verdict) for verdict in verdicts] == pauses
+        assert not books.knows("m")
+    clock.now += 200
+    assert watched.ended(CRASH) == 1.0
+
+
+@in_loop
+async def test_only_what_was_counted_with_a_request_is_forgiven_it() -> None:
+    recovery = Recovery(RecoveryOptions(policy), HandClock(7), NullTelemetry())
+    books, watched = recovery.health, recovery.started(plan("m"), "request")
+    watched.ended(CRASH)  # the model's own
+    watched.ended(None)  # memory was short
+    watched.ended(CRASH, Verdict.REQUEST)
+    assert books.knows("m")
+    watched.ended(CRASH)
+    for _ in range(2):  # two that came together
+        watched.ended(CRASH, Verdict.REQUEST)
+    assert books.knows("m")
 
 
 class Logged(NullTelemetry):

@@ -50,6 +50,28 @@ def test_a_sound_file_is_measured() -> None:
     assert info.weights_bytes == 4 * info.parameters > 0
 
 
+def _pair(path: Path, name: str, a: tuple[int, ...], b: tuple[int, ...]) -> Path:
+    """A file of one pair; shapes are given fastest dimension first."""
+    halves = {f"{name}.lora_a": a, f"{name}.lora_b": b}
+    tensors = {half: np.ones(shape[::-1], np.float32) for half, shape in halves.items()}
+    return gguf_adapters.write_adapter(path, tensors)
+
+
+@pytest.mark.parametrize(("name", "a", "b", "rank"), gguf_adapters.FITTING)
+def test_what_the_engine_takes_is_let_through(
+    tmp_path: Path, name: str, a: tuple[int, ...], b: tuple[int, ...], rank: int
+) -> None:
+    path = _pair(tmp_path / "a.gguf", name, a, b)
+    assert read_adapter(path, "gguf", MODEL).rank == rank
+
+
+@pytest.mark.parametrize(("name", "a", "b"), gguf_adapters.AT_ODDS)
+def test_pairs_at_odds_are_refused(
+    tmp_path: Path, name: str, a: tuple[int, ...], b: tuple[int, ...]
+) -> None:
+    assert "do not fit each other" in refusal(_pair(tmp_path / "a.gguf", name, a, b), "gguf")
+
+
 def test_what_it_is_made_for_is_told_by_its_name() -> None:
     names = ("a.gguf", "b/A.GGUF", "a", "a.safetensors")
     assert [format_of(Path(name)) for name in names] == ["gguf", "gguf", "mlx", "mlx"]

@@ -56,8 +56,7 @@ class Machine:
             return
         self.look_at_users()
         try:
-            spares = self.swaps.spares(self.now)
-            victims = self.ledger.admit(name, self.need, self.now, spares)
+            victims = self.swaps.admit(name, self.need, self.now)
         except LmxError:
             self.swaps.call(name, self.need, self.now)
         else:
@@ -234,8 +233,91 @@ def test_a_small_model_passes_where_it_takes_nothing_from_the_first_in_line() ->
         ledger.loaded(name, size, 0.0)
         ledger.use(name, 1, 0.0)
     swaps.call("c", MemoryNeed(14), 1.0)  # has room when a is gone, and 2 are left
-    assert swaps.passes(MemoryNeed(2), 1.0)
-    assert not swaps.passes(MemoryNeed(3), 1.0)
+    with pytest.raises(LmxError, match="needs 3 bytes"):
+        swaps.admit("more", MemoryNeed(3), 1.0)
+    assert swaps.admit("less", MemoryNeed(2), 1.0) == ()
+    assert swaps.look(1.0 + TURN_S).closed == {"a"}
+
+
+def crowded(*sizes: tuple[str, int, bool]) -> tuple[MemoryLedger, Swaps]:
+    """A machine of 20 with models on it: name, size, and whether it is busy."""
+    ledger = MemoryLedger(20)
+    for name, size, used in sizes:
+        ledger.admit(name, MemoryNeed(size), 0.0)
+        ledger.loaded(name, size, 0.0)
+        ledger.use(name, int(used), 0.0)
+    return ledger, Swaps(ledger, TURN_S)
+
+
+def test_a_model_passes_over_idle_ones_that_the_first_in_line_does_not_need() -> None:
+    _, swaps = crowded(("a", 9, True), ("idle", 2, False), ("b", 7, True))
+    swaps.call("first", MemoryNeed(10), 1.0)  # 2 are free: idle does not free enough, a does
+    swaps.call("next", MemoryNeed(12), 1.0)
+    swaps.call("small", MemoryNeed(3), 1.0)
+    found = swaps.look(2.0)
+    assert (found.admitted, found.evict, found.closed) == ("small", ("idle",), frozenset())
+    assert list(swaps) == ["first", "next"]
+    assert swaps.look(1.0 + TURN_S).closed == {"a"}
+
+
+def test_nobody_passes_over_an_idle_model_that_the_first_in_line_needs() -> None:
+    ledger, swaps = crowded(("a", 9, True), ("idle", 2, False), ("b", 9, True))
+    swaps.call("first", MemoryNeed(11), 1.0)
+    swaps.call("small", MemoryNeed(2), 1.0)
+    assert swaps.look(2.0).admitted is None
+    with pytest.raises(LmxError, match="needs 1 bytes"):
+        swaps.admit("least", MemoryNeed(1), 2.0)
+    ledger.use("a", 0, 3.0)
+    found = swaps.look(3.0)
+    assert found.admitted == "first"
+    assert set(found.evict) == {"a", "idle"}
+
+
+def test_what_never_fits_is_refused_wherever_it_stands_in_line() -> None:
+    _, swaps = crowded(("a", 20, True))
+    swaps.call("b", MemoryNeed(20), 1.0)
+    with pytest.raises(LmxError, match="the budget is 20 bytes"):
+        swaps.admit("huge", MemoryNeed(21), 1.0)
+    swaps.call("huge", MemoryNeed(21), 1.0)
+    found = swaps.look(1.0)
+    assert found.admitted == "huge"
+    assert found.refused is not None
+    assert list(swaps) == ["b"]
+
+
+def test_for_whom_nobody_waits_nobody_is_shut_and_idle_room_is_taken() -> None:
+    ledger, swaps = crowded(("a", 20, True))
+    swaps.call("b", MemoryNeed(20), 0.0)
+    swaps.call("c", MemoryNeed(20), 1.0)
+    swaps.unattended = frozenset({"b"})
+    assert swaps.look(TURN_S).closed == set()
+    assert swaps.look(TURN_S + 1.0).closed == {"a"}
+    assert swaps.wait_s("c", 1.0) == TURN_S  # b is not counted
+    swaps.unattended = frozenset({"b", "c"})
+    assert swaps.look(TURN_S + 1.0).closed == set()
+    ledger.use("a", 0, TURN_S)
+    assert swaps.look(TURN_S + 1.0).admitted == "b"
+
+
+def test_a_model_to_which_somebody_comes_back_keeps_its_room_for_its_turn() -> None:
+    ledger, swaps = crowded(("a", 20, False))
+    swaps.call("b", MemoryNeed(20), 0.0)
+    assert swaps.look(0.0).admitted == "b"
+    ledger.gone("a")
+    ledger.loaded("b", 20, 5.0)
+    swaps.came_up("b", 5.0)
+    swaps.promised = frozenset({"b"})
+    swaps.call("a", MemoryNeed(20), 6.0)
+    assert swaps.look(5.0 + TURN_S - 0.1).admitted is None
+    assert swaps.look(5.0 + TURN_S).admitted == "a"
+
+
+def test_the_longer_rows_run_beyond_a_turn_the_longer_is_told() -> None:
+    _, swaps = crowded(("a", 20, True))
+    swaps.call("b", MemoryNeed(20), 0.0)
+    assert swaps.wait_s("b", TURN_S) == 0.0
+    assert swaps.wait_s("b", TURN_S + 40.0) == 10.0
+    assert swaps.wait_s("b", TURN_S + 400.0) == 100.0
 
 
 def test_how_long_it_should_take_is_told_and_gets_less() -> None:

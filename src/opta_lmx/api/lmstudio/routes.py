@@ -23,6 +23,7 @@ from opta_lmx.api.lmstudio.wire import (
     UnloadRequest,
 )
 from opta_lmx.engine.downloads import Download
+from opta_lmx.engine.parking import until_loaded
 from opta_lmx.engine.residency import Engine
 from opta_lmx.serving.catalogue import Catalogue
 from opta_lmx.serving.management import Management
@@ -80,11 +81,11 @@ class LmStudioRoutes:
         body = read.call
         self._calls.serving.refuse_draining()
         runtime = await self._engine.load(body.model, body.context_length)
-        ready = await runtime.until_ready()
+        ready = await until_loaded(runtime)
         loaded = Loaded(
             type="llm" if runtime.plan.kind == "chat" else "embedding",
             instance_id=runtime.plan.ref,
-            load_time_seconds=round(runtime.load_s, 3),
+            load_time_seconds=round(runtime.loading.last_s, 3),
             status="loaded",
         )
         if body.echo_load_config:

@@ -25,6 +25,7 @@ from mlx_lm.tuner.lora import (  # pyright: ignore[reportMissingTypeStubs]
 )
 
 from opta_lmx.backends.protocol import ADAPTER_REFUSED, LoadError
+from opta_lmx.backends.shortage import is_out_of_memory
 from opta_lmx.core.errors import LmxError
 from opta_lmx.models.adapters import WEIGHTS, method_of, read_config, scale_of
 
@@ -85,7 +86,7 @@ def load_adapters(model: Any, folders: Mapping[str, str], dtype: Any) -> Adapter
     """Load adapters, each from a folder as mlx-lm writes it; the model is left as it is.
 
     Args:
-        model: an evaluated mlx-lm model.
+        model: an mlx-lm model, which need not be evaluated.
         folders: by the adapters' names.
         dtype: to cast them to; None: as they are.
 
@@ -100,6 +101,8 @@ def load_adapters(model: Any, folders: Mapping[str, str], dtype: Any) -> Adapter
         except LmxError as error:
             raise _refused(name, error.message) from None
         except _WRONG as error:
+            if is_out_of_memory(error):  # no fault of the adapter's
+                raise LoadError(f"the adapter '{name}' cannot be loaded: {error}") from error
             raise _refused(name, str(error).replace(folder, "its folder")) from error
         nbytes += size
     return Adapters(layers, nbytes)
@@ -173,4 +176,4 @@ def _around(own: Any, path: str, method: str, rank: int, scale: float) -> Any:
 
 
 def _refused(name: str, reason: str) -> LoadError:
-    return LoadError(f"the adapter '{name}' cannot be used: {reason}", ADAPTER_REFUSED)
+    return LoadError(f"the adapter '{name}' cannot be used: {reason}", ADAPTER_REFUSED, name)

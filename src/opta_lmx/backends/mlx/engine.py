@@ -224,6 +224,7 @@ def _try_adapters(batch: "Batch", emit: Emit) -> None:
     """Run one short request with each adapter; what they take is not the model's pace."""
     pace = batch.pace
     for name in batch.limits.adapters:
+        batch.pace = Pace()
         emit(Announce("warm-up", _WARM_UP_S))
         try:
             made = _run_short(batch, 1, name)
@@ -231,7 +232,7 @@ def _try_adapters(batch: "Batch", emit: Emit) -> None:
             made = 0
         if not made:
             message = f"the adapter '{name}' cannot be used: the model does not run with it"
-            raise LoadError(message, ADAPTER_REFUSED)
+            raise LoadError(message, ADAPTER_REFUSED, name)
     batch.pace = pace
 
 

@@ -84,19 +84,27 @@ def load(path: Path, options: MlxOptions, adapters: Mapping[str, str] | None = N
         dtype = dtype_of(options)
         if dtype is not None:
             model.set_dtype(dtype)
+    except LOAD_ERRORS as error:
+        raise _unloadable(path, error) from error
+    # Before the weights are read, which takes minutes where adapters take moments.
+    added = load_adapters(model, adapters or {}, dtype)
+    try:
         mx.eval(model.parameters())
         if with_numpy:
             caches = make_prompt_cache(model)
             one = mx.zeros((1, 1), mx.int32)
             kernels.forwards.learn(lambda: model(one, cache=caches), len(caches))
     except LOAD_ERRORS as error:
-        # The folder's own path is of no use to a caller.
-        reason = str(error).replace(f"{path}/", "").replace(str(path), "the model folder")
-        raise LoadError(f"the weights cannot be loaded: {reason}") from error
+        raise _unloadable(path, error) from error
     leaves = dict(cast("list[tuple[str, Any]]", tree_flatten(model.parameters())))
     weights = sum(int(array.nbytes) for array in leaves.values())
-    added = load_adapters(model, adapters or {}, dtype)
     return LoadedModel(model, folder, tokenizer, weights + added.nbytes, added)
+
+
+def _unloadable(path: Path, error: BaseException) -> LoadError:
+    """The error; the folder's own path is of no use to a caller."""
+    reason = str(error).replace(f"{path}/", "").replace(str(path), "the model folder")
+    return LoadError(f"the weights cannot be loaded: {reason}")
 
 
 def engine_name() -> str:

@@ -21,7 +21,8 @@ class SimOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Faults: `die_at_step`, `hang_at_step`, `raise_at_step` are of the whole worker; at
     `fault_at_step` the oldest row alone fails; with `die_on` the worker dies of any prompt that
-    holds this text, once it has said `die_after` tokens. `raise_words` is what the exception says.
+    holds this text, once it has said `die_after` tokens; with `die_preparing` of preparing one
+    that holds it. `raise_words` is what the exception says.
     `fail_load`, `hang_template`.
     """
 
@@ -53,6 +54,7 @@ class SimOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     die_at_step: int = 0
     die_on: str = ""
     die_after: int = 0
+    die_preparing: str = ""
     hang_at_step: int = 0
     raise_at_step: int = 0
     raise_words: str = "scripted step failure"

@@ -1,5 +1,7 @@
 """The simulated template and tokenizer: turns as `role: text` lines, one token per UTF-8 byte."""
 
+import os
+
 from opta_lmx.backends.protocol import PreparedPrompt, TextError
 from opta_lmx.backends.sim.options import SimOptions
 from opta_lmx.core.clock import block_for
@@ -19,6 +21,9 @@ class SimTexts:
         if self._options.hang_template:
             block_for(_FOREVER_S)
         block_for(self._options.prepare_ms / 1000)
+        fatal = self._options.die_preparing
+        if fatal and fatal in (prompt.text or ""):
+            os._exit(9)
         if prompt.ids is not None:
             shown = bytes(token % 256 for token in prompt.ids).decode("utf-8", "replace")
             return self._made(prompt.ids, (), shown if echo else None)

@@ -67,7 +67,8 @@ class ModelsSettings(Section):
     hub_token: Secret | None = Field(default=None, description="Access token for gated hub models.")
     aliases: dict[Name, Name] = Field(
         default={},
-        description="Other names for models: each for a stored model, or `NAME:mlx`, `NAME:gguf`.",
+        description="Other names for models: each for a stored model, `NAME:mlx` or `NAME:gguf`, "
+        "or with an adapter, `NAME:ADAPTER`.",
     )
     adapters: dict[_ModelKey, dict[_AdapterName, FilePath]] = Field(
         default={},
