@@ -20,8 +20,12 @@ class Terminal:
     def __init__(self, *arguments: str, program: Sequence[str] = PROGRAM) -> None:
         self._screen, inner = pty.openpty()
         command = [sys.executable, *program, "chat", *arguments]
-        # A session of its own with this terminal in control, so that Ctrl-C becomes a signal.
-        control = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
+        # A session of its own with this terminal in control, so that Ctrl-C becomes a signal; it
+        # is heard even where the tests run in the background, which means deaf to it.
+        control = (
+            "import fcntl, os, signal, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
+            "signal.signal(signal.SIGINT, signal.SIG_DFL); "
+        )
         starter = [sys.executable, "-c", control + "os.execv(sys.argv[1], sys.argv[1:])"]
         self.process = subprocess.Popen(
             [*starter, *command],

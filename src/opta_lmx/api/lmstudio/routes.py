@@ -56,17 +56,17 @@ class LmStudioRoutes:
             ("/api/v0/models/{model_id:path}", self.get_old),
         ):
             routes.add_api_route(path, handler, methods=["GET"], response_model=None)
-        for path, handler, body in (
-            ("/api/v1/models/load", self.load, LoadRequest),
-            ("/api/v1/models/unload", self.unload, UnloadRequest),
-            ("/api/v1/models/download", self.download, DownloadRequest),
+        for path, handler, body, errors in (
+            ("/api/v1/models/load", self.load, LoadRequest, LOADING),
+            ("/api/v1/models/unload", self.unload, UnloadRequest, LOADING),
+            ("/api/v1/models/download", self.download, DownloadRequest, (*LOADING, 429)),
         ):
             routes.add_api_route(
                 path,
                 handler,
                 methods=["POST"],
                 response_model=None,
-                responses=error_docs(*LOADING, 429),
+                responses=error_docs(*errors),
                 openapi_extra=body_docs(body),
             )
         return routes
