@@ -20,6 +20,8 @@ from tests.support.tiny import tiny_gguf, tiny_llama
 pytestmark = pytest.mark.alone
 
 CHAT = "/v1/chat/completions"
+TIE = 0.05
+"""Log probabilities that differ by less are as good as equal to an engine whose batches vary."""
 ENV = {"LMX_ENGINE__THREADS": "1", "LMX_ENGINE__RESTART_BACKOFF_S": "0.1"}
 
 
@@ -101,6 +103,27 @@ def _joined(askers: list[Asker]) -> None:
         assert not asker.is_alive()
 
 
+def _ties(server: ServerProcess, model: str) -> list[tuple[str, bool]]:
+    """The tokens of the lone greedy answer, each with whether another was as good as it."""
+    asked = _body(model, max_tokens=300, temperature=0, logprobs=True, top_logprobs=2)
+    reply = server.http.post(server.url + CHAT, json=asked, timeout=60).json()
+    tokens = reply["choices"][0]["logprobs"]["content"]
+    tops = [[one["logprob"] for one in token["top_logprobs"]] for token in tokens]
+    return [
+        (token["token"], abs(top[0] - top[1]) < TIE)
+        for token, top in zip(tokens, tops, strict=True)
+    ]
+
+
+def _leaves_at_a_tie(text: str, tokens: list[tuple[str, bool]]) -> bool:
+    at = ""
+    for token, tie in tokens:
+        if not text.startswith(at + token):
+            return tie and text.startswith(at)
+        at += token
+    return False
+
+
 @pytest.mark.parametrize("model", ["tiny-mlx", "tiny-gguf"])
 def test_a_killed_worker_costs_nobody_a_word(home: Path, model: str) -> None:
     other = {"tiny-mlx": "tiny-gguf", "tiny-gguf": "tiny-mlx"}[model]
@@ -113,8 +136,12 @@ def test_a_killed_worker_costs_nobody_a_word(home: Path, model: str) -> None:
         _kill(server, model)
         _joined([*victims, *others])
         for one, victim in zip(whole, victims, strict=True):
-            assert (victim.error, victim.text) == (None, one.text)
-            assert (victim.finish, victim.usage) == (one.finish, one.usage)
+            assert victim.error is None
+            if victim.text == one.text:
+                assert (victim.finish, victim.usage) == (one.finish, one.usage)
+            else:  # llama.cpp's last bits depend on who else is in the batch
+                assert model == "tiny-gguf"
+                assert _leaves_at_a_tie(victim.text, _ties(server, model)), victim.text
         assert (others[0].error, others[0].finish in ("length", "stop")) == (None, True)
         models = server.models()
         assert (models[model]["restarts"], models[other]["restarts"]) == (1, 0)
