@@ -44,7 +44,8 @@ def checkpoints(prompt: Prompt, rules: CacheRules) -> list[int]:
     find = _for_leading if rules.trimmable else _for_exact
     first = max(prompt.start + rules.min_gain, rules.min_tokens)
     named = [] if rules.trimmable else sorted(prompt.anchors, reverse=True)
-    passes = [(0.0, named), *((share, list(find(prompt, rules))) for share in _SPREAD)]
+    wanted = list(find(prompt, rules))
+    passes = [(0.0, named), *((share, wanted) for share in _SPREAD)]
     found: list[int] = []
     # Where there is room for few, they should not lie side by side.
     for share, points in passes:

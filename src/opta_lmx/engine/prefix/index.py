@@ -19,6 +19,7 @@ from opta_lmx.engine.prefix.plan import CachePlan
 from opta_lmx.engine.prefix.rules import CacheRules
 from opta_lmx.engine.prefix.sessions import Sessions, divergence
 from opta_lmx.engine.prefix.tree import WIDTH, Node, pack, release
+from opta_lmx.engine.prefix.worth import yielding
 
 _PATIENCE = 4.0
 """How much longer than predicted a request waits for another one's checkpoint."""
@@ -310,8 +311,9 @@ class PrefixIndex(Books):
 
     def _keeps(self, prompt: Prompt, own_tail: int | None) -> tuple[tuple[Keep, ...], int]:
         """The checkpoints there is room for, and a handle for the answer's end if it is useful."""
-        room = min(self.rules.request_bytes, self._shelf.free_bytes())
-        points = affordable(prompt, own_tail, self.rules, room, self._shelf.free_bytes)
+        free = self._shelf.free_bytes()
+        room = min(self.rules.request_bytes, free)
+        points = affordable(prompt, own_tail, self.rules, room, yielding(free, self._shelf.going()))
         ends = prompt.length in points
         inside = sorted(point for point in points if point < prompt.length)
         keeps = tuple(Keep(self._shelf.new_handle(), point) for point in inside)

@@ -5,7 +5,7 @@ yet carried out.
 """
 
 import heapq
-from math import inf
+from collections.abc import Iterator
 
 from opta_lmx.core.clock import Clock
 from opta_lmx.engine.prefix.entries import Entry, Source
@@ -93,17 +93,15 @@ class Shelf:
         if not self.make_room(0) and entry.may_go:
             self._leave_memory(entry)
 
-    def free_bytes(self, gain: float = inf) -> int:
-        """What could be made free for a new request, beside what others were promised.
-
-        By losing only what is worth less than `gain` seconds a byte.
-        """
-        bound = sum(
-            entry.size
-            for entry in self._handles.values()
-            if not entry.may_go or (gain < inf and self._worth(entry) >= gain)
-        )
+    def free_bytes(self) -> int:
+        """What could be made free for a new request, beside what others were promised."""
+        bound = sum(entry.size for entry in self._handles.values() if not entry.may_go)
         return self.rules.staying_bytes - self.promised - bound + self._leaving
+
+    def going(self) -> Iterator[tuple[float, int]]:
+        """What each state is worth that may go, in seconds a byte, and its bytes."""
+        states = [entry for entry in self._handles.values() if entry.may_go]
+        return ((self._worth(entry), entry.size) for entry in states)
 
     def make_room(self, size: int) -> bool:
         """Evict the least worthy entries until `size` more fit; False when that cannot be."""

@@ -29,6 +29,22 @@ def worth(entry: Entry, rules: CacheRules, now: float, usable: Usable) -> float:
     return measure(entry, rules, now, usable) / max(1, entry.size)
 
 
+def yielding(free: int, states: Iterator[tuple[float, int]]) -> Callable[[float], int]:
+    """Says what could be made free by losing only what is worth less, in seconds a byte.
+
+    Args:
+        free: bytes that could be made free by losing all that may go.
+        states: of each that may go its worth and bytes; looked at once, and only when asked.
+    """
+    known: list[tuple[float, int]] = []
+
+    def measure(gain: float) -> int:
+        known.extend(states)
+        return free - sum(size for worth, size in known if worth >= gain)
+
+    return measure
+
+
 def _covered_alone(entry: Entry, rules: CacheRules, now: float, usable: Usable) -> float:
     """Trimmable: what no other entry covers, each run weighted by the requests that share it."""
     if next(_nearest_below(entry.node, usable), None) is not None:
