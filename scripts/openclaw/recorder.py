@@ -10,12 +10,11 @@ from typing import Self
 
 import httptools
 
+from scripts.openclaw.connections import listening
 from scripts.openclaw.failure import TurnError
 
 KEPT_BYTES = 4 * 1024 * 1024
 _READ_BYTES = 65_536
-_STEPS = 5
-"""Of the loop, from a connection that is there to its handler."""
 _HOP = frozenset({"connection", "transfer-encoding", "content-length", "expect", "keep-alive"})
 
 
@@ -97,23 +96,9 @@ class Recorder:
 
     async def _main(self) -> None:
         self._stopped = asyncio.Event()
-        served: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
-
-        def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            # Noted here: a task that is cancelled before its first step never closes anything.
-            task = asyncio.ensure_future(self._serve(reader, writer))
-            served[task] = writer
-            task.add_done_callback(served.pop)
-
-        server = await asyncio.start_server(connected, "127.0.0.1", 0)
-        self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        self._listening.set()
-        await self._stopped.wait()
-        # Before the server closes, which would drop what it accepted and has not handed over yet.
-        for _ in range(_STEPS):
-            await asyncio.sleep(0)
-        server.close()
-        await _drop(dict(served))
+        async with listening(self._serve) as self.url:
+            self._listening.set()
+            await self._stopped.wait()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -158,14 +143,6 @@ class Recorder:
             self._watcher(exchange)
             sink.write(data)
             await sink.drain()
-
-
-async def _drop(served: dict[asyncio.Task[None], asyncio.StreamWriter]) -> None:
-    """End these connections, whatever is still to be said on them."""
-    for task, writer in served.items():
-        writer.transport.abort()
-        task.cancel()
-    await asyncio.gather(*served, return_exceptions=True)
 
 
 def request_bytes(exchange: Exchange) -> bytes:

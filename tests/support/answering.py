@@ -2,14 +2,15 @@
 
 import asyncio
 import contextlib
+import functools
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
+from scripts.openclaw.connections import listening
+
 Reply = Callable[[dict[str, Any], asyncio.StreamWriter], Awaitable[None]]
 """Gets the body of a request, and where to write the answer, headers and all."""
-_STEPS = 5
-"""Of the loop, from a connection that is there to its handler."""
 
 
 async def _serve(reply: Reply, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -27,19 +28,5 @@ async def answering(reply: Reply) -> AsyncIterator[str]:
 
     At the end no connection is left open, not even one whose client gave up before it was served.
     """
-    served: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
-
-    def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        # Noted here: a task that is cancelled before its first step never closes anything.
-        served[asyncio.ensure_future(_serve(reply, reader, writer))] = writer
-
-    server = await asyncio.start_server(connected, "127.0.0.1", 0)
-    async with server:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        # Before the server closes, which would drop what it accepted and has not handed over yet.
-        for _ in range(_STEPS):
-            await asyncio.sleep(0)
-        for task, writer in served.items():
-            task.cancel()
-            writer.transport.abort()
-        await asyncio.gather(*served, return_exceptions=True)
+    async with listening(functools.partial(_serve, reply)) as address:
+        yield address
