@@ -118,3 +118,12 @@ def wait_gone(pid: int, timeout_s: float) -> float:
         assert time.monotonic() - began < timeout_s, f"process {pid} still runs"
         time.sleep(0.02)
     return time.monotonic() - began
+
+
+def running_below(parent: int, module: str) -> list[int]:
+    """Processes of a process that run a module of ours."""
+    listed = subprocess.run(
+        ["ps", "-A", "-o", "pid=,ppid=,command="], capture_output=True, text=True, check=True
+    )
+    rows = [line.split(None, 2) for line in listed.stdout.splitlines()]
+    return [int(pid) for pid, ppid, command in rows if int(ppid) == parent and module in command]

@@ -13,7 +13,7 @@ from opta_lmx.core.errors import LmxError
 from opta_lmx.engine.conversion import Conversions
 from opta_lmx.models.store import ModelStore
 from tests.support.asynchronous import in_loop
-from tests.support.process import wait_gone
+from tests.support.process import running_below, wait_gone
 from tests.support.tiny import tiny_gguf
 from tests.support.waiting import until
 from tests.support.weights import small_gguf
@@ -53,19 +53,6 @@ def store(tmp_path: Path) -> Counted:
     return made
 
 
-def converters(parent: int) -> list[int]:
-    """Converting processes of a process."""
-    listed = subprocess.run(
-        ["ps", "-A", "-o", "pid=,ppid=,command="], capture_output=True, text=True, check=True
-    )
-    rows = [line.split(None, 2) for line in listed.stdout.splitlines()]
-    return [
-        int(pid)
-        for pid, ppid, command in rows
-        if int(ppid) == parent and "opta_lmx.backends.convert" in command
-    ]
-
-
 def left(store: ModelStore) -> list[Path]:
     return list((store.root / ".tmp").glob("*"))
 
@@ -89,7 +76,9 @@ async def test_work_that_nobody_waits_for_is_ended(store: Counted) -> None:
     conversions, entry = Conversions(store), store.get("tiny")
     tasks = [asyncio.create_task(conversions.make(entry)) for _ in range(2)]
     pids: list[int] = []
-    await until(lambda: pids.extend(converters(os.getpid())) or pids)
+    await until(
+        lambda: pids.extend(running_below(os.getpid(), "opta_lmx.backends.convert")) or pids
+    )
     pid = pids[0]
     for task in tasks:
         task.cancel()

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +12,7 @@ import httpx
 import pytest
 
 from opta_lmx.models.store import ModelStore
-from tests.support.process import ServerProcess, running_server, wait_gone
+from tests.support.process import ServerProcess, running_below, running_server, wait_gone
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.alone
@@ -44,23 +43,10 @@ def caught(server: ServerProcess, model: str = "deep") -> tuple[str, int]:
     pids: list[int] = []
     for report in events(server, job):
         # The process is there long before it tells of anything.
-        pids = pids or children(server.process.pid)
+        pids = pids or running_below(server.process.pid, "opta_lmx.backends.quantize")
         if report["phase"] in {"converting", "quantising"}:
             return job, pids[0]
     raise AssertionError("the job ended before it was seen at work")
-
-
-def children(parent: int) -> list[int]:
-    """Quantising processes of a server."""
-    listed = subprocess.run(
-        ["ps", "-A", "-o", "pid=,ppid=,command="], capture_output=True, text=True, check=True
-    )
-    rows = [line.split(None, 2) for line in listed.stdout.splitlines()]
-    return [
-        int(pid)
-        for pid, ppid, command in rows
-        if int(ppid) == parent and "opta_lmx.backends.quantize" in command
-    ]
 
 
 def contents(store: ModelStore) -> list[tuple[str, str | None]]:
@@ -125,8 +111,8 @@ def test_a_cancelled_job_leaves_nothing(
 def test_a_process_that_dies_fails_its_job(server: ServerProcess, store: ModelStore) -> None:
     before = contents(store)
     job = post(server, model="deep").json()["job_id"]
-    wait_until(lambda: children(server.process.pid))
-    for pid in children(server.process.pid):
+    wait_until(lambda: running_below(server.process.pid, "opta_lmx.backends.quantize"))
+    for pid in running_below(server.process.pid, "opta_lmx.backends.quantize"):
         os.kill(pid, signal.SIGKILL)
     last = list(events(server, job))[-1]
     assert (last["status"], last["error"]["code"]) == ("failed", "quantise_failed")
