@@ -16,6 +16,9 @@ from opta_lmx.backends.statefile import (
     write_state,
 )
 
+_READS, _WRITES = range(2)
+"""What goes first."""
+
 
 class Written(msgspec.Struct, frozen=True):
     """A state's file is complete and takes `size` bytes; 0: it could not be made."""
@@ -45,10 +48,11 @@ class _Read(msgspec.Struct, frozen=True):
 
 
 class Disk:
-    """One file at a time, in the order asked for."""
+    """One file at a time, each kind in the order asked for; requests wait for what is read."""
 
     def __init__(self) -> None:
-        self._jobs: queue.SimpleQueue[_Write | _Read] = queue.SimpleQueue()
+        self._jobs: queue.PriorityQueue[tuple[int, int, _Write | _Read]] = queue.PriorityQueue()
+        self._asked = 0
         self._done: queue.SimpleQueue[Written | ReadBack] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._open = 0
@@ -84,12 +88,13 @@ class Disk:
             self._thread = threading.Thread(target=self._run, name="disk", daemon=True)
             self._thread.start()
         self._open += 1
-        self._jobs.put(job)
+        self._asked += 1
+        self._jobs.put((_WRITES if isinstance(job, _Write) else _READS, self._asked, job))
 
     def _run(self) -> None:
         while True:
             # Nothing of a job may stay here once it is done: its memory is the engine's to free.
-            self._done.put(_perform(self._jobs.get()))
+            self._done.put(_perform(self._jobs.get()[-1]))
 
 
 def _perform(job: _Write | _Read) -> Written | ReadBack:

@@ -55,7 +55,7 @@ def checkpoints(prompt: Prompt, rules: CacheRules) -> list[int]:
             gap = max(rules.min_gain, int(share * point))
             if all(abs(point - other) >= gap for other in found):
                 found.append(point)
-    return found[: rules.max_keeps]
+    return found[: rules.stops(prompt.length - prompt.start)]
 
 
 def affordable(
