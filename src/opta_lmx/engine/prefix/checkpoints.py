@@ -7,7 +7,7 @@ say themselves up to where they will repeat a prompt: those places come first.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import zip_longest
+from itertools import chain, islice, zip_longest
 
 import msgspec
 
@@ -19,6 +19,8 @@ Yielding = Callable[[float], int]
 _LAST_CUTS = 3
 _SPREAD = (0.1, 0.02, 0.0)
 """How far apart checkpoints should be, as a part of their length: coarse first."""
+_FEW = 1
+"""Guesses inside messages, at least, where a conversation begins with a cached part."""
 _HEADER = 16
 """Tokens that open the answer, at most; what differs comes before them."""
 
@@ -28,7 +30,7 @@ class Prompt(msgspec.Struct, frozen=True):
 
     `cuts` are the offsets at which turns start; `tail` is how many tokens at the end of the
     conversation's last prompt were not kept in this one (None: not known). `anchors` are offsets
-    that the caller named.
+    that the caller named. `opens`: it is the first prompt of its conversation.
     """
 
     length: int
@@ -37,6 +39,7 @@ class Prompt(msgspec.Struct, frozen=True):
     cuts: Sequence[int]
     tail: int | None
     anchors: Sequence[int] = ()
+    opens: bool = False
 
 
 def checkpoints(prompt: Prompt, rules: CacheRules) -> list[int]:
@@ -55,7 +58,7 @@ def checkpoints(prompt: Prompt, rules: CacheRules) -> list[int]:
             gap = max(rules.min_gain, int(share * point))
             if all(abs(point - other) >= gap for other in found):
                 found.append(point)
-    return found[: rules.stops(prompt.length - prompt.start)]
+    return found[: rules.max_keeps]
 
 
 def affordable(
@@ -115,8 +118,9 @@ def _for_exact(prompt: Prompt, rules: CacheRules) -> Iterator[int]:
         yield prompt.shared
     starts, ends = [prompt.start, *cuts], [*cuts, prompt.length]
     ladders = [list(_ladder(start, end, rules)) for start, end in zip(starts, ends, strict=True)]
-    yield from _in_turn(ladders[:0:-1][:1] + ladders[:1])
-    yield from _in_turn(ladders[-2:0:-1])
+    guesses = chain(_in_turn(ladders[:0:-1][:1] + ladders[:1]), _in_turn(ladders[-2:0:-1]))
+    most = _FEW + (prompt.length - prompt.start) // rules.stop_every
+    yield from islice(guesses, most if prompt.opens and prompt.start else None)
 
 
 def _in_turn(ladders: list[list[int]]) -> Iterator[int]:

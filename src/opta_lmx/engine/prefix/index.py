@@ -90,7 +90,8 @@ class PrefixIndex(Books):
         known = self._sessions.find(salt, session, path) if learn else None
         tail = self._sessions.tail(known, salt)
         told = tuple(sorted({one for one in anchors if 0 < one < length}))
-        prompt = Prompt(length, tokens, path.tokens, inside, tail, told)
+        opens = learn and known is None
+        prompt = Prompt(length, tokens, path.tokens, inside, tail, told, opens)
         keep, keep_end = self._keeps(prompt, None if known is None else known.tail)
         worthwhile = tokens + self.rules.lead_tokens
         leader, state = self._flights.leader(path, length - 1, salt, worthwhile)
@@ -113,7 +114,7 @@ class PrefixIndex(Books):
             offered=offered,
             divergence=divergence(known, path),
             learn=learn,
-            opens=learn and known is None,
+            opens=opens,
         )
 
     # --- a request's life

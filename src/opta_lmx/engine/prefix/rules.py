@@ -24,8 +24,8 @@ class CacheRules(msgspec.Struct, frozen=True, kw_only=True):
     volatile last message may be longer than the one before it.
 
     Where a prompt stops for a checkpoint its next chunk is short and its state is copied: that
-    costs as much as some hundred tokens. Of a prompt with few left to process little is gained by
-    it: it stops `least_stops` times, and once more for every `stop_every` tokens.
+    costs as much as some hundred tokens. Where a conversation begins with a cached part, what
+    follows stops inside its messages once, and once more for every `stop_every` tokens.
 
     Interest in an entry halves every `half_life_s`. A state is written to disk when it would take
     `spill_min_s` to compute and has lain unused for `spill_after_s`. `sessions` bounds the
@@ -49,7 +49,6 @@ class CacheRules(msgspec.Struct, frozen=True, kw_only=True):
     growth: float = 1.5
     stride: int = 2048
     max_keeps: int = 32
-    least_stops: int = 2
     stop_every: int = 1024
     request_share: float = 0.5
     tail_slack: int = 8
@@ -58,10 +57,6 @@ class CacheRules(msgspec.Struct, frozen=True, kw_only=True):
     spill_after_s: float = 30.0
     sessions: int = 256
     follow_limit_s: float = 120.0
-
-    def stops(self, tokens: int) -> int:
-        """How often a prompt may be stopped of which `tokens` are to be processed."""
-        return min(self.max_keeps, self.least_stops + tokens // self.stop_every)
 
     def size(self, tokens: int) -> int:
         """The bytes a state of `tokens` is expected to take."""

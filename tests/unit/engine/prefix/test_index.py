@@ -59,17 +59,15 @@ def test_a_place_the_caller_named_is_kept_to_the_token() -> None:
     assert asked(keeper, 2, [*PROMPT[:533], *range(300)], [700]) == 533
 
 
-def test_a_prompt_with_little_left_to_process_stops_seldom() -> None:
+def test_a_conversation_that_begins_cached_stops_seldom_inside_its_messages() -> None:
     index, keeper = make(trimmable=False, budget_bytes=1_000_000)
-    cuts = range(200, 6000, 300)
     long = list(range(6000))
-    first = index.plan(long, cuts, "t", "one", anchors=(5000,))
-    assert len(first.keep) == 2 + 6000 // 1024
-    run(keeper, 1, first)
+    run(keeper, 1, index.plan(long, [5500], "t", "one", anchors=(3000,)))
 
-    other = [*long[:5000], *range(7000, 8000)]
-    rest = index.plan(other, cuts, "t", "two")
-    assert (rest.cached, len(rest.keep)) == (5000, 2)
+    rest = index.plan([*long[:3000], *range(7000, 10_000)], [5500], "t", "two")
+    assert rest.cached == 3000
+    # The turn's start, one guess, and those that the 3,000 tokens left allow.
+    assert len(rest.keep) == 2 + 3000 // index.rules.stop_every
 
 
 def test_a_named_place_outlives_guesses_where_there_is_little_room() -> None:
