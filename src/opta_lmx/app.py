@@ -2,7 +2,6 @@
 
 import asyncio
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -11,8 +10,7 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 from opta_lmx.api import health
-from opta_lmx.api.admin.queues import by_lane
-from opta_lmx.api.guard import Guard
+from opta_lmx.api.admin.levels import metrics
 from opta_lmx.api.http import create_http
 from opta_lmx.api.responses.surface import ResponsesSurface
 from opta_lmx.config.settings import Settings
@@ -27,6 +25,7 @@ from opta_lmx.models.store import ModelStore
 from opta_lmx.observability.metrics import MetricsRegistry
 from opta_lmx.observability.telemetry import OperatorTelemetry, make_logger
 from opta_lmx.scheduling.governor import GovernorLimits
+from opta_lmx.security.redaction import Redactor
 from opta_lmx.server import Server
 from opta_lmx.serving import benchmarking
 from opta_lmx.serving.catalogue import Catalogue
@@ -36,9 +35,19 @@ from opta_lmx.serving.response_rows import SCHEMA as RESPONSES_SCHEMA
 from opta_lmx.serving.responses import ResponseLimits, StoredResponses
 from opta_lmx.serving.run import RunLimits
 from opta_lmx.serving.service import Serving
-from opta_lmx.startup import HomeLock, address_text, bind, clean_rooms
+from opta_lmx.startup import HomeLock, address_text, bind, check_profile, clean_rooms
 from opta_lmx.store.database import Database
-from opta_lmx.surfaces import Rooms, envelopes, guard_rules, routers, with_presets
+from opta_lmx.surfaces import (
+    Rooms,
+    envelopes,
+    guarded,
+    open_key_book,
+    open_keyring,
+    routers,
+    with_presets,
+)
+from opta_lmx.tenancy.key_rows import SCHEMA as KEYS_SCHEMA
+from opta_lmx.tenancy.keyring import Keyring
 
 
 class App(msgspec.Struct, frozen=True):
@@ -51,6 +60,7 @@ class App(msgspec.Struct, frozen=True):
     downloads: Downloads
     rooms: Rooms
     database: Database
+    keyring: Keyring
     clock: Clock
     telemetry: Telemetry
 
@@ -80,7 +90,8 @@ def build(
     clock = SystemClock()
     registry = MetricsRegistry()
     log = settings.logging
-    telemetry = OperatorTelemetry(registry, make_logger(log.level, log.format))
+    redact = Redactor(key.get_secret_value() for key in settings.all_keys())
+    telemetry = OperatorTelemetry(registry, make_logger(log.level, log.format, redact=redact))
     store = ModelStore(settings.models.root(home))
     store.sweep()
     planner = Planner(store, settings.engine, home, settings.models, settings.memory)
@@ -99,7 +110,9 @@ def build(
     engine = Engine(named, options, clock, telemetry)
     run_limits = RunLimits(settings.queue.queue_deadline_s, settings.engine.default_max_tokens)
     serving = Serving(engine, run_limits, clock, telemetry, named.preset)
-    database = Database(home / "lmx.db", (RESPONSES_SCHEMA, benchmarking.SCHEMA), clock, telemetry)
+    schemas = (RESPONSES_SCHEMA, benchmarking.SCHEMA, KEYS_SCHEMA)
+    database = Database(home / "lmx.db", schemas, clock, telemetry)
+    keyring = open_keyring(settings, database, clock)
     kept = settings.responses
     limits = ResponseLimits(kept.ttl_s, kept.max_bytes)
     stored = StoredResponses(database, limits, clock, telemetry)
@@ -119,27 +132,40 @@ def build(
         responses=ResponsesSurface(stored, telemetry),
         benchmarks=benchmarks,
         presets=named,
+        keyring=keyring,
+        key_book=open_key_book(settings, database, clock),
         clock=clock,
         telemetry=telemetry,
     )
-    watching = health.router(serving, engine, required, _metrics(registry, engine))
-    told = envelopes()
-    http = create_http([*routers(rooms, settings), watching], told, telemetry)
-    guard = Guard(http, guard_rules(settings), told, clock, telemetry)
-    return App(guard, http, engine, serving, rooms.downloads, rooms, database, clock, telemetry)
+    watching = health.router(serving, engine, required, metrics(registry, engine))
+    http = create_http([*routers(rooms, settings), watching], envelopes(), telemetry)
+    return App(
+        asgi=guarded(http, keyring, settings, (clock, telemetry)),
+        http=http,
+        engine=engine,
+        serving=serving,
+        downloads=rooms.downloads,
+        rooms=rooms,
+        database=database,
+        keyring=keyring,
+        clock=clock,
+        telemetry=telemetry,
+    )
 
 
 def serve(settings: Settings, home: Path, models: list[str]) -> int:
     """Run the server until it is told to stop; the exit code.
 
     Raises:
-        LmxError: CONFLICT when the home or the port is taken, UNAVAILABLE for a bad state
-            folder, or whatever kept a model of `models` from loading.
+        LmxError: INVALID_REQUEST while the security profile is not met, CONFLICT when the home or
+            the port is taken, UNAVAILABLE for a bad state folder, or whatever kept a model of
+            `models` from loading.
     """
     host, port = settings.server.host, settings.server.port
     with HomeLock(home) as lock:
         lock.acquire(address_text(host, port))
         with clean_rooms(home):
+            check_profile(settings, home)
             listener = bind(host, port)
             address = address_text(host, listener.getsockname()[1])
             lock.note(address)
@@ -158,37 +184,3 @@ def serve(settings: Settings, home: Path, models: list[str]) -> int:
 
             uvloop.run(main())
     return 0
-
-
-def _metrics(registry: MetricsRegistry, engine: Engine) -> Callable[[], bytes]:
-    """Levels are read when asked for, everything else is counted as it happens."""
-
-    def render() -> bytes:
-        registry.clear_gauges()
-        for status in engine.status():
-            levels = {
-                "model_loaded": status.state == "ready",
-                "engine_steps": status.steps,
-                "engine_step_age_seconds": status.step_age_s,
-                "concurrency_limit": status.limit,
-                "kv_cache_bytes": status.kv.available,
-                "kv_cache_reserved_bytes": status.kv.reserved,
-                "kv_cache_usage_perc": status.kv.used / max(1, status.kv.available),
-                "prefix_cache_bytes": status.cache.memory_bytes,
-                "prefix_cache_disk_bytes": status.cache.disk_bytes,
-            }
-            for name, level in levels.items():
-                registry.set_gauge(name, float(level), model=status.id)
-        memory = engine.memory()
-        registry.set_gauge("memory_free_bytes", memory.free_bytes)
-        for line in memory.models:
-            registry.set_gauge("model_memory_bytes", line.bytes, model=line.model)
-        for model, depths in engine.queues().items():
-            for lane, depth in by_lane(depths).items():
-                where = {"model": model, "lane": lane}
-                registry.set_gauge("requests_running", depth.running, **where)
-                registry.set_gauge("requests_waiting", depth.waiting, **where)
-                registry.set_gauge("queue_age_seconds", depth.oldest_s, **where)
-        return registry.render()
-
-    return render

@@ -24,9 +24,12 @@ from opta_lmx.engine.quarantine import QUARANTINED
 from opta_lmx.engine.residency import Engine
 from opta_lmx.engine.restoring import NAMED
 from opta_lmx.serving.service import Serving
+from opta_lmx.tenancy.keyring import Keyring
 
 _SETTLE_S = 2
 _POLL_S = 0.05
+_KEYS_S = 1.0
+"""How often keys are read anew: another process may have made or ended some."""
 
 
 class RunningApp(Protocol):
@@ -45,6 +48,11 @@ class RunningApp(Protocol):
     @property
     def serving(self) -> Serving:
         """Told when draining begins."""
+        ...
+
+    @property
+    def keyring(self) -> Keyring:
+        """Whose keys there are."""
         ...
 
     @property
@@ -92,6 +100,8 @@ def uvicorn_config(
         lifespan="off",
         log_config=None,
         access_log=False,
+        # It would believe anybody on this machine; `security.proxies` believes whom it is told.
+        proxy_headers=False,
         server_header=False,
         date_header=False,
         timeout_keep_alive=75,
@@ -143,16 +153,27 @@ class Server:
         serving = asyncio.create_task(self._uvicorn.serve([self._listener]))
         loading = asyncio.create_task(self._load_models())
         stopping = asyncio.create_task(self._stop.wait())
-        await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        keys = asyncio.create_task(self._follow_keys())
+        # A server that learns of no revoked key any more must not go on.
+        await asyncio.wait({serving, stopping, keys}, return_when=asyncio.FIRST_COMPLETED)
         self._app.engine.recovery.stopping()
         loading.cancel()
         await self._drain()
+        keys.cancel()
+        await asyncio.wait({keys})
         await self._app.close()
         self._uvicorn.should_exit = True
         await serving
         stopping.cancel()
         if self._failure is not None:
             raise self._failure
+        if not keys.cancelled():
+            keys.result()
+
+    async def _follow_keys(self) -> None:
+        while True:
+            await self._app.clock.sleep(_KEYS_S)
+            await self._app.keyring.refresh()
 
     def _on_signal(self) -> None:
         if self._stop.is_set():

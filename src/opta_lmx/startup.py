@@ -1,5 +1,6 @@
 """What must hold before the server starts: one server per home, a port of its own, clean rooms."""
 
+import asyncio
 import contextlib
 import errno
 import fcntl
@@ -14,8 +15,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from opta_lmx.config.profiles import check, missing
+from opta_lmx.config.settings import Settings
+from opta_lmx.core.clock import SystemClock
 from opta_lmx.core.errors import ErrorKind, LmxError
+from opta_lmx.core.telemetry import NullTelemetry
 from opta_lmx.engine.planner import runtime_dir
+from opta_lmx.store.database import Database
+from opta_lmx.tenancy import key_rows
+from opta_lmx.tenancy.keyring import Keyring
 
 _LOCK_NAME = "serve.lock"
 
@@ -104,6 +112,30 @@ def clean_runtime(home: Path) -> Path:
     except OSError as error:
         raise _state_error(home, error.strerror or str(error)) from None
     return folder
+
+
+def check_profile(settings: Settings, home: Path) -> None:
+    """Refuse to start while the security profile in force is not met.
+
+    The home's lock must be held, and no loop run.
+
+    Raises:
+        LmxError: INVALID_REQUEST `keys_required` or `profile_not_met`, with all that is missing.
+    """
+    if missing(settings, stored_keys=0):
+        check(settings, _stored_keys(home / "lmx.db"))
+
+
+def _stored_keys(path: Path) -> int:
+    """How many keys of a database open the door now; 0 where it cannot be read."""
+    if not path.exists():
+        return 0
+    clock = SystemClock()
+    database = Database(path, (key_rows.SCHEMA,), clock, NullTelemetry())
+    try:
+        return Keyring((), database, clock, required=True).stored
+    finally:
+        asyncio.run(database.close())
 
 
 def address_text(host: str, port: int) -> str:

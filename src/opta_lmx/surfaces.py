@@ -4,6 +4,7 @@ from pathlib import Path
 
 import msgspec
 from fastapi import APIRouter
+from starlette.types import ASGIApp
 
 from opta_lmx.api.admin.benchmark import AdminBenchmark
 from opta_lmx.api.admin.downloads import AdminDownloads
@@ -19,9 +20,10 @@ from opta_lmx.api.anthropic.messages import MessagesRoute
 from opta_lmx.api.calls import Calls
 from opta_lmx.api.cohere import errors as cohere_errors
 from opta_lmx.api.cohere.rerank import RerankRoutes
+from opta_lmx.api.door import Door, DoorRules
 from opta_lmx.api.errors import Envelopes
 from opta_lmx.api.exchange import CallLimits
-from opta_lmx.api.guard import GuardRules
+from opta_lmx.api.guard import Guard
 from opta_lmx.api.lmstudio import errors as lmstudio_errors
 from opta_lmx.api.lmstudio.routes import LmStudioRoutes
 from opta_lmx.api.ollama import errors as ollama_errors
@@ -39,22 +41,29 @@ from opta_lmx.api.responses.surface import ResponsesSurface
 from opta_lmx.api.vector_calls import VectorCalls
 from opta_lmx.api.ws.frames import ChatDialect
 from opta_lmx.api.ws.stream import ChatStream
+from opta_lmx.config.profiles import keys_required, profile_of
 from opta_lmx.config.sections.access import KeySettings
-from opta_lmx.config.sections.server import ServerSettings, is_loopback
+from opta_lmx.config.sections.server import ServerSettings
 from opta_lmx.config.settings import Settings, plain_name
 from opta_lmx.core.clock import Clock
-from opta_lmx.core.principal import Budgets, Lane, Principal
+from opta_lmx.core.principal import Budgets, Lane, Principal, Scope
 from opta_lmx.core.telemetry import Telemetry
 from opta_lmx.engine.downloads import Downloads
 from opta_lmx.engine.presets import Directory, directory
 from opta_lmx.engine.quantising import Quantising
 from opta_lmx.engine.residency import Engine, Resolver
 from opta_lmx.models.store import ModelStore
+from opta_lmx.security.failures import AuthFailures
+from opta_lmx.security.forwarded import Networks
+from opta_lmx.security.proxies import TrustedProxies
 from opta_lmx.serving.benchmarking import Benchmarks
 from opta_lmx.serving.catalogue import Catalogue
 from opta_lmx.serving.embedding import EmbeddingService
 from opta_lmx.serving.management import Management
 from opta_lmx.serving.service import Serving
+from opta_lmx.store.database import Database
+from opta_lmx.tenancy.key_book import KeyBook
+from opta_lmx.tenancy.keyring import Keyring
 
 
 class Rooms(msgspec.Struct, frozen=True):
@@ -71,6 +80,8 @@ class Rooms(msgspec.Struct, frozen=True):
     responses: ResponsesSurface
     benchmarks: Benchmarks
     presets: Directory
+    keyring: Keyring
+    key_book: KeyBook
     clock: Clock
     telemetry: Telemetry
 
@@ -97,15 +108,34 @@ def envelopes() -> Envelopes:
     )
 
 
-def guard_rules(settings: Settings) -> GuardRules:
-    """Who is let in, and who each of them is."""
-    server = settings.server
+def open_keyring(settings: Settings, database: Database, clock: Clock) -> Keyring:
+    """Whose keys there are: those of the configuration, and those kept in the database."""
     secrets = [key.get_secret_value() for key in settings.all_keys()]
-    return GuardRules(
-        keys=tuple(zip(secrets, _owners(settings), strict=True)),
-        allowed_hosts=frozenset({server.host, *server.allowed_hosts}),
-        check_host=is_loopback(server.host),
+    fixed = tuple(zip(secrets, _owners(settings), strict=True))
+    return Keyring(fixed, database, clock, required=keys_required(settings))
+
+
+def open_key_book(settings: Settings, database: Database, clock: Clock) -> KeyBook:
+    """What makes and ends keys of the database; those of the configuration keep their names."""
+    return KeyBook(database, clock, [owner.key for owner in _owners(settings)])
+
+
+def guarded(
+    http: ASGIApp, keyring: Keyring, settings: Settings, ports: tuple[Clock, Telemetry]
+) -> ASGIApp:
+    """The application behind its door; before that, whoever stands behind a proxy is made out."""
+    clock, telemetry = ports
+    asked, security, profile = settings.server, settings.security, profile_of(settings)
+    rules = DoorRules(
+        allowed_hosts=frozenset({asked.host, *asked.allowed_hosts}),
+        check_host=profile.host_check,
+        check_origin=profile.origin_check,
+        remote_admin=profile.remote_admin,
     )
+    failures = AuthFailures(clock, security.auth_failures_per_minute)
+    door = Door(rules, keyring, failures)
+    guard = Guard(http, door, envelopes(), clock, telemetry)
+    return TrustedProxies(guard, Networks.parse(security.trusted_proxies))
 
 
 def _owners(settings: Settings) -> list[Principal]:
@@ -124,6 +154,8 @@ def _principal(key: KeySettings) -> Principal:
         budgets=Budgets(
             key.prompt_tokens, key.prompt_tokens_per_minute, key.max_tokens, key.kv_bytes
         ),
+        scopes=frozenset(Scope(one) for one in key.scopes),
+        models=None if key.models is None else tuple(key.models),
     )
 
 
@@ -140,7 +172,7 @@ def routers(rooms: Rooms, settings: Settings) -> list[APIRouter]:
         AdminQueues(rooms.engine).router(),
         AdminHealth(rooms.engine).router(),
         AdminPresets(rooms.presets).router(),
-        AdminKeys(_owners(settings), rooms.serving.budgeting).router(),
+        AdminKeys(rooms.keyring, rooms.key_book, rooms.serving.budgeting, rooms.clock).router(),
         AdminModels(rooms.engine, rooms.serving, rooms.clock).router(),
         AdminDownloads(rooms.management, rooms.serving, rooms.clock).router(),
         AdminShelf(rooms.management, rooms.engine, rooms.serving).router(),

@@ -87,6 +87,9 @@ WAYS_THAT_WRITE = [way for way in WAYS if way.surface.kind == "chat"]
 OFFSETS = (-1, 0, 1)
 
 
+WATCHING = {"scopes": ["inference", "admin", "metrics"]}
+
+
 def key_of(kind: str, way: object, offset: object = 0) -> str:
     """The key of one test alone, so that no other takes from its budget."""
     return f"sk-{kind}-{way}-{offset}".replace("/", ".")
@@ -103,7 +106,12 @@ def keys() -> list[dict[str, Any]]:
     made += [{"key": "sk-counts", "prompt_tokens": 1, "prompt_tokens_per_minute": 1}]
     made += [{"key": "sk-compact", "max_tokens": CAP}]
     made += [
-        {"key": f"sk-own-{place}", "prompt_tokens": LIMIT, "prompt_tokens_per_minute": LIMIT}
+        {
+            "key": f"sk-own-{place}",
+            **WATCHING,
+            "prompt_tokens": LIMIT,
+            "prompt_tokens_per_minute": LIMIT,
+        }
         for place in range(9)
     ]
     return [{"name": f"n{place}", **key} for place, key in enumerate(made)]

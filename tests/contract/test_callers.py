@@ -16,9 +16,17 @@ from tests.support.server import LiveServer, sim_server
 from tests.support.waiting import wait_until
 from tests.support.websocket import MESSAGES, WsClient
 
-KEYS = [
-    {"name": "bots", "key": "sk-bots", "tenant": "fleet", "weight": 2.5, "max_running": 3},
-    {"name": "jobs", "key": "sk-jobs", "lane": "background", "prompt_tokens": 900},
+EVERYTHING = {"scopes": ["inference", "agents", "skills", "admin", "metrics"]}
+KEYS: list[dict[str, Any]] = [
+    {
+        "name": "bots",
+        "key": "sk-bots",
+        "tenant": "fleet",
+        "weight": 2.5,
+        "max_running": 3,
+        **EVERYTHING,
+    },
+    {"name": "jobs", "key": "sk-jobs", "lane": "background", "prompt_tokens": 900, **EVERYTHING},
 ]
 BOTS = Principal("fleet", "bots", Lane.INTERACTIVE, 2.5, 3)
 JOBS = Principal("default", "jobs", Lane.BACKGROUND, budgets=Budgets(prompt_tokens=900))
@@ -33,6 +41,8 @@ SCRIPTS: dict[str, dict[str, Any]] = {
 SOCKETS = {"/v1/chat/stream", "/v1/responses"}
 NO_CALLS = {
     "/admin/benchmark/run",
+    "/admin/keys",
+    "/admin/keys/{key_id}/rotate",
     "/admin/models/load",
     "/admin/models/unload",
     "/admin/models/download",
@@ -263,15 +273,17 @@ def test_the_keys_are_seen_by_name(server: LiveServer) -> None:
     assert "sk-" not in reply.text
     shown = {one["name"]: one for one in reply.json()["data"]}
     assert list(shown) == ["key-1", "bots", "jobs"]
-    assert shown["bots"] == {
-        "name": "bots",
-        "tenant": "fleet",
-        "lane": "interactive",
-        "weight": 2.5,
-        "max_running": 3,
-        "budgets": dict.fromkeys(Budgets.__struct_fields__),
-        "minute": None,
+    bots = shown["bots"]
+    assert {name: bots[name] for name in ("id", "state", "source", "expires_ms", "models")} == {
+        "id": None,
+        "state": "active",
+        "source": "config",
+        "expires_ms": None,
+        "models": None,
     }
+    assert (bots["tenant"], bots["lane"]) == ("fleet", "interactive")
+    assert (bots["weight"], bots["max_running"], bots["minute"]) == (2.5, 3, None)
+    assert bots["budgets"] == dict.fromkeys(Budgets.__struct_fields__)
     assert (shown["jobs"]["lane"], shown["jobs"]["budgets"]["prompt_tokens"]) == ("background", 900)
 
 

@@ -14,6 +14,9 @@ import pytest
 from tests.contract.matrix.surfaces import SURFACES
 from tests.support.server import LiveServer, sim_server
 
+# With a key from the start: the first one that a request makes would shut all others out.
+KEY = "sk-fuzzing"
+SHOWN = {"Authorization": f"Bearer {KEY}"}
 METHODS = ("get", "post", "delete", "put", "patch", "head")
 SCRIPTS: dict[str, dict[str, Any]] = {
     "ok": {"reply": "one two three", "infill": True},
@@ -36,14 +39,15 @@ CHECKS = (
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     """Nothing is fetched, whatever a request asks for."""
-    models = {"downloads_enabled": False}
-    with sim_server(tmp_path_factory.mktemp("home"), SCRIPTS, models=models) as live:
+    sections = {"models": {"downloads_enabled": False}, "server": {"api_keys": [KEY]}}
+    with sim_server(tmp_path_factory.mktemp("home"), SCRIPTS, **sections) as live:
         yield live
 
 
 @pytest.fixture(scope="module")
 def document(server: LiveServer) -> dict[str, Any]:
-    return httpx.get(f"{server.url}/openapi.json", timeout=30).raise_for_status().json()
+    reply = httpx.get(f"{server.url}/openapi.json", headers=SHOWN, timeout=30)
+    return reply.raise_for_status().json()
 
 
 def operations(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
@@ -103,12 +107,13 @@ def fuzz(
         *("--max-examples", str(examples), "--max-time", str(seconds), "--seed", "7"),
         *("--workers", "1", "--no-color", "--continue-on-failure"),
         *("--generation-database", "none", "--request-timeout", "30"),
+        *("--header", f"Authorization: {SHOWN['Authorization']}"),
     ]
     done = subprocess.run(
         command, cwd=folder, capture_output=True, text=True, timeout=seconds * 2 + 60, check=False
     )
     assert done.returncode == 0, done.stdout[-20_000:] + done.stderr[-2_000:]
-    counts = httpx.get(f"{server.url}/metrics", timeout=30).text
+    counts = httpx.get(f"{server.url}/metrics", headers=SHOWN, timeout=30).text
     answered = set(re.findall(r'requests_total\{code="200",route="([^"]+)"\}', counts))
     assert {surface.path for surface in SURFACES} <= answered, "no request got as far as a model"
 

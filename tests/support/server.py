@@ -22,12 +22,18 @@ documents.body_schema = cache(documents.body_schema)
 
 
 class LiveServer:
-    """What a test holds on to: address, application, resolver, and what uvicorn holds."""
+    """What a test holds on to: address, application, settings, and what uvicorn holds."""
 
     def __init__(
-        self, url: str, app: App, resolver: SimResolver, state: uvicorn.server.ServerState
+        self,
+        url: str,
+        app: App,
+        settings: Settings,
+        resolver: SimResolver,
+        state: uvicorn.server.ServerState,
     ) -> None:
         self.url = url
+        self.settings = settings
         self.app = app
         self.resolver = resolver
         self.state = state
@@ -89,7 +95,8 @@ def sim_server(
     assert started.wait(20), "the server did not start"
     port = listener.getsockname()[1]
     try:
-        yield LiveServer(f"http://127.0.0.1:{port}", box[0], resolver, box[1].server_state)
+        url = f"http://127.0.0.1:{port}"
+        yield LiveServer(url, box[0], settings, resolver, box[1].server_state)
     finally:
         box[1].should_exit = True
         thread.join(20)

@@ -12,6 +12,8 @@ from opta_lmx.core.pauses import TakesLong, no_long_pauses
 LARGE_BODY_BYTES = 256 * 1024
 """Bodies above this are parsed on a thread; below, that would cost more than it saves."""
 
+_MAX_LENGTH_DIGITS = 19
+
 _Parsed = TypeVar("_Parsed")
 
 
@@ -33,7 +35,8 @@ async def read_body(request: Request, *, limit: int, timeout_s: float) -> bytes:
         ClientDisconnect: the client went away while sending.
     """
     declared = request.headers.get("content-length", "0")
-    check_size("request body", int(declared) if declared.isdecimal() else limit + 1, limit)
+    sound = declared.isdecimal() and len(declared) <= _MAX_LENGTH_DIGITS
+    check_size("request body", int(declared) if sound else limit + 1, limit)
     parts: list[bytes] = []
     size = 0
     try:

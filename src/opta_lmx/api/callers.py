@@ -1,15 +1,17 @@
 """Who is behind a request: the owner of its key, the client within, its lane and its session."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from starlette.requests import HTTPConnection
 
 from opta_lmx.api.json_body import Head
-from opta_lmx.core.errors import LmxError, invalid
-from opta_lmx.core.principal import Caller, Lane, Principal
+from opta_lmx.core.errors import ErrorKind, LmxError, invalid
+from opta_lmx.core.principal import Caller, Lane, Principal, Scope
 
 PRINCIPAL = "opta_lmx.principal"
 """Where the guard leaves the owner of the key in a connection's scope."""
+OWNER = "opta_lmx.owner"
+"""Where it leaves, for a WebSocket, what finds the owner anew: the key may be revoked meanwhile."""
 CLIENT_HEADERS = ("x-client-id", "x-openclaw-agent-id")
 """Where a caller names itself, in the order it is believed; then the body's user, the address."""
 SESSION_HEADERS = (
@@ -49,13 +51,41 @@ def caller_of(connection: HTTPConnection, head: Head) -> Caller:
 
     Raises:
         LmxError: INVALID_REQUEST `invalid_header` naming a header that asks for no known lane.
+            What `principal_of` raises.
     """
-    principal: Principal = connection.scope.get(PRINCIPAL) or Principal()
+    principal = principal_of(connection)
     headers = connection.headers
     # A header lowers the lane its key may use, and never raises it.
     lane = max(principal.lane, *(asked_lanes(headers)[:1] or [principal.lane]))
     session = head.session[:MAX_SESSION] or session_in(headers)
     return Caller(principal, _client(connection, head), lane, session)
+
+
+def principal_of(connection: HTTPConnection) -> Principal:
+    """The owner of the key that a connection has shown; anybody where no key is asked for.
+
+    Raises:
+        LmxError: UNAUTHENTICATED, FORBIDDEN; the key of an open WebSocket is good no more.
+    """
+    anew: Callable[[], Principal] | None = connection.scope.get(OWNER)
+    if anew is not None:
+        return anew()
+    return connection.scope.get(PRINCIPAL) or Principal()
+
+
+def require(connection: HTTPConnection, scope: Scope) -> None:
+    """Raise FORBIDDEN `insufficient_scope` unless the key was given a scope beyond the route's."""
+    if scope not in principal_of(connection).scopes:
+        raise insufficient_scope(scope)
+
+
+def insufficient_scope(scope: Scope) -> LmxError:
+    """Build the error of a key that is good, but not for this."""
+    return LmxError(
+        ErrorKind.FORBIDDEN,
+        f"This key may not be used here: it was not given the scope '{scope.value}'.",
+        code="insufficient_scope",
+    )
 
 
 def asked_lanes(headers: Mapping[str, str]) -> list[Lane]:

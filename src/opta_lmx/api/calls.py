@@ -89,7 +89,7 @@ class Calls:
         """
         head = await self._parser.parse(read_head, body)
         caller = caller_of(connection, head)
-        if not self.serving.is_loaded(head.model):
+        if not self.serving.is_loaded(head.model, caller.principal):
             read = await self._parser.parse(reader, body)
             return _kept(self._gate(head, kinds, caller), head, read), read
         ticket = self._gate(head, kinds, caller)

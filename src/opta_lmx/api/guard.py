@@ -1,61 +1,42 @@
-"""Every request passes here first: who may ask, under which id, and what came of it."""
+"""Every request passes here first: may it come in, under which id, and what came of it."""
 
-import hmac
-import ipaddress
 import re
-from collections.abc import Sequence
-from urllib.parse import urlsplit
 
-import msgspec
 import structlog
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from opta_lmx.api.callers import PRINCIPAL
+from opta_lmx.api.credentials import protocol_beside_key
+from opta_lmx.api.door import Door
 from opta_lmx.api.errors import Envelopes
 from opta_lmx.core.clock import Clock
 from opta_lmx.core.errors import ErrorKind, LmxError
 from opta_lmx.core.ids import random_id
-from opta_lmx.core.principal import Principal
 from opta_lmx.core.telemetry import Telemetry
 
-_LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
-_OPEN_PATHS = frozenset({"/healthz"})
 _MAX_REQUEST_ID = 128
 _POLICY_VIOLATION = 1008
 _SWITCHING_PROTOCOLS = 101
-_SHOWN = 200
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
 _NO_TRACE = "0" * 32
 
 
-class GuardRules(msgspec.Struct, frozen=True):
-    """Keys that open the door, each with its owner (none: it is open), and the server's names.
+class Guard:
+    """Plain ASGI middleware: the door, a request id, counters.
 
-    `allowed_hosts` are names besides the usual loopback ones, compared without regard to case
-    and to a dot at the end. `check_host` is on while the server listens on loopback only, where
-    a web page could otherwise reach it through a name of its own that resolves here.
+    Args:
+        app: what answers whoever is let in.
+        door: lets in.
+        envelopes: how a refusal is told.
+        clock: time.
+        telemetry: told of every request.
     """
 
-    keys: tuple[tuple[str, Principal], ...] = ()
-    allowed_hosts: frozenset[str] = frozenset()
-    check_host: bool = True
-
-
-class Guard:
-    """Plain ASGI middleware: host and origin, key, request id, counters."""
-
     def __init__(
-        self,
-        app: ASGIApp,
-        rules: GuardRules,
-        envelopes: Envelopes,
-        clock: Clock,
-        telemetry: Telemetry,
+        self, app: ASGIApp, door: Door, envelopes: Envelopes, clock: Clock, telemetry: Telemetry
     ) -> None:
         self._app = app
-        self._rules = rules
-        self._names = _LOOPBACK_NAMES | {_plain_name(name) for name in rules.allowed_hosts}
+        self._door = door
         self._envelopes = envelopes
         self._clock = clock
         self._telemetry = telemetry
@@ -82,67 +63,11 @@ class Guard:
         self, exchange: "_Exchange", scope: Scope, receive: Receive, send: Send
     ) -> None:
         try:
-            self._check(scope, exchange.headers)
+            self._door.check(scope, exchange.headers)
         except LmxError as error:
             await _refuse(scope, send, *self._envelopes.render(scope["path"], error))
         else:
             await self._app(scope, exchange.receiving(receive), send)
-
-    def _check(self, scope: Scope, headers: Headers) -> None:
-        if self._rules.check_host:
-            self._check_names(headers)
-        if self._rules.keys and scope["path"] not in _OPEN_PATHS:
-            owner = scope[PRINCIPAL] = _owner_of(headers, self._rules.keys)
-            structlog.contextvars.bind_contextvars(key=owner.key)
-
-    def _check_names(self, headers: Headers) -> None:
-        host = headers.get("host", "localhost")
-        if _name_in("//" + host) not in self._names:
-            raise LmxError(
-                ErrorKind.FORBIDDEN,
-                f"This server does not answer to the host name '{host[:_SHOWN]}'.",
-                code="host_not_allowed",
-            )
-        origin = headers.get("origin")
-        if origin is not None and _name_in(origin) not in self._names:
-            raise LmxError(
-                ErrorKind.FORBIDDEN,
-                "Requests from this web origin are refused.",
-                code="origin_not_allowed",
-            )
-
-
-def _name_in(url: str) -> str | None:
-    """The host of a URL; None when there is none, or the URL is malformed."""
-    try:
-        host = urlsplit(url).hostname
-    except ValueError:
-        return None
-    return _plain_name(host) if host else None
-
-
-def _plain_name(host: str) -> str:
-    """One spelling of a host: its case, a dot at the end and brackets say nothing."""
-    name = host.casefold().removesuffix(".")
-    try:
-        return str(ipaddress.ip_address(name.strip("[]")))
-    except ValueError:
-        return name
-
-
-def _owner_of(headers: Headers, keys: Sequence[tuple[str, Principal]]) -> Principal:
-    """Whose key is shown. Raises UNAUTHENTICATED."""
-    scheme, _, bearer = headers.get("authorization", "").partition(" ")
-    shown = bearer.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
-    # All are compared, so that the time taken does not tell which one nearly fits.
-    matches = [hmac.compare_digest(shown.encode(), key.encode()) for key, _ in keys]
-    if not any(matches):
-        raise LmxError(
-            ErrorKind.UNAUTHENTICATED,
-            "A valid API key is required: Authorization: Bearer KEY.",
-            code="invalid_api_key",
-        )
-    return keys[matches.index(True)][1]
 
 
 def _trace(headers: Headers) -> dict[str, str]:
@@ -230,6 +155,7 @@ class _Handshake:
             await self._send(message)
         elif message["type"] == "websocket.accept":
             self._answered = True
+            message = _answering_protocol(message, self._scope)
             await self._send(self._exchange.answered(message, _SWITCHING_PROTOCOLS))
             # Now, because the socket may live for days.
             self._exchange.count()
@@ -249,6 +175,14 @@ class _Handshake:
         if self._scope.get("route") is None:
             return LmxError(ErrorKind.NOT_FOUND, f"Unknown path {path}.", code="unknown_path")
         return LmxError(ErrorKind.FORBIDDEN, f"A WebSocket on {path} is refused.")
+
+
+def _answering_protocol(message: Message, scope: Scope) -> Message:
+    """The message that accepts a socket, with the protocol that was offered beside a key."""
+    protocol = protocol_beside_key(scope)
+    if protocol is None or message.get("subprotocol"):
+        return message
+    return {**message, "subprotocol": protocol}
 
 
 def _can_reply(scope: Scope) -> bool:

@@ -1,8 +1,9 @@
-"""HTTP/1.1 as this server speaks it: uvicorn's protocol with three gaps closed.
+"""HTTP/1.1 as this server speaks it: uvicorn's protocol with its gaps closed.
 
 A client that stops reading is cut, a client that goes is noticed even behind a pipelined
 request, and an `Upgrade` nobody here knows is ignored instead of costing the request its body.
-WebSocket is the one that is known.
+WebSocket is the one that is known. Heads of requests have a bound and a deadline, and trailers
+are no headers.
 """
 
 import asyncio
@@ -10,10 +11,25 @@ from collections.abc import Iterable
 from typing import Any, ClassVar, Protocol, cast
 
 import httptools
+import msgspec
 from starlette.types import Scope
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import (
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
 from uvicorn.server import ServerState
+from websockets.http11 import MAX_LINE_LENGTH
+
+from opta_lmx.api.heads import (
+    HEAD_TIMEOUT_S,
+    MAX_HEAD_BYTES,
+    MAX_HEADERS,
+    HeadTooLarge,
+    HeadWatch,
+)
+from opta_lmx.api.write_watch import WriteWatch
 
 WRITE_TIMEOUT_S = 30.0
 """How long a client may take nothing of what waits for it."""
@@ -22,9 +38,11 @@ MAX_PIPELINED = 16
 MAX_PIPELINED_BYTES = 1024 * 1024
 """Requests sent ahead, and bytes of their bodies, up to which the connection is read on."""
 
-_CHECKS = 4
 CONNECTION = "opta_lmx.connection"
 """Where a scope's `extensions` hold its `Connection`."""
+
+MAX_HANDSHAKE_LINE_BYTES = MAX_LINE_LENGTH - 32
+"""The path of a WebSocket, or a header field without what stands around it."""
 
 _UPGRADE_HEADERS = frozenset({b"upgrade", b"http2-settings"})
 
@@ -56,55 +74,11 @@ def connection_of(scope: Scope) -> Connection:
     return scope.get("extensions", {}).get(CONNECTION) or _Unknown()
 
 
-class WriteWatch:
-    """Aborts a transport whose unsent bytes do not become fewer for `timeout_s` seconds.
-
-    To be started when nothing more will be written for now, so that growth is no excuse.
-    """
-
-    def __init__(
-        self,
-        transport: asyncio.Transport,
-        loop: asyncio.AbstractEventLoop,
-        timeout_s: float,
-    ) -> None:
-        self._transport = transport
-        self._loop = loop
-        self._period_s = timeout_s / _CHECKS
-        self._timer: asyncio.TimerHandle | None = None
-        self._unsent = 0
-        self._idle_checks = 0
-
-    def start(self) -> None:
-        """Begin to watch; no effect while watching."""
-        if self._timer is None:
-            self._unsent = self._transport.get_write_buffer_size()
-            self._idle_checks = 0
-            self._timer = self._loop.call_later(self._period_s, self._check)
-
-    def stop(self) -> None:
-        """Watch no longer."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _check(self) -> None:
-        self._timer = None
-        unsent = self._transport.get_write_buffer_size()
-        if not unsent:
-            return
-        self._idle_checks = self._idle_checks + 1 if unsent >= self._unsent else 0
-        self._unsent = unsent
-        if self._idle_checks >= _CHECKS:
-            self._transport.abort()
-        else:
-            self._timer = self._loop.call_later(self._period_s, self._check)
-
-
 class HttpProtocol(HttpToolsProtocol):
-    """One connection. `write_timeout_s` is set by `protocol_class`."""
+    """One connection. `protocol_class` sets its times."""
 
     write_timeout_s: ClassVar[float] = WRITE_TIMEOUT_S
+    head_timeout_s: ClassVar[float] = HEAD_TIMEOUT_S
 
     def __init__(
         self,
@@ -116,6 +90,7 @@ class HttpProtocol(HttpToolsProtocol):
         super().__init__(config, server_state, app_state, _loop)
         self._running: RequestResponseCycle | None = None
         self._watch: WriteWatch | None = None
+        self._head = HeadWatch(self.loop, self.head_timeout_s, self._late)
         self._upgrading = False
         self._to_websocket = False
 
@@ -135,6 +110,7 @@ class HttpProtocol(HttpToolsProtocol):
         """Take the new connection."""
         super().connection_made(transport)
         self._watch = WriteWatch(transport, self.loop, self.write_timeout_s)
+        self._head.start()
 
     def pause_writing(self) -> None:
         """The client reads too slowly: from now on it must at least read something."""
@@ -153,6 +129,8 @@ class HttpProtocol(HttpToolsProtocol):
         super().on_response_complete()
         if self._watch is not None and not self._busy():
             self._watch.start()
+        if self._head.in_body and not self._busy():
+            self._head.start()  # the rest of a body that nobody waits for any more
 
     def _busy(self) -> bool:
         return self._running is not None and not self._running.response_complete
@@ -163,6 +141,7 @@ class HttpProtocol(HttpToolsProtocol):
         """Tell the running request, which need not be the last one parsed."""
         if self._watch is not None:
             self._watch.stop()
+        self._head.stop()
         running = self._running
         super().connection_lost(exc)
         if running is not None and not running.response_complete:
@@ -177,6 +156,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         """Take a part of a body."""
+        self._head.body()
         super().on_body(body)
         self._read_on()
 
@@ -187,16 +167,55 @@ class HttpProtocol(HttpToolsProtocol):
             if waiting <= MAX_PIPELINED_BYTES:
                 self.flow.resume_reading()
 
+    # --- heads of requests --------------------------------------------------------
+
+    def on_url(self, url: bytes) -> None:
+        """Take a part of the request line."""
+        self._head.line(len(url))
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header field; a trailer is dropped, as whoever asks for headers has done so."""
+        self._head.field(len(name) + len(value))
+        if self._head.in_head:
+            super().on_header(name, value)
+
+    def _late(self) -> None:
+        """What was to come has not come in time."""
+        if self._busy():
+            self._head.start()
+        elif self._head.in_head:
+            message = f"The headers did not arrive within {self.head_timeout_s:g} s."
+            self._refuse(408, "request_timeout", message)
+        else:
+            self.transport.close()
+
+    def _refuse_head(self) -> None:
+        limits = f"{MAX_HEADERS} fields or {MAX_HEAD_BYTES} bytes"
+        self._refuse(431, "headers_too_large", f"The request's headers are more than {limits}.")
+
+    def _refuse(self, status: int, code: str, message: str) -> None:
+        """Reply to what is no request yet, and close."""
+        self._head.stop()
+        if not self._busy():  # else it would stand in the midst of another answer
+            told = {"message": message, "type": "invalid_request_error"}
+            body = msgspec.json.encode({"error": {**told, "param": None, "code": code}})
+            head = b"content-type: application/json\r\nconnection: close\r\ncontent-length: %d"
+            self.transport.write(STATUS_LINE[status] + head % len(body) + b"\r\n\r\n" + body)
+        self.transport.close()
+
     # --- upgrades -----------------------------------------------------------------
 
     def on_message_begin(self) -> None:
         """Begin a request; its answer may ask for the connection."""
         super().on_message_begin()
+        self._head.begin()
         scope = cast("dict[str, Any]", self.scope)
         scope["extensions"] = {CONNECTION: self}
 
     def on_headers_complete(self) -> None:
         """Start the request, unless it is read again without its `Upgrade`, or its last here."""
+        self._head.complete()
         self._upgrading = self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
         # An answer that is still being written, or a body, leaves no room for another protocol.
         self._to_websocket = (
@@ -219,6 +238,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """End the request's body."""
+        self._head.end()
         if not self._upgrading:
             super().on_message_complete()
 
@@ -233,8 +253,13 @@ class HttpProtocol(HttpToolsProtocol):
         """Parse; what must be parsed after that, if anything."""
         try:
             self.parser.feed_data(data)
-        except httptools.HttpParserError:
-            self.send_400_response("Invalid HTTP request received.")
+            self._head.fed(len(data))
+        except (HeadTooLarge, httptools.HttpParserError):
+            # The parser has an error of its own for what is raised while it tells of a field.
+            if self._head.too_large:
+                self._refuse_head()
+            else:
+                self.send_400_response("Invalid HTTP request received.")
         except httptools.HttpParserUpgrade as upgrade:
             if self._to_websocket:
                 self._hand_over(data[upgrade.args[0] :])
@@ -249,8 +274,14 @@ class HttpProtocol(HttpToolsProtocol):
         if early:
             self.send_400_response("Data before the handshake was answered.")
             return
+        longest = max(len(name) + len(value) for name, value in [(b"", self.url), *self.headers])
+        if longest > MAX_HANDSHAKE_LINE_BYTES:  # there the handshake would never be answered
+            message = f"A header of a WebSocket has more than {MAX_HANDSHAKE_LINE_BYTES} bytes."
+            self._refuse(431, "headers_too_large", message)
+            return
         if self._watch is not None:
             self._watch.stop()
+        self._head.stop()
         self.handle_websocket_upgrade()
 
     def _head_without_upgrade(self) -> bytes:
@@ -277,10 +308,14 @@ def _without_upgrade(headers: Iterable[tuple[bytes, bytes]]) -> Iterable[tuple[b
             yield name, value
 
 
-def protocol_class(write_timeout_s: float = WRITE_TIMEOUT_S) -> type[HttpProtocol]:
+def protocol_class(
+    write_timeout_s: float = WRITE_TIMEOUT_S, head_timeout_s: float = HEAD_TIMEOUT_S
+) -> type[HttpProtocol]:
     """Return the protocol for uvicorn's `http` setting.
 
     Args:
         write_timeout_s: a client that takes none of the waiting bytes for so long is cut.
+        head_timeout_s: a client that takes longer to send a request's head is cut.
     """
-    return type("HttpProtocol", (HttpProtocol,), {"write_timeout_s": write_timeout_s})
+    times = {"write_timeout_s": write_timeout_s, "head_timeout_s": head_timeout_s}
+    return type("HttpProtocol", (HttpProtocol,), times)

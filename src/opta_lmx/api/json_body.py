@@ -15,6 +15,12 @@ from opta_lmx.core.errors import LmxError, invalid
 MAX_DEPTH = 64
 """Nesting of a request body."""
 
+MAX_KEYS = 200_000
+"""Keys of all objects in a request body."""
+
+MAX_CONTAINERS = 250_000
+"""Objects and lists in a request body."""
+
 _INT_RANGE = (-(2**63), 2**64 - 1)
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -99,8 +105,8 @@ def decode_object(body: bytes) -> dict[str, Any]:
     """Read the whole body as one JSON object.
 
     Raises:
-        LmxError: INVALID_REQUEST; not JSON, not an object, nested too deep, or a number that
-            nothing can carry (its place is the `param`).
+        LmxError: INVALID_REQUEST; not JSON, not an object, nested too deep, too many parts, or
+            a number that nothing can carry (its place is the `param`).
     """
     fields = decode(body, _any_decoder)
     if not isinstance(fields, dict):
@@ -152,7 +158,8 @@ def _explain(body: bytes, cause: Exception) -> bytes:
     becomes U+FFFD: a history must not be refused for ever for one cut emoji) from true garbage.
     """
     try:
-        value = json.loads(body.decode("utf-8"))
+        with _no_collection():
+            value = json.loads(body.decode("utf-8"))
     except (ValueError, RecursionError):
         raise invalid(
             f"The request body is not valid JSON: {cause}.", code="invalid_json"
@@ -164,9 +171,16 @@ def _explain(body: bytes, cause: Exception) -> bytes:
 
 
 def check_tree(fields: dict[str, Any]) -> None:
-    """Refuse deep nesting, and numbers that neither JSON nor the worker's protocol can carry."""
+    """Refuse deep nesting, too many parts, and numbers nothing can carry. Raises LmxError."""
     level: list[Any] = [fields]
+    keys = containers = 0
     for _ in range(MAX_DEPTH):
+        keys += sum(len(cast("dict[str, Any]", node)) for node in level if type(node) is dict)
+        containers += len(level)
+        if keys > MAX_KEYS:
+            raise _too_many(f"{MAX_KEYS} keys")
+        if containers > MAX_CONTAINERS:
+            raise _too_many(f"{MAX_CONTAINERS} objects and lists")
         inner = [
             value
             for node in level
@@ -212,6 +226,10 @@ def _items(node: object) -> Iterator[tuple[Any, Any]]:
     if isinstance(node, dict):
         return iter(cast("dict[str, Any]", node).items())
     return enumerate(cast("list[Any]", node))
+
+
+def _too_many(parts: str) -> LmxError:
+    return invalid(f"The request body has more than {parts}.", code="invalid_json")
 
 
 def _too_deep() -> LmxError:

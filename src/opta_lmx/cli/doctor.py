@@ -38,13 +38,14 @@ def doctor(config: ConfigOption = None, as_json: JsonOption = False) -> None:
 
 
 def _examine(config: Path | None) -> "Iterator[Check]":
-    from opta_lmx.cli import checks, fitting, preset_checks
+    from opta_lmx.cli import checks, fitting, preset_checks, profile_checks
 
     yield from checks.hardware()
     yield from checks.backends()
     session, check = _configuration(config)
     yield check
     yield from checks.state_folder(session, config)
+    yield from profile_checks.security(session)
     yield from checks.listening(session)
     yield from fitting.models(session)
     yield from preset_checks.presets(session)

@@ -12,6 +12,7 @@ from opta_lmx.cli import (
     configure,
     doctor,
     fit,
+    keys,
     openclaw,
     quantize,
     running,
@@ -50,7 +51,19 @@ def _root(
     """The private inference endpoint that a fleet of bots shares."""
 
 
-for group in (serve, chat, store, running, quantize, bench, fit, doctor, configure, openclaw):
+for group in (
+    serve,
+    chat,
+    store,
+    running,
+    quantize,
+    bench,
+    fit,
+    doctor,
+    configure,
+    keys,
+    openclaw,
+):
     group.register(app)
 
 

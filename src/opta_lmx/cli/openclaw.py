@@ -10,6 +10,7 @@ from opta_lmx.cli.session import (
     KeyOption,
     Session,
     UrlOption,
+    clients_key_for,
     key_for,
     open_session,
 )
@@ -62,7 +63,7 @@ def config_block(
             f"warning: {served.id} has a window of {served.context} tokens; a first turn of an "
             f"OpenClaw gateway needs about {file.FIRST_TURN_TOKENS}"
         )
-    own_key = key_for(session, url)
+    own_key = clients_key_for(session, url)
     if not write:
         shown = api_key or (_KEY_PLACEHOLDER if own_key else file.NO_KEY)
         block = file.provider_block(url or session.server_url, shown, [served])

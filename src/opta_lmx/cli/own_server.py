@@ -181,6 +181,9 @@ def _start(log: Path, config: Path | None, model: str, key: str) -> "subprocess.
     command += ["--config", str(config)] if config else []
     own = {
         "LMX_SERVER__API_KEYS": json.dumps([key]),
+        # It answers this conversation alone, wherever the configured one listens.
+        "LMX_SECURITY__PROFILE": "loopback",
+        "LMX_SECURITY__TRUSTED_PROXIES": "[]",
         "LMX_SERVER__DRAIN_TIMEOUT_S": "0",
         # Whoever wants to talk has not asked for other downloads to go on.
         "LMX_MODELS__RESUME_DOWNLOADS": "false",

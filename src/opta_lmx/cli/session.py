@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from pydantic import SecretStr
+
     from opta_lmx.config import Loaded, Settings
 
 ConfigOption = Annotated[
@@ -62,8 +64,16 @@ def open_session(config: Path | None = None, **flags: object) -> Session:
 
 
 def key_for(session: Session, url: str | None) -> str | None:
-    """The configured key, which is only ever sent to the configured address."""
-    keys = session.settings.all_keys()
-    if not keys or (url is not None and url.rstrip("/") != session.server_url):
+    """The configured key for operators, which is only ever sent to the configured address."""
+    return _shown_to(session, url, session.settings.operators_key())
+
+
+def clients_key_for(session: Session, url: str | None) -> str | None:
+    """As `key_for`, but one that opens no operators' routes, where there is one."""
+    return _shown_to(session, url, session.settings.clients_key())
+
+
+def _shown_to(session: Session, url: str | None, key: "SecretStr | None") -> str | None:
+    if key is None or (url is not None and url.rstrip("/") != session.server_url):
         return None
-    return keys[0].get_secret_value()
+    return key.get_secret_value()

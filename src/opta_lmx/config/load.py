@@ -58,8 +58,7 @@ def load_settings(
         flags: dotted key to value; None means the flag was not given.
 
     Raises:
-        LmxError: code `invalid_config` (or `keys_required` when listening beyond loopback
-            without keys), `param` the dotted key, the message naming the source.
+        LmxError: code `invalid_config`, `param` the dotted key, the message naming the source.
     """
     values = _file_values(home, file)
     for name, key, value in environment_values(env):
@@ -123,10 +122,6 @@ def _validated(values: Mapping[str, _Value]) -> Settings:
 def _refusal(details: list[ErrorDetails], values: Mapping[str, _Value]) -> LmxError:
     """Turn the first complaint into a typed error that names the key and its source."""
     first = details[0]
-    if first["type"] == "keys_required":
-        host = values.get("server.host")
-        origin = host.origin if host else DEFAULT_ORIGIN
-        return invalid(f"{first['msg']} ({origin})", param="server.host", code="keys_required")
     if first["type"] == "key_taken":
         return _broken(f"{_KEYS}: {first['msg']}, from {values[_KEYS].origin}", _KEYS)
     # A name that is wrong itself is marked so at the end of its path.

@@ -6,7 +6,7 @@ from pydantic import SecretStr, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
-from opta_lmx.config.sections.access import AccessSettings
+from opta_lmx.config.sections.access import AccessSettings, KeySettings
 from opta_lmx.config.sections.base import Section
 from opta_lmx.config.sections.engine import EngineSettings
 from opta_lmx.config.sections.logging import LoggingSettings
@@ -16,7 +16,8 @@ from opta_lmx.config.sections.protocol import ProtocolSettings
 from opta_lmx.config.sections.queue import QueueSettings
 from opta_lmx.config.sections.responses import ResponsesSettings
 from opta_lmx.config.sections.scheduling import SchedulingSettings
-from opta_lmx.config.sections.server import ServerSettings, is_loopback
+from opta_lmx.config.sections.security import SecuritySettings
+from opta_lmx.config.sections.server import ServerSettings
 from opta_lmx.config.sections.websocket import WebsocketSettings
 
 
@@ -24,6 +25,7 @@ class Settings(Section):
     """All sections; every field has a default."""
 
     server: ServerSettings = ServerSettings()
+    security: SecuritySettings = SecuritySettings()
     access: AccessSettings = AccessSettings()
     models: ModelsSettings = ModelsSettings()
     engine: EngineSettings = EngineSettings()
@@ -36,15 +38,8 @@ class Settings(Section):
     logging: LoggingSettings = LoggingSettings()
 
     @model_validator(mode="after")
-    def _guarded(self) -> Self:
-        """Nothing listens beyond loopback without keys; no key is there twice."""
-        if not self.all_keys() and not is_loopback(self.server.host):
-            raise PydanticCustomError(
-                "keys_required",
-                "Listening on {host} reaches beyond this machine and needs server.api_keys "
-                "or access.keys",
-                {"host": self.server.host},
-            )
+    def _distinct_keys(self) -> Self:
+        """No key is there twice. Whether there are enough is the profile's affair."""
         names = {plain_name(place) for place in range(len(self.server.api_keys))}
         secrets = {key.get_secret_value() for key in self.server.api_keys}
         for place, one in enumerate(self.access.keys):
@@ -61,10 +56,24 @@ class Settings(Section):
         """The secrets of all keys, those without names first."""
         return [*self.server.api_keys, *(one.key for one in self.access.keys)]
 
+    def operators_key(self) -> SecretStr | None:
+        """The first key that opens the operators' routes, else the first of all."""
+        able = [one.key for one in self.access.keys if "admin" in one.scopes]
+        return next(iter([*self.server.api_keys, *able, *self.all_keys()]), None)
+
+    def clients_key(self) -> SecretStr | None:
+        """The first key for models that does not open the operators' routes, else the first."""
+        fit = [one.key for one in self.access.keys if _is_clients(one)]
+        return next(iter([*fit, *self.all_keys()]), None)
+
 
 def plain_name(place: int) -> str:
     """The name of the key at a place in `server.api_keys`."""
     return f"key-{place + 1}"
+
+
+def _is_clients(key: KeySettings) -> bool:
+    return "inference" in key.scopes and "admin" not in key.scopes
 
 
 def fields() -> dict[str, FieldInfo]:

@@ -1,6 +1,6 @@
 """Who asks: the owner of a key, what that owner may use, and the one caller behind a request."""
 
-from enum import IntEnum
+from enum import IntEnum, StrEnum
 
 import msgspec
 
@@ -11,6 +11,16 @@ class Lane(IntEnum):
     INTERACTIVE = 0
     AGENT = 1
     BACKGROUND = 2
+
+
+class Scope(StrEnum):
+    """What a key may be used for; a route asks for one of them, or for none."""
+
+    INFERENCE = "inference"
+    AGENTS = "agents"
+    SKILLS = "skills"
+    ADMIN = "admin"
+    METRICS = "metrics"
 
 
 class Budgets(msgspec.Struct, frozen=True):
@@ -31,7 +41,9 @@ class Principal(msgspec.Struct, frozen=True):
     """The owner of a key. `key` is its name, never the secret; `lane` the best class it may use.
 
     `weight` is its share against other keys of its lane; `max_running` bounds how many of its
-    requests run at once on one model (None: as many as there is room for).
+    requests run at once on one model (None: as many as there is room for). `scopes` are what it
+    may be used for, `models` the names of models it may use, with `*` for any run of characters
+    (None: every model).
     """
 
     tenant: str = "default"
@@ -40,6 +52,8 @@ class Principal(msgspec.Struct, frozen=True):
     weight: float = 1.0
     max_running: int | None = None
     budgets: Budgets = Budgets()
+    scopes: frozenset[Scope] = frozenset(Scope)
+    models: tuple[str, ...] | None = None
 
 
 class Caller(msgspec.Struct, frozen=True):

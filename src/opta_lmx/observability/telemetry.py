@@ -43,9 +43,15 @@ class OperatorTelemetry:
 
 
 def make_logger(
-    level: str, log_format: LogFormat, stream: TextIO | None = None
+    level: str,
+    log_format: LogFormat,
+    stream: TextIO | None = None,
+    redact: structlog.typing.Processor | None = None,
 ) -> structlog.typing.FilteringBoundLogger:
-    """A logger that writes to `stream` (standard error): text on a terminal, JSON elsewhere."""
+    """A logger that writes to `stream` (standard error): text on a terminal, JSON elsewhere.
+
+    `redact` masks secrets in the fields of a line, and once more in the line itself.
+    """
     target = stream or sys.stderr
     as_text = log_format == "text" or (log_format == "auto" and target.isatty())
     renderer: structlog.typing.Processor = (
@@ -60,7 +66,7 @@ def make_logger(
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
-            renderer,
+            *([renderer] if redact is None else [redact, renderer, redact]),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(
             logging.getLevelNamesMapping()[level.upper()]

@@ -7,6 +7,7 @@ from typing import Literal
 import msgspec
 
 from opta_lmx.core.errors import LmxError
+from opta_lmx.core.principal import Principal
 from opta_lmx.engine.planner import Planner
 from opta_lmx.engine.presets import Directory
 from opta_lmx.engine.residency import Engine
@@ -14,6 +15,7 @@ from opta_lmx.engine.status import ModelStatus
 from opta_lmx.models.names import split_ref
 from opta_lmx.models.presets import Preset
 from opta_lmx.models.store import ModelEntry
+from opta_lmx.serving.access import ModelAccess
 
 _Loaded = dict[str, ModelStatus]
 _Aliases = dict[str, list[str]]
@@ -64,7 +66,7 @@ class ServedModel(msgspec.Struct, frozen=True):
 
 
 class Catalogue:
-    """Lists models; disk is read on a thread, never on the event loop.
+    """Lists the models that a key may use; disk is read on a thread, never on the event loop.
 
     Args:
         planner: models on disk.
@@ -78,27 +80,49 @@ class Catalogue:
         self._planner = planner
         self._engine = engine
         self._directory = directory
+        self._access = ModelAccess(directory or planner)
 
-    async def list(self) -> list[ServedModel]:
+    async def list(self, owner: Principal) -> list[ServedModel]:
         """Every usable model on disk, then loaded ones that run on another backend."""
-        return await asyncio.to_thread(self._all, self._loaded())
+        return self._for(owner, await asyncio.to_thread(self._all, self._loaded()))
 
-    async def adapters(self) -> "list[ServedModel]":
+    async def adapters(self, owner: Principal) -> "list[ServedModel]":
         """Every adapter of the models that `list` gives, each as a model of its own."""
-        return await asyncio.to_thread(self._adapters, self._loaded())
+        return self._for(owner, await asyncio.to_thread(self._adapters, self._loaded()))
 
-    async def presets(self) -> "list[ServedModel]":
+    async def presets(self, owner: Principal) -> "list[ServedModel]":
         """Every preset whose model can be asked for, by name."""
-        return await asyncio.to_thread(self._presets, self._loaded())
+        return self._for(owner, await asyncio.to_thread(self._presets, self._loaded()))
 
-    async def get(self, ref: str) -> ServedModel:
+    async def get(self, owner: Principal, ref: str) -> ServedModel:
         """One model, or preset, by reference.
 
         Raises:
-            LmxError: MODEL_NOT_FOUND; CONFLICT `model_broken`; INVALID_REQUEST
-                `backend_mismatch`.
+            LmxError: MODEL_NOT_FOUND; FORBIDDEN `model_not_allowed`; CONFLICT `model_broken`;
+                INVALID_REQUEST `backend_mismatch`.
         """
-        return await asyncio.to_thread(self._one, ref, self._loaded())
+        self._access.check(owner, ref)
+        return self._seen_by(owner, await asyncio.to_thread(self._one, ref, self._loaded()))
+
+    def _for(self, owner: Principal, served: "list[ServedModel]") -> "list[ServedModel]":
+        """Those of them that a key may use."""
+        if owner.models is None:
+            return served
+        seen = [self._seen_by(owner, one) for one in served]
+        own = [one for one in seen if self._access.allows(owner, one.id)]
+        # Who was given a model under another name only knows it by that one.
+        named = [_as(one.aliases[0], one) for one in seen if one not in own and one.aliases]
+        return own + named
+
+    def _seen_by(self, owner: Principal, model: ServedModel) -> ServedModel:
+        """A model with those of its adapters and other names that a key may use."""
+        if owner.models is None:
+            return model
+        adapters = tuple(
+            name for name in model.adapters if self._access.allows(owner, f"{model.id}:{name}")
+        )
+        aliases = tuple(name for name in model.aliases if self._access.allows(owner, name))
+        return msgspec.structs.replace(model, adapters=adapters, aliases=aliases)
 
     def _loaded(self) -> _Loaded:
         return {status.id: status for status in self._engine.status()}
@@ -187,6 +211,10 @@ class Catalogue:
                 model, adapter = self._planner.canonical(alias), self._planner.adapter(alias)
                 found.setdefault(f"{model}:{adapter}" if adapter else model, []).append(alias)
         return found
+
+
+def _as(name: str, model: ServedModel) -> ServedModel:
+    return msgspec.structs.replace(model, id=name, name=name, parent=None, aliases=())
 
 
 def _with_adapter(model: ServedModel, name: str, aliases: _Aliases) -> ServedModel:

@@ -7,12 +7,13 @@ import msgspec
 from opta_lmx.backends.frames import ModelKind
 from opta_lmx.core.clock import Clock
 from opta_lmx.core.errors import LmxError, invalid
-from opta_lmx.core.principal import Caller
+from opta_lmx.core.principal import Caller, Principal
 from opta_lmx.core.telemetry import Telemetry
 from opta_lmx.core.types import GenerationRequest
 from opta_lmx.engine.residency import Engine, check_kind, server_stopping
 from opta_lmx.engine.runtime import ModelRuntime
 from opta_lmx.models.presets import Preset
+from opta_lmx.serving.access import ModelAccess
 from opta_lmx.serving.answering import Answering
 from opta_lmx.serving.budgeting import Account, Budgeting
 from opta_lmx.serving.group import RunGroup
@@ -71,12 +72,13 @@ class Serving:
         self._limits = limits
         self._clock = clock
         self._telemetry = telemetry
+        self.access = ModelAccess(engine.resolver)
         self.budgeting = Budgeting(clock, telemetry)
         self.draining = False
 
-    def is_loaded(self, model: str) -> bool:
-        """True when a call would not have to load the model first."""
-        return self._engine.find(model) is not None
+    def is_loaded(self, model: str, owner: Principal) -> bool:
+        """True when a call would not have to load the model first, or is refused anyway."""
+        return not self.access.allows(owner, model) or self._engine.find(model) is not None
 
     def refuse_draining(self) -> None:
         """Raise UNAVAILABLE while the server ends: nothing is begun that would outlive it."""
@@ -101,13 +103,15 @@ class Serving:
             caller: who asks.
 
         Raises:
-            LmxError: MODEL_NOT_FOUND; INVALID_REQUEST for a model of another kind, and for a
-                preset that shapes text where none is made;
+            LmxError: MODEL_NOT_FOUND; FORBIDDEN `model_not_allowed`;
+                INVALID_REQUEST for a model of another kind, and for a preset that shapes text
+                where none is made;
                 RATE_LIMITED when the line is full; UNAVAILABLE while draining, when the model
                 is out of service, or when it is still being loaded and will be for longer than
                 a request may wait.
         """
         self.refuse_draining()
+        self.access.check(caller.principal, model)
         preset = self._preset_of(model)
         if preset is not None and preset.shapes_text and "chat" not in kinds:
             raise self._misplaced(preset, kinds)

@@ -20,6 +20,7 @@ from opta_lmx.store.engine import (
     copy_database,
     create_file,
     give_back_pages,
+    keep_private,
     make_engine,
 )
 from opta_lmx.store.schema import Pending, Schema, is_empty, pending, take
@@ -49,6 +50,7 @@ class Database:
         telemetry: told when the database cannot be used.
 
     Attributes:
+        path: of the file.
         failure: why nothing can be read or written; None while all is well. Its code is
             `store_corrupt`, `store_schema_newer` or `store_unavailable`.
     """
@@ -56,7 +58,7 @@ class Database:
     def __init__(
         self, path: Path, schemas: tuple[Schema, ...], clock: Clock, telemetry: Telemetry
     ) -> None:
-        self._path = path
+        self.path = path
         self._clock = clock
         self._telemetry = telemetry
         self._engine: Engine | None = None
@@ -69,33 +71,37 @@ class Database:
             self._fail(error)
 
     def _open(self, schemas: tuple[Schema, ...]) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        if self._path.exists() and self._path.stat().st_size:
-            check_file(self._path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        keep_private(self.path)
+        if self.path.stat().st_size:
+            check_file(self.path)
         else:
-            create_file(self._path)
-        self._engine = make_engine(self._path)
+            create_file(self.path)
+        self._engine = make_engine(self.path)
         with self._engine.connect() as connection:
             steps = pending(connection, schemas)
             empty = is_empty(connection)
         if steps:
             if not empty:
                 self._back_up(steps)
-            self._migrate(self._engine, steps)
+            self._migrate(self._engine, schemas)
         self._writer = Writer(self._engine)
 
     def _back_up(self, steps: list[Pending]) -> None:
         """Copy the file aside, named for the first step it has not taken."""
         first = steps[0]
-        name = f"{self._path.name}.before-{first.room}-{first.number}"
-        copy_database(self._path, self._path.with_name(name))
+        name = f"{self.path.name}.before-{first.room}-{first.number}"
+        copy_database(self.path, self.path.with_name(name))
 
-    def _migrate(self, engine: Engine, steps: list[Pending]) -> None:
-        """All steps in one transaction: a failure leaves the database as it was."""
+    def _migrate(self, engine: Engine, schemas: tuple[Schema, ...]) -> None:
+        """All steps in one transaction: a failure leaves the database as it was.
+
+        What is missing is looked up anew: another process may have taken a step meanwhile.
+        """
         with engine.connect() as plain:
             connection = plain.execution_options(**{WRITES: True})
             with connection.begin():
-                for step in steps:
+                for step in pending(connection, schemas):
                     take(connection, step, self._clock.now_ms())
 
     def _fail(self, error: Exception) -> None:
@@ -139,6 +145,14 @@ class Database:
             raise _stopping() from None
         try:
             return await future
+        except SQLAlchemyError as error:
+            raise self._trouble(error) from None
+
+    def read_now(self, work: Callable[[Connection], _Result]) -> _Result:
+        """As `read`, on the calling thread: for what must be known before a loop runs."""
+        self.check()
+        try:
+            return self._reading(work)
         except SQLAlchemyError as error:
             raise self._trouble(error) from None
 

@@ -1,5 +1,6 @@
 """The one place that makes a database engine. SQLite in WAL mode; a server may follow here."""
 
+import contextlib
 import os
 import sqlite3
 from pathlib import Path
@@ -37,6 +38,16 @@ def make_engine(path: Path) -> Engine:
     return engine
 
 
+def keep_private(path: Path) -> None:
+    """Let nobody but its owner read a database, which is made (empty) if need be.
+
+    Files that SQLite puts beside it are readable by whoever may read it. Raises OSError.
+    """
+    os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+    with contextlib.suppress(PermissionError):  # Another user's file, lent to this one's group.
+        path.chmod(0o600)
+
+
 def create_file(path: Path) -> None:
     """Make an empty database that can give space back to the disk: it must be said first."""
     connection = sqlite3.connect(path, isolation_level=None)
@@ -68,6 +79,7 @@ def copy_database(source: Path, target: Path) -> None:
     """Write a consistent copy of a SQLite file; `target` appears whole or not at all."""
     part = target.with_name(target.name + ".part")
     part.unlink(missing_ok=True)
+    keep_private(part)
     reading = sqlite3.connect(source)
     writing = sqlite3.connect(part)
     try:

@@ -1,8 +1,11 @@
 """In front of every route: names, web origins, keys; and the routes operators look at."""
 
 import asyncio
+import os
 import shutil
 import socket
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -11,14 +14,16 @@ import pytest
 
 from opta_lmx.config.sections.engine import EngineSettings
 from opta_lmx.core.clock import SystemClock
+from opta_lmx.core.principal import Principal
 from opta_lmx.core.telemetry import NullTelemetry
 from opta_lmx.engine.planner import Planner
 from opta_lmx.engine.residency import Engine
 from opta_lmx.models.store import ModelEntry, ModelStore
 from opta_lmx.serving.catalogue import Catalogue
-from tests.support.process import running_server
+from tests.support.process import running_server, start_server
 from tests.support.server import sim_server
 from tests.support.sim import SimResolver, engine_options
+from tests.support.waiting import wait_until
 from tests.support.weights import small_gguf
 
 KEY = "k-1234567890"
@@ -136,12 +141,64 @@ def test_a_model_that_goes_meanwhile_does_not_break_the_list(tmp_path: Path) -> 
     resolver = SimResolver(tmp_path, {})
     engine = Engine(resolver, engine_options(), SystemClock(), NullTelemetry())
     catalogue = Catalogue(planner, engine)
-    listed = asyncio.run(catalogue.list())
+    listed = asyncio.run(catalogue.list(Principal()))
     assert [(model.id, model.backend) for model in listed] == [
         ("going", "gguf"),
         ("staying", "gguf"),
     ]
-    other = asyncio.run(catalogue.get("staying:mlx"))
+    other = asyncio.run(catalogue.get(Principal(), "staying:mlx"))
     assert (other.id, other.backend) == ("staying:mlx", "mlx")
-    assert asyncio.run(catalogue.get("staying:gguf")).id == "staying"
+    assert asyncio.run(catalogue.get(Principal(), "staying:gguf")).id == "staying"
     assert threading.current_thread() not in store.threads
+
+
+def test_what_a_client_says_of_its_address_counts_for_nothing(tmp_path: Path) -> None:
+    limits = {"auth_failures_per_minute": 2}
+    with sim_server(tmp_path, {"m": {}}, server={"api_keys": [KEY]}, security=limits) as server:
+        url = f"{server.url}/v1/models"
+        told: list[int] = []
+        for place in range(4):
+            said = {"X-Forwarded-For": f"10.0.0.{place}", "Forwarded": f"for=10.0.0.{place}"}
+            reply = httpx.get(url, headers={**said, "x-api-key": "wrong"})
+            told.append(reply.status_code)
+        assert told == [401, 401, 429, 429]
+        assert (reply.json()["error"]["code"], reply.headers["retry-after"]) == (
+            "too_many_auth_failures",
+            "60",
+        )
+        assert httpx.get(url, headers={"x-api-key": KEY}).status_code == 200
+
+
+def test_a_key_made_or_ended_elsewhere_is_known_within_seconds(tmp_path: Path) -> None:
+    def manage(*arguments: str) -> str:
+        command = [sys.executable, "-m", "opta_lmx.cli.main", "keys", *arguments]
+        home = {**os.environ, "LMX_HOME": str(tmp_path)}
+        done = subprocess.run(command, env=home, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    # The server's own waiting for readiness shows this one.
+    first = manage("create", "--name", "first")
+    limit = {"LMX_SECURITY__AUTH_FAILURES_PER_MINUTE": "1000"}
+    with running_server(tmp_path, key=first, **limit) as server:
+
+        def status(key: str) -> int:
+            headers = {"Authorization": f"Bearer {key}"}
+            return httpx.get(f"{server.url}/v1/models", headers=headers).status_code
+
+        second = manage("create", "--name", "second")
+        wait_until(lambda: status(second) == 200)
+        manage("revoke", "second")
+        wait_until(lambda: status(second) == 401)
+        manage("revoke", "first")
+        wait_until(lambda: status(first) == 401)
+        assert httpx.get(f"{server.url}/v1/models").status_code == 401
+
+
+def test_the_server_does_not_start_while_its_profile_is_not_met(tmp_path: Path) -> None:
+    server = start_server(tmp_path, "--host", "0.0.0.0")
+    assert server.process.wait(30) == 1
+    said = server.log.read_text()
+    assert "keys_required" in said
+    for setting in ("security.profile", "opta-lmx keys create", "server.allowed_hosts"):
+        assert setting in said
+    server.http.close()

@@ -146,6 +146,27 @@ def test_one_question_is_answered_for_real_and_in_a_pipe(home: Path) -> None:
     assert not alive(server_pid(home))
 
 
+def test_a_conversation_needs_nothing_that_the_configured_profile_asks_for(
+    home: Path, stored: str
+) -> None:
+    strict = {
+        "LMX_SECURITY__PROFILE": "internet",
+        "LMX_SECURITY__TRUSTED_PROXIES": '["10.0.0.0/8"]',
+    }
+    asked = subprocess.run(
+        [sys.executable, *PROGRAM, "chat", "-m", stored],
+        input="Hi",
+        capture_output=True,
+        text=True,
+        timeout=3 * PATIENCE_S,
+        check=False,
+        env={**os.environ, **strict},
+    )
+    assert asked.returncode == 0, asked.stderr
+    assert " tokens" in asked.stderr
+    assert processes_of(home) == []
+
+
 def test_who_is_told_to_end_takes_the_server_along(people: People, home: Path, stored: str) -> None:
     person = people.begin()
     person.wait_for("tiny · ")

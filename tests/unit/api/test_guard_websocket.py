@@ -2,17 +2,25 @@
 
 import asyncio
 import json
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import pytest
+from starlette.requests import HTTPConnection
 from starlette.types import Message, Receive, Scope, Send
 
+from opta_lmx.api.callers import principal_of
+from opta_lmx.api.door import Door as Entrance
+from opta_lmx.api.door import DoorRules
 from opta_lmx.api.errors import Envelopes
-from opta_lmx.api.guard import Guard, GuardRules
+from opta_lmx.api.guard import Guard
 from opta_lmx.api.openai.errors import render
 from opta_lmx.core.clock import SystemClock
+from opta_lmx.core.errors import LmxError
 from opta_lmx.core.principal import Principal
 from opta_lmx.core.telemetry import NullTelemetry
+from opta_lmx.security.failures import AuthFailures
+from opta_lmx.tenancy.keyring import Keyring
 
 ACCEPT: Message = {"type": "websocket.accept"}
 CLOSE: Message = {"type": "websocket.close", "code": 1000}
@@ -38,6 +46,17 @@ class Counting(NullTelemetry):
             self.requests.append((labels["route"], labels["code"], len(self.sent)))
 
 
+class Changing(Keyring):
+    """One key, which may be revoked."""
+
+    def __init__(self) -> None:
+        super().__init__([("abc", Principal())], None, SystemClock(), required=True)
+        self.revoked = False
+
+    def owner(self, shown: str) -> Principal | None:
+        return None if self.revoked else super().owner(shown)
+
+
 class Door:
     """A guard before an application that sends `plays`."""
 
@@ -47,8 +66,10 @@ class Door:
         self.reached = False
         self._plays = plays
         self._known = known
-        rules = GuardRules(keys=(("abc", Principal()),))
-        self._guard = Guard(self._app, rules, Envelopes(render), SystemClock(), self.telemetry)
+        clock = SystemClock()
+        self.keys = Changing()
+        entrance = Entrance(DoorRules(), self.keys, AuthFailures(clock, 20))
+        self._guard = Guard(self._app, entrance, Envelopes(render), clock, self.telemetry)
 
     async def _app(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.reached = True
@@ -57,10 +78,14 @@ class Door:
         for message in self._plays:
             await send(message)
 
-    def knock(self, *, extension: bool = True, **headers: str) -> list[Message]:
+    def knock(
+        self, *, extension: bool = True, subprotocols: Sequence[str] = (), **headers: str
+    ) -> list[Message]:
         """Open a socket; everything that is sent."""
         raw = [(name.encode(), text.encode()) for name, text in headers.items()]
         scope: dict[str, Any] = {"type": "websocket", "path": "/socket", "headers": raw}
+        scope["subprotocols"] = list(subprotocols)
+        self.scope = scope
         scope["extensions"] = {"websocket.http.response": {}} if extension else {}
 
         async def receive() -> Message:
@@ -125,3 +150,49 @@ def test_a_route_that_does_not_accept_forbids() -> None:
 def test_a_server_without_replies_closes(headers: dict[str, str]) -> None:
     sent = Door(CLOSE).knock(extension=False, **headers)
     assert [message["type"] for message in sent] == ["websocket.close"]
+
+
+OFFERED = [
+    (["chat", "lmx-key.abc"], "chat"),
+    (["lmx-key.abc", "chat", "other"], "chat"),
+    (["chat"], None),
+]
+
+
+@pytest.mark.parametrize(("offered", "answered"), OFFERED)
+def test_a_key_among_the_protocols_opens_and_is_not_what_is_answered(
+    offered: list[str], answered: str | None
+) -> None:
+    door = Door(ACCEPT)
+    headers = {} if answered else KEY
+    (opened,) = door.knock(subprotocols=offered, **headers)
+    assert opened["type"] == "websocket.accept"
+    assert opened.get("subprotocol") == answered
+
+
+@pytest.mark.parametrize(
+    ("offered", "expected"),
+    [
+        (["lmx-key.abc"], (400, "invalid_header")),
+        (["chat", "lmx-key.abd"], (401, "invalid_api_key")),
+        (["chat", "LMX-KEY.abc"], (401, "invalid_api_key")),
+        (["chat", "abc"], (401, "invalid_api_key")),
+    ],
+)
+def test_what_is_no_key_beside_a_protocol_does_not_open(
+    offered: list[str], expected: tuple[int, str]
+) -> None:
+    door = Door(ACCEPT)
+    assert reply(door.knock(subprotocols=offered)) == expected
+    assert not door.reached
+
+
+def test_the_key_of_an_open_socket_is_asked_for_again_at_each_request() -> None:
+    door = Door(ACCEPT)
+    door.knock(**KEY)
+    connection = HTTPConnection(door.scope)
+    assert principal_of(connection) == Principal()
+    door.keys.revoked = True
+    with pytest.raises(LmxError) as refused:
+        principal_of(connection)
+    assert refused.value.code == "invalid_api_key"

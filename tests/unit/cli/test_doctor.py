@@ -88,6 +88,30 @@ def test_secrets_that_others_may_read_are_named(command: Command, home: Path) ->
     assert "secrets" not in found(command("doctor", "--json"))
 
 
+def test_what_the_security_profile_lacks_is_broken(command: Command) -> None:
+    fine = command("doctor", "--json", LMX_SERVER__PORT="0")
+    assert found(fine)["profile loopback"]["state"] == "ok"
+    result = command(
+        "doctor", "--json", LMX_SERVER__PORT="0", LMX_SECURITY__PROFILE="trusted-gateway"
+    )
+    assert result.exit_code == 1
+    told = [
+        one["detail"]
+        for one in json.loads(result.stdout)["checks"]
+        if one["subject"] == "profile trusted-gateway" and one["state"] == "broken"
+    ]
+    assert [detail.split(":")[0] for detail in told] == ["keys", "trusted proxies"]
+    assert command("keys", "create", "--name", "bot").exit_code == 0
+    met = command(
+        "doctor",
+        "--json",
+        LMX_SERVER__PORT="0",
+        LMX_SECURITY__PROFILE="trusted-gateway",
+        LMX_SECURITY__TRUSTED_PROXIES='["127.0.0.1"]',
+    )
+    assert found(met)["profile trusted-gateway"]["state"] == "ok"
+
+
 def test_a_damaged_model_is_broken(command: Command, home: Path) -> None:
     model = home / "models" / "hurt"
     model.mkdir(parents=True)

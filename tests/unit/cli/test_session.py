@@ -2,7 +2,7 @@
 
 import pytest
 
-from opta_lmx.cli.session import key_for, open_session
+from opta_lmx.cli.session import clients_key_for, key_for, open_session
 from tests.unit.cli.conftest import Command
 
 KEYS = '["sk-first", "sk-second"]'
@@ -40,3 +40,15 @@ def test_the_key_goes_to_the_configured_address_only(
 
 def test_without_keys_there_is_none_to_show(command: Command) -> None:
     assert key_for(open_session(), None) is None
+    assert clients_key_for(open_session(), None) is None
+
+
+def test_what_is_written_into_a_clients_file_is_no_operators_key(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LMX_SERVER__API_KEYS", KEYS)
+    monkeypatch.setenv("LMX_ACCESS__KEYS", '[{name = "bot", key = "sk-bot"}]')
+    session = open_session()
+    assert key_for(session, None) == "sk-first"
+    assert clients_key_for(session, None) == "sk-bot"
+    assert clients_key_for(session, "http://example.org:1234") is None

@@ -17,9 +17,11 @@ VALUES: dict[str, list[Any]] = {
     "access.keys": [
         [{"name": "a", "key": "ka"}],
         [{"name": "b", "key": "kb", "tenant": "t", "lane": "background", "weight": 0.5}],
-        [{"name": "c", "key": "kc", "max_running": 2, "prompt_tokens_per_minute": 7}],
+        [{"name": "c", "key": "kc", "scopes": ["admin", "metrics"], "models": ["org/*"]}],
         [],
     ],
+    "security.profile": ["loopback", "lan", "trusted-gateway", "internet"],
+    "security.trusted_proxies": [["10.0.0.0/8"], ["::1"], [], ["127.0.0.1", "fd00::/8"]],
     "models.hub_endpoint": ["http://a", "http://b", "http://c", "https://d"],
     "engine.load_on_demand": [True, False, True, False],
     "engine.stall_factor": [1.5, 2.0, 3.25, 1000.0],

@@ -55,8 +55,8 @@ def test_explain_never_shows_a_secret(tmp_path: Path) -> None:
     assert "hidden" not in str(rows) + repr(loaded)
     assert rows["server.api_keys"].value == "[********, ********]"
     assert rows["access.keys"].value == (
-        "[{name = bot, key = ********, tenant = default, lane = interactive, weight = 1.0, "
-        "prompt_tokens = 9}]"
+        "[{name = bot, key = ********, tenant = default, scopes = [inference], "
+        "lane = interactive, weight = 1.0, prompt_tokens = 9}]"
     )
     assert rows["models.hub_token"].origin == "environment LMX_MODELS__HUB_TOKEN"
     assert rows["engine.overrides"].value == "{m = {slots = 2, options = {}}}"
@@ -115,6 +115,24 @@ def test_names_and_protocol_settings(tmp_path: Path) -> None:
     assert (own.tool_dialect, own.reasoning) == ("hermes", "")
     other = settings.engine.for_model("n")
     assert (other.tool_dialect, other.reasoning) == (None, None)
+
+
+def test_which_key_commands_show_and_which_they_give_away(tmp_path: Path) -> None:
+    def chosen(text: str) -> tuple[str | None, str | None]:
+        (tmp_path / "config.toml").write_text(text)
+        found = load(home=tmp_path, file=None, env={}, flags={}).settings
+        keys = (found.operators_key(), found.clients_key())
+        shown = [key.get_secret_value() if key else None for key in keys]
+        return shown[0], shown[1]
+
+    bot = '[[access.keys]]\nname = "bot"\nkey = "kb"\n'
+    watcher = '[[access.keys]]\nname = "w"\nkey = "kw"\nscopes = ["metrics"]\n'
+    chief = '[[access.keys]]\nname = "c"\nkey = "kc"\nscopes = ["inference", "admin"]\n'
+    assert chosen("") == (None, None)
+    assert chosen(bot) == ("kb", "kb")
+    assert chosen(watcher + bot + chief) == ("kc", "kb")
+    assert chosen(chief) == ("kc", "kc")
+    assert chosen('server.api_keys = ["full"]\n' + bot) == ("full", "kb")
 
 
 def test_how_strict_the_protocol_is_by_default() -> None:

@@ -7,6 +7,7 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel
 from starlette.responses import Response
 
+from opta_lmx.api.callers import principal_of
 from opta_lmx.api.calls import Calls, ignored_header
 from opta_lmx.api.documents import LOADING, body_docs, error_docs
 from opta_lmx.api.fields import BodyReader, Read, validated
@@ -22,6 +23,7 @@ from opta_lmx.api.lmstudio.wire import (
     Unloaded,
     UnloadRequest,
 )
+from opta_lmx.core.principal import Principal
 from opta_lmx.engine.downloads import Download
 from opta_lmx.engine.parking import until_loaded
 from opta_lmx.engine.residency import Engine
@@ -71,9 +73,9 @@ class LmStudioRoutes:
             )
         return routes
 
-    async def list_models(self) -> Response:
+    async def list_models(self, request: Request) -> Response:
         """List the stored models and their loaded instances."""
-        return _json(render.model_list(await self._catalogue.list()))
+        return _json(render.model_list(await self._catalogue.list(principal_of(request))))
 
     async def load(self, request: Request) -> Response:
         """Load a model and wait until it serves; one that is loaded and large enough stays."""
@@ -106,7 +108,7 @@ class LmStudioRoutes:
         read = await self._read(request, DownloadRequest)
         self._calls.serving.refuse_draining()
         ref = read.call.model.removeprefix(_LINK)
-        if any(one.name == ref for one in await self._catalogue.list()):
+        if any(one.name == ref for one in await self._catalogue.list(Principal())):
             return _json(Job("already_downloaded"), read)
         return _json(render.job(await self._begin(ref, read.call.confirmation_token)), read)
 
@@ -126,14 +128,16 @@ class LmStudioRoutes:
         """One download."""
         return _json(render.job(self._downloads.get(job_id)))
 
-    async def list_old(self) -> Response:
+    async def list_old(self, request: Request) -> Response:
         """List the models in the words of the older interface."""
-        listed = [one for one in await self._catalogue.list() if one.kind != "rerank"]
+        served = await self._catalogue.list(principal_of(request))
+        listed = [one for one in served if one.kind != "rerank"]
         return _json(OldList("list", [render.old_model(one) for one in listed]))
 
-    async def get_old(self, model_id: str) -> Response:
+    async def get_old(self, request: Request, model_id: str) -> Response:
         """Describe one model in the words of the older interface."""
-        return _json(render.old_model(await self._catalogue.get(model_id)))
+        served = await self._catalogue.get(principal_of(request), model_id)
+        return _json(render.old_model(served))
 
     async def _read(self, request: Request, kind: type[_Wire]) -> Read[_Wire]:
         def parse(fields: dict[str, Any]) -> _Wire:

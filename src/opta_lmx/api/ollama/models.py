@@ -11,6 +11,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from starlette.responses import Response
 
 from opta_lmx import __version__
+from opta_lmx.api.callers import principal_of
 from opta_lmx.api.calls import Calls, ignored_header
 from opta_lmx.api.documents import body_docs, error_docs, text_docs
 from opta_lmx.api.fields import BodyReader, validated
@@ -103,22 +104,23 @@ class ModelRoutes:
         """The interface that is followed, and whose server it is."""
         return {"version": f"{OLLAMA_LEVEL}+opta-lmx.{__version__}"}
 
-    async def tags(self) -> Json:
+    async def tags(self, request: Request) -> Json:
         """List the models that can be asked for, then their adapters, then the presets."""
-        models, adapters = await self._catalogue.list(), await self._catalogue.adapters()
-        served = [*models, *adapters, *await self._catalogue.presets()]
+        owner, listed = principal_of(request), self._catalogue
+        models, adapters = await listed.list(owner), await listed.adapters(owner)
+        served = [*models, *adapters, *await listed.presets(owner)]
         return {"models": [_listed(model) for model in served]}
 
-    async def ps(self) -> Json:
+    async def ps(self, request: Request) -> Json:
         """List the models that are loaded."""
-        served = await self._catalogue.list()
+        served = await self._catalogue.list(principal_of(request))
         now = self._calls.clock.now_ms()
         return {"models": [_loaded(model, now) for model in served if model.state == "ready"]}
 
     async def show(self, request: Request) -> Response:
         """Describe one model."""
         read = await self._calls.parse(self._show, await self._calls.body(request))
-        served = await self._catalogue.get(model_of(read.call))
+        served = await self._catalogue.get(principal_of(request), model_of(read.call))
         entry = await asyncio.to_thread(self._store.get, served.name)
         return JSONResponse(_described(served, entry), headers=ignored_header(read))
 

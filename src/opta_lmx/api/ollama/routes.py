@@ -7,10 +7,11 @@ import msgspec
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from opta_lmx.api.callers import principal_of, require
 from opta_lmx.api.calls import Calls, ignored_header, with_session
 from opta_lmx.api.documents import inference_docs
 from opta_lmx.api.exchange import Exchange
-from opta_lmx.api.fields import BodyReader
+from opta_lmx.api.fields import BodyReader, Read
 from opta_lmx.api.json_body import decode
 from opta_lmx.api.ollama.parse import Call, head, model_of, parse_chat, parse_generate
 from opta_lmx.api.ollama.render import (
@@ -23,6 +24,7 @@ from opta_lmx.api.ollama.render import (
 from opta_lmx.api.ollama.wire import ChatRequest, GenerateRequest
 from opta_lmx.api.streaming import JSON_LINES
 from opta_lmx.core.errors import ErrorKind, LmxError, unsupported
+from opta_lmx.core.principal import Scope
 from opta_lmx.core.types import Accepted, Usage
 from opta_lmx.engine.memory import keep
 from opta_lmx.engine.residency import Engine
@@ -80,12 +82,12 @@ class GenerationRoutes:
         body = await self._calls.body(request)
         if len(body) <= _PEEK_BYTES and _asks_nothing(body):
             read = await self._calls.parse(reader, body)
-            return await self._only_load(read.call, shape, ignored_header(read))
+            return await self._only_load(request, read, shape)
         ticket, read = await self._calls.admit_body(request, body, reader, head)
         call = read.call
         if call.request is None:
             ticket.give_back()
-            return await self._only_load(call, shape, ignored_header(read))
+            return await self._only_load(request, read, shape)
         keep(ticket.runtime, call.keep_s)
         answering = self._calls.serving.run(ticket, with_session(call.request, request.headers))
         clock = self._calls.clock
@@ -94,9 +96,11 @@ class GenerationRoutes:
         exchange = Exchange(fitting, rendering, self._calls.limits, clock)
         return exchange.response(stream=call.stream, headers=ignored_header(read))
 
-    async def _only_load(self, call: Call, shape: Shape, headers: dict[str, str]) -> Response:
+    async def _only_load(self, request: Request, read: Read[Call], shape: Shape) -> Response:
         """Load the model, or unload it; one object either way, streamed or not."""
-        model = model_of(call.name)
+        require(request, Scope.ADMIN)
+        call, model = read.call, model_of(read.call.name)
+        self._calls.serving.access.check(principal_of(request), model)
         if call.unload:
             await self._unload(model)
         else:
@@ -106,7 +110,7 @@ class GenerationRoutes:
             _check_window(runtime, call.window or 0)
         now = self._calls.clock.now_ms()
         answer = nothing_said(call.name, shape, now, "unload" if call.unload else "load")
-        return Response(answer, headers=headers, media_type="application/json")
+        return Response(answer, headers=ignored_header(read), media_type="application/json")
 
     async def _unload(self, model: str) -> None:
         try:

@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 
+from opta_lmx.api.callers import principal_of
 from opta_lmx.api.documents import error_docs
 from opta_lmx.serving.catalogue import Catalogue, ServedModel
 
@@ -13,16 +14,19 @@ def router(catalogue: Catalogue) -> APIRouter:
     routes = APIRouter()
 
     @routes.get("/v1/models", responses=error_docs(503))
-    async def list_models() -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
+    async def list_models(request: Request) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
         """List the models that can be asked for, then their adapters, then the presets."""
-        models, adapters = await catalogue.list(), await catalogue.adapters()
-        served = [*models, *adapters, *await catalogue.presets()]
+        owner = principal_of(request)
+        models, adapters = await catalogue.list(owner), await catalogue.adapters(owner)
+        served = [*models, *adapters, *await catalogue.presets(owner)]
         return {"object": "list", "data": [_render(model) for model in served]}
 
     @routes.get("/v1/models/{model_id:path}", responses=error_docs(400, 404, 409, 503))
-    async def get_model(model_id: str) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
+    async def get_model(  # pyright: ignore[reportUnusedFunction]
+        request: Request, model_id: str
+    ) -> dict[str, Any]:
         """Describe one model."""
-        return _render(await catalogue.get(model_id))
+        return _render(await catalogue.get(principal_of(request), model_id))
 
     return routes
 

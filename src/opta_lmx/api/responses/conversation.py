@@ -28,6 +28,8 @@ class Conversation(msgspec.Struct, frozen=True):
 
 Remembered = Mapping[str, Conversation]
 """Conversations of one connection by the id of their last response."""
+_Own = tuple[StoredResponses, str]
+"""Where responses are kept, and the tenant whose are meant."""
 
 
 async def complete(
@@ -53,8 +55,9 @@ async def complete(
     try:
         if draft.stores:
             store.check()
-        history = await _history(draft.body.previous_response_id, store, remembered or {})
-        items = await _resolved(draft.items, history, store)
+        own = (store, ticket.caller.principal.tenant)
+        history = await _history(draft.body.previous_response_id, own, remembered or {})
+        items = await _resolved(draft.items, history, own)
         messages = to_messages(draft.body.instructions, [*history, *items])
         request = with_session(draft.with_messages(messages), headers)
     except BaseException:  # whatever it is, the place in the line must not be lost
@@ -63,20 +66,19 @@ async def complete(
     return Wanted(draft, history, items, request)
 
 
-async def _history(
-    previous: str | None, store: StoredResponses, remembered: Remembered
-) -> list[Json]:
+async def _history(previous: str | None, own: _Own, remembered: Remembered) -> list[Json]:
+    store, tenant = own
     if previous is None:
         return []
     known = remembered.get(previous)
     if known is None:
-        return await store.history(previous)
+        return await store.history(previous, tenant)
     if known.stored:
-        await store.check_previous(previous)
+        await store.check_previous(previous, tenant)
     return known.items
 
 
-async def _resolved(items: list[Json], history: list[Json], store: StoredResponses) -> list[Json]:
+async def _resolved(items: list[Json], history: list[Json], own: _Own) -> list[Json]:
     """The items with what they refer to in place of the references."""
     wanted = {item["id"] for item in items if item["type"] == REFERENCE}
     if not wanted:
@@ -86,7 +88,8 @@ async def _resolved(items: list[Json], history: list[Json], store: StoredRespons
     if len(missing) > MAX_REFERENCES:
         raise invalid(f"'input' must refer to at most {MAX_REFERENCES} items.", param="input")
     if missing:
-        found |= await store.items(sorted(missing))
+        store, tenant = own
+        found |= await store.items(sorted(missing), tenant)
     resolved: list[Json] = []
     for item in items:
         if item["type"] == REFERENCE:

@@ -136,7 +136,8 @@ class Making:
         if draft.body.background and self.response["status"] != "queued":
             await self._ports.store.replace(self.response)
         elif draft.stores:
-            await self._ports.store.save(self.response, self.wanted.items)
+            tenant = self._ticket.caller.principal.tenant
+            await self._ports.store.save(self.response, self.wanted.items, tenant)
 
     async def _keep_failure(self) -> None:
         try:

@@ -7,6 +7,7 @@ import msgspec
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
+from opta_lmx.api.callers import principal_of
 from opta_lmx.api.calls import Calls, ignored_header
 from opta_lmx.api.documents import error_docs, inference_docs
 from opta_lmx.api.fields import BodyReader
@@ -134,7 +135,9 @@ class ResponsesRoute:
 
     async def get(
         self,
+        request: Request,
         response_id: str,
+        *,
         stream: bool = False,
         include: Annotated[list[str] | None, Query()] = None,
         include_obfuscation: bool = False,
@@ -143,29 +146,35 @@ class ResponsesRoute:
         """A stored response."""
         asked = {"stream": stream, "include": include, "include_obfuscation": include_obfuscation}
         _refuse({**asked, "starting_after": starting_after is not None})
-        body = await self._store.get(response_id)
+        tenant = principal_of(request).tenant
+        body = await self._store.get(response_id, tenant)
         if not self._jobs.runs(response_id) and _state.decode(body).status in RUNNING:
             await self._jobs.mend()
-            body = await self._store.get(response_id)
+            body = await self._store.get(response_id, tenant)
         return Response(body, media_type=_JSON)
 
-    async def delete(self, response_id: str) -> Response:
+    async def delete(self, request: Request, response_id: str) -> Response:
         """Forget a stored response; one that is being made is stopped."""
+        tenant = principal_of(request).tenant
+        await self._store.get(response_id, tenant)  # of another tenant nothing is stopped
         await self._jobs.cancel(response_id)
-        await self._store.delete(response_id)
+        await self._store.delete(response_id, tenant)
         return _json({"id": response_id, "object": "response", "deleted": True})
 
-    async def cancel(self, response_id: str) -> Response:
+    async def cancel(self, request: Request, response_id: str) -> Response:
         """Stop making a response in the background; one that has ended stays as it is."""
-        body = await self._store.get(response_id)
+        tenant = principal_of(request).tenant
+        body = await self._store.get(response_id, tenant)
         if not _state.decode(body).background:
             raise not_in_background()
         await self._jobs.cancel(response_id)
-        return Response(await self._store.get(response_id), media_type=_JSON)
+        return Response(await self._store.get(response_id, tenant), media_type=_JSON)
 
     async def input_items(
         self,
+        request: Request,
         response_id: str,
+        *,
         limit: Annotated[int, Query(ge=1, le=100)] = 20,
         order: Literal["asc", "desc"] = "desc",
         after: str | None = None,
@@ -173,7 +182,10 @@ class ResponsesRoute:
     ) -> Response:
         """The items a response was asked, without those of the turns before it."""
         _refuse({"include": include})
-        page = await self._store.input_items(response_id, limit=limit, order=order, after=after)
+        tenant = principal_of(request).tenant
+        page = await self._store.input_items(
+            response_id, limit=limit, order=order, after=after, tenant=tenant
+        )
         ids = [item["id"] for item in page.items]
         return _json(
             {

@@ -5,7 +5,9 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
-from opta_lmx.config.sections.base import Label, Secret, Section
+from opta_lmx.config.sections.base import Label, Name, Secret, Section
+
+ScopeName = Literal["inference", "agents", "skills", "admin", "metrics"]
 
 
 class KeySettings(Section):
@@ -14,6 +16,8 @@ class KeySettings(Section):
     name: Label
     key: Secret
     tenant: Label = "default"
+    scopes: list[ScopeName] = Field(default=["inference"], min_length=1)
+    models: list[Name] | None = Field(default=None, min_length=1, max_length=64)
     lane: Literal["interactive", "agent", "background"] = "interactive"
     weight: float = Field(default=1.0, ge=0.01, le=100)
     max_running: int | None = Field(default=None, ge=1)
@@ -44,7 +48,7 @@ class AccessSettings(Section):
 
     keys: Annotated[list[KeySettings], AfterValidator(_distinct)] = Field(
         default=[],
-        description="Keys with names: name, key, tenant, lane, weight, max_running, "
-        "prompt_tokens, prompt_tokens_per_minute, max_tokens, kv_bytes; besides those of "
-        "server.api_keys.",
+        description="Keys with names: name, key, tenant, scopes (unless said: inference), models "
+        "(names, * for any characters), lane, weight, max_running, prompt_tokens, "
+        "prompt_tokens_per_minute, max_tokens, kv_bytes; besides those of server.api_keys.",
     )

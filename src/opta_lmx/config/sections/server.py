@@ -24,12 +24,13 @@ class ServerSettings(Section):
     host: str = Field(
         default="127.0.0.1",
         min_length=1,
-        description="Address to listen on; beyond loopback needs keys.",
+        description="Address to listen on; security.profile says which it may be.",
     )
     port: int = Field(default=1234, ge=0, le=65_535, description="TCP port; 0 takes any free one.")
     api_keys: list[Secret] = Field(
         default=[],
-        description="Bearer keys that callers must show, without names or limits of their own.",
+        description="Keys with every scope (`/admin` too), without names or limits of their own; "
+        "access.keys has those with scopes.",
     )
     allowed_hosts: list[Annotated[str, Field(min_length=1)]] = Field(
         default=[],

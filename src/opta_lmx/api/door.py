@@ -1,0 +1,183 @@
+"""Who is let in: the names a request comes under, the key it shows, what that was given for."""
+
+import functools
+import ipaddress
+from urllib.parse import urlsplit
+
+import msgspec
+import structlog
+from starlette.datastructures import Headers
+from starlette.types import Scope
+
+from opta_lmx.api import rules
+from opta_lmx.api.callers import OWNER, PRINCIPAL, insufficient_scope
+from opta_lmx.api.credentials import shown_key
+from opta_lmx.core import principal
+from opta_lmx.core.errors import ErrorKind, LmxError
+from opta_lmx.core.principal import Principal
+from opta_lmx.security.failures import AuthFailures
+from opta_lmx.tenancy.keyring import Keyring
+
+_LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
+_SHOWN = 200
+
+
+class DoorRules(msgspec.Struct, frozen=True):
+    """What is asked of everybody, whatever key they show.
+
+    `allowed_hosts` are names besides the usual loopback ones, compared without regard to case
+    and to a dot at the end; `check_host` holds the Host header to them, `check_origin` a web
+    page's: a foreign page must reach the server neither as itself nor through a name of its own
+    that resolves here.
+    `remote_admin`: the scope `admin` may be used from other machines.
+    """
+
+    allowed_hosts: frozenset[str] = frozenset()
+    check_host: bool = True
+    check_origin: bool = True
+    remote_admin: bool = True
+
+
+class Door:
+    """Lets requests in, or says why not.
+
+    Args:
+        asked: what is asked of everybody.
+        keyring: whose keys there are.
+        failures: how often each address has shown a wrong one.
+    """
+
+    def __init__(self, asked: DoorRules, keyring: Keyring, failures: AuthFailures) -> None:
+        self._asked = asked
+        self._keyring = keyring
+        self._failures = failures
+        self._names = _LOOPBACK_NAMES | {_plain_name(name) for name in asked.allowed_hosts}
+
+    def check(self, scope: Scope, headers: Headers) -> None:
+        """Let a connection in; its scope then tells whose key it has shown.
+
+        Raises:
+            LmxError: FORBIDDEN `host_not_allowed`, `origin_not_allowed`, `insufficient_scope`,
+                `admin_not_from_here`; UNAUTHENTICATED `invalid_api_key`; RATE_LIMITED
+                `too_many_auth_failures`; INVALID_REQUEST for a key shown in a wrong way.
+        """
+        self._check_names(headers)
+        needed = rules.scope_of(scope["type"], scope.get("method", ""), scope["path"])
+        if self._keyring.required and not rules.is_open(scope["path"]):
+            self._check_key(scope, headers, needed)
+        elif needed is principal.Scope.ADMIN and not self._may_administer(scope):
+            raise _too_far()
+
+    def _check_key(self, scope: Scope, headers: Headers, needed: principal.Scope | None) -> None:
+        shown = shown_key(scope, headers, admin=needed is principal.Scope.ADMIN)
+        found = self._keyring.owner(shown)
+        if found is None:
+            raise self._stranger(_address(scope), shown)
+        near = self._may_administer(scope)
+        owner = scope[PRINCIPAL] = _granted(found, needed, near=near)
+        structlog.contextvars.bind_contextvars(key=owner.key)
+        if scope["type"] == "websocket":
+            # It may stay open for days, in which its key may be revoked.
+            scope[OWNER] = functools.partial(self._again, shown, needed, near=near)
+
+    def _again(self, shown: str, needed: principal.Scope | None, *, near: bool) -> Principal:
+        owner = self._keyring.owner(shown)
+        if owner is None:
+            raise _unauthenticated()
+        return _granted(owner, needed, near=near)
+
+    def _may_administer(self, scope: Scope) -> bool:
+        return self._asked.remote_admin or _is_near(_address(scope))
+
+    def _stranger(self, address: str, shown: str) -> LmxError:
+        """What who shows no good key is told; guessing is slowed down, asking without is not."""
+        if shown:
+            wait_s = self._failures.retry_after(address)
+            if wait_s is not None:
+                return LmxError(
+                    ErrorKind.RATE_LIMITED,
+                    "Too many wrong keys came from this address. Retry later.",
+                    code="too_many_auth_failures",
+                    retry_after=wait_s,
+                )
+            self._failures.failed(address)
+        return _unauthenticated()
+
+    def _check_names(self, headers: Headers) -> None:
+        host = headers.get("host", "localhost")
+        if self._asked.check_host and _name_in("//" + host) not in self._names:
+            raise LmxError(
+                ErrorKind.FORBIDDEN,
+                f"This server does not answer to the host name '{host[:_SHOWN]}'.",
+                code="host_not_allowed",
+            )
+        origin = headers.get("origin")
+        if origin is None or not self._asked.check_origin:
+            return
+        if _name_in(origin) not in self._names:
+            raise LmxError(
+                ErrorKind.FORBIDDEN,
+                "Requests from this web origin are refused.",
+                code="origin_not_allowed",
+            )
+
+
+def _granted(owner: Principal, needed: principal.Scope | None, *, near: bool) -> Principal:
+    """The owner, with what the key may be used for from where it is shown. Raises FORBIDDEN."""
+    if needed is not None and needed not in owner.scopes:
+        raise insufficient_scope(needed)
+    if near:
+        return owner
+    if needed is principal.Scope.ADMIN:
+        raise _too_far()
+    # A route that asks for the scope later must not find it either.
+    return msgspec.structs.replace(owner, scopes=owner.scopes - {principal.Scope.ADMIN})
+
+
+def _address(scope: Scope) -> str:
+    """Who asks, as the network tells; empty where it does not."""
+    client = scope.get("client")
+    return client[0] if client else ""
+
+
+def _is_near(address: str) -> bool:
+    """True for an address of this machine alone."""
+    try:
+        found = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    return (getattr(found, "ipv4_mapped", None) or found).is_loopback
+
+
+def _name_in(url: str) -> str | None:
+    """The host of a URL; None when there is none, or the URL is malformed."""
+    try:
+        host = urlsplit(url).hostname
+    except ValueError:
+        return None
+    return _plain_name(host) if host else None
+
+
+def _plain_name(host: str) -> str:
+    """One spelling of a host: its case, a dot at the end and brackets say nothing."""
+    name = host.casefold().removesuffix(".")
+    try:
+        return str(ipaddress.ip_address(name.strip("[]")))
+    except ValueError:
+        return name
+
+
+def _too_far() -> LmxError:
+    return LmxError(
+        ErrorKind.FORBIDDEN,
+        "Under this server's security profile only its own machine may administer it.",
+        code="admin_not_from_here",
+    )
+
+
+def _unauthenticated() -> LmxError:
+    return LmxError(
+        ErrorKind.UNAUTHENTICATED,
+        "A valid API key is required: Authorization: Bearer KEY.",
+        code="invalid_api_key",
+    )

@@ -1,0 +1,72 @@
+"""In front of everything: a request that came through proxies gets its client's address back."""
+
+import msgspec
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from opta_lmx.core.errors import LmxError
+from opta_lmx.security.addresses import Networks, peer_address
+from opta_lmx.security.forwarded import client_address
+
+_NO_PORT = 0
+_POLICY_VIOLATION = 1008
+_SCHEMES = {
+    "http": {"http": "http", "https": "https", "ws": "http", "wss": "https"},
+    "websocket": {"http": "ws", "https": "wss", "ws": "ws", "wss": "wss"},
+}
+
+
+class TrustedProxies:
+    """Plain ASGI middleware, for HTTP and WebSocket; the outermost one.
+
+    Sets `client` of the scope (its port is 0 then, being unknown), and `scheme` from the
+    `X-Forwarded-Proto` of the proxy that the connection comes from.
+
+    Args:
+        app: what answers.
+        trusted: proxies; without any, nothing is changed.
+    """
+
+    def __init__(self, app: ASGIApp, trusted: Networks) -> None:
+        self._app = app
+        self._trusted = trusted
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Say who asks, pass on."""
+        if self._trusted and scope["type"] in _SCHEMES and scope.get("client"):
+            try:
+                self._identify(scope)
+            except LmxError as error:
+                await _refuse(scope, send, error)
+                return
+        await self._app(scope, receive, send)
+
+    def _identify(self, scope: Scope) -> None:
+        peer = scope["client"][0]
+        if peer_address(peer) not in self._trusted:
+            return
+        headers = Headers(scope=scope)
+        told = headers.getlist("forwarded"), headers.getlist("x-forwarded-for")
+        client = client_address(peer, *told, self._trusted)
+        if client != peer:
+            scope["client"] = (client, _NO_PORT)
+        protocols = ",".join(headers.getlist("x-forwarded-proto"))
+        # The last one: any before it may be the client's own.
+        named = protocols.rpartition(",")[2].strip().lower()
+        scope["scheme"] = _SCHEMES[scope["type"]].get(named, scope["scheme"])
+
+
+async def _refuse(scope: Scope, send: Send, error: LmxError) -> None:
+    """Reply 400 in the commonest envelope: no route, and so no dialect, has been chosen yet."""
+    kind = "http.response"
+    if scope["type"] == "websocket":
+        kind = "websocket.http.response"
+        if kind not in scope.get("extensions", {}):
+            await send({"type": "websocket.close", "code": _POLICY_VIOLATION})
+            return
+    told = {"message": error.message, "type": "invalid_request_error"}
+    body = msgspec.json.encode({"error": {**told, "param": error.param, "code": error.code}})
+    length = str(len(body)).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", length)]
+    await send({"type": f"{kind}.start", "status": 400, "headers": headers})
+    await send({"type": f"{kind}.body", "body": body})

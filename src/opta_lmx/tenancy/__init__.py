@@ -1,0 +1,1 @@
+"""Who may ask: keys, their owners, and what each of them may do."""

@@ -1,0 +1,206 @@
+"""Keys are made, replaced and ended here, by operators' commands and routes alike."""
+
+import asyncio
+from collections.abc import Collection
+
+import msgspec
+from sqlalchemy import Connection
+
+from opta_lmx.core.clock import Clock
+from opta_lmx.core.errors import ErrorKind, LmxError, invalid
+from opta_lmx.core.principal import Principal
+from opta_lmx.store.database import Database, unavailable
+from opta_lmx.tenancy import key_rows, keys
+from opta_lmx.tenancy.durations import expiry_ms, span_s
+from opta_lmx.tenancy.grants import check_grant, check_maker
+from opta_lmx.tenancy.key_rows import KeyRow
+from opta_lmx.tenancy.marker import Marker
+
+MAX_GRACE_S = 30 * 86_400
+
+
+class Issued(msgspec.Struct, frozen=True):
+    """A key that was just made, with its text, which is kept nowhere.
+
+    `first`: before it there was none, so callers need not have shown one.
+    """
+
+    row: KeyRow
+    secret: str
+    first: bool = False
+
+
+class KeyBook:
+    """The keys in the database.
+
+    Args:
+        database: holds them.
+        clock: time.
+        taken: names that the configuration gives to keys.
+    """
+
+    def __init__(self, database: Database, clock: Clock, taken: Collection[str] = ()) -> None:
+        self._database = database
+        self._clock = clock
+        self._taken = frozenset(taken)
+
+    async def create(
+        self, owner: Principal, *, expires: str = "never", note: str = "", maker: Principal | None
+    ) -> Issued:
+        """Make a key.
+
+        Args:
+            owner: whose, with all that it may do; `key` is its name.
+            expires: when it ends, in the words of `durations.expiry_ms`.
+            note: for operators.
+            maker: who asks, and can grant no more than is theirs; None: the machine's owner.
+
+        Raises:
+            LmxError: INVALID_REQUEST naming a field, FORBIDDEN, CONFLICT `key_name_taken`.
+        """
+        check_grant(owner, note)
+        if maker is not None:
+            check_maker(maker, owner)
+        now_ms = self._clock.now_ms()
+        ends_ms = expiry_ms(expires, now_ms)
+        minted, row = _new(owner, note, now_ms, ends_ms)
+
+        def work(connection: Connection) -> bool:
+            self._refuse_taken(key_rows.by_name(connection, owner.key), owner.key, now_ms)
+            first = key_rows.changes(connection) == 0
+            key_rows.add(connection, row)
+            return first
+
+        await self._mark()
+        return Issued(row, minted.secret, first=await self._database.write(work))
+
+    async def rotate(
+        self,
+        which: str,
+        *,
+        grace: str = "0",
+        expires: str | None = None,
+        maker: Principal | None,
+        named: bool = False,
+    ) -> Issued:
+        """Give a key's owner another secret, under a new id.
+
+        Args:
+            which: id of the key.
+            grace: how long the old one still opens the door (`10m`).
+            expires: when the new one ends; None: when the old one would have.
+            maker: as for `create`: the new secret is theirs to use.
+            named: `which` may also be a name.
+
+        Raises:
+            LmxError: NOT_FOUND, FORBIDDEN, INVALID_REQUEST, or CONFLICT for a key that is over.
+        """
+        now_ms = self._clock.now_ms()
+        until_ms = now_ms + _grace_s(grace) * 1000
+        ends_ms = None if expires is None else expiry_ms(expires, now_ms)
+
+        def work(connection: Connection) -> Issued:
+            old = _find(connection, which, named=named)
+            _refuse_over(old, now_ms, expires)
+            if maker is not None:
+                check_maker(maker, old.owner)
+            kept_ms = old.expires_ms if expires is None else ends_ms
+            minted, new = _new(old.owner, old.note, now_ms, kept_ms)
+            key_rows.replace(connection, old, new, until_ms)
+            return Issued(new, minted.secret)
+
+        return await self._database.write(work)
+
+    async def revoke(self, which: str, *, named: bool = False) -> KeyRow:
+        """End a key now, and with an owner's present one those that it replaced.
+
+        Revoking one again changes nothing.
+
+        Raises:
+            LmxError: NOT_FOUND.
+        """
+        now_ms = self._clock.now_ms()
+
+        def work(connection: Connection) -> KeyRow:
+            row = _find(connection, which, named=named)
+            if row.revoked_ms is not None:
+                return row
+            key_rows.revoke(connection, row, now_ms)
+            return msgspec.structs.replace(row, revoked_ms=now_ms)
+
+        return await self._database.write(work)
+
+    async def rows(self, *, everything: bool = False) -> list[KeyRow]:
+        """The keys that are not over, or all there ever were; the oldest first."""
+        now_ms = self._clock.now_ms()
+        if everything:
+            return await self._database.read(key_rows.every)
+        return await self._database.read(lambda one: key_rows.living(one, now_ms))
+
+    def _refuse_taken(self, holder: KeyRow | None, name: str, now_ms: int) -> None:
+        if holder is None and name not in self._taken:
+            return
+        if holder is None:
+            reason = "belongs to a key in the configuration"
+        elif holder.state(now_ms) == "expired":
+            reason = "belongs to a key that has expired; revoke it, or rotate it"
+        else:
+            reason = f"belongs to the key {holder.id}"
+        raise LmxError(
+            ErrorKind.CONFLICT, f"The name '{name}' {reason}.", code="key_name_taken", param="name"
+        )
+
+    async def _mark(self) -> None:
+        """From before the first key is kept, its loss must not open the door."""
+        self._database.check()
+        try:
+            await asyncio.to_thread(Marker(self._database.path).set)
+        except OSError as error:
+            raise unavailable(f"the home cannot be written to ({error.strerror})") from None
+
+
+def _new(
+    owner: Principal, note: str, now_ms: int, ends_ms: int | None
+) -> tuple[keys.Minted, KeyRow]:
+    minted = keys.mint()
+    row = KeyRow(
+        id=minted.id,
+        hash=keys.digest(minted.secret).decode(),
+        owner=owner,
+        note=note,
+        created_ms=now_ms,
+        expires_ms=ends_ms,
+    )
+    return minted, row
+
+
+def _grace_s(text: str) -> int:
+    seconds = span_s(text, "grace")
+    if seconds > MAX_GRACE_S:
+        raise invalid("'grace' must be 30 days at most.", param="grace")
+    return seconds
+
+
+def _find(connection: Connection, which: str, *, named: bool) -> KeyRow:
+    row = key_rows.by_id(connection, which)
+    if row is None and named:
+        row = key_rows.by_name(connection, which)
+    if row is None:
+        raise LmxError(
+            ErrorKind.NOT_FOUND, f"There is no stored key '{which[:64]}'.", code="key_not_found"
+        )
+    return row
+
+
+def _refuse_over(old: KeyRow, now_ms: int, expires: str | None) -> None:
+    """A key that was revoked or replaced has no successor to give."""
+    if old.revoked_ms is not None:
+        raise LmxError(ErrorKind.CONFLICT, f"The key {old.id} is revoked.", code="key_revoked")
+    if old.replaced_ms is not None:
+        raise LmxError(
+            ErrorKind.CONFLICT,
+            f"The key {old.id} was replaced by {old.replaced_by}.",
+            code="key_replaced",
+        )
+    if old.state(now_ms) == "expired" and expires is None:
+        raise invalid(f"The key {old.id} has expired: say when the new one does.", param="expires")

@@ -1,0 +1,163 @@
+"""Whose key is shown: those of the configuration, and those kept in the database."""
+
+import asyncio
+import contextlib
+import hmac
+from collections.abc import Sequence
+from functools import partial
+from typing import Literal
+
+import msgspec
+
+from opta_lmx.core.clock import Clock
+from opta_lmx.core.errors import LmxError
+from opta_lmx.core.principal import Principal
+from opta_lmx.store.database import Database
+from opta_lmx.tenancy import key_rows, keys
+from opta_lmx.tenancy.key_rows import Found, KeyRow, State
+from opta_lmx.tenancy.marker import Marker
+
+STALE_S = 30.0
+"""How long keys go on as last read while the database cannot be: longer, a revoked one might."""
+_NOBODY = b"0" * 64
+
+
+class Known(msgspec.Struct, frozen=True):
+    """One key as operators see it: whose it is, from where, and what has become of it.
+
+    Those of the configuration have neither an id nor moments (UTC milliseconds).
+    """
+
+    owner: Principal
+    source: Literal["config", "stored"] = "config"
+    id: str | None = None
+    state: State = "active"
+    created_ms: int | None = None
+    expires_ms: int | None = None
+    replaced_ms: int | None = None
+    replaced_by: str | None = None
+    note: str = ""
+
+
+def known(row: KeyRow, now_ms: int) -> Known:
+    """A stored key as operators see it."""
+    return Known(
+        owner=row.owner,
+        source="stored",
+        id=row.id,
+        state=row.state(now_ms),
+        created_ms=row.created_ms,
+        expires_ms=row.expires_ms,
+        replaced_ms=row.replaced_ms,
+        replaced_by=row.replaced_by,
+        note=row.note,
+    )
+
+
+class Keyring:
+    """Every key there is. What the database holds is read at construction, then by `refresh`.
+
+    Args:
+        fixed: keys of the configuration, each with its owner.
+        database: holds the others, with the tables of `key_rows.SCHEMA`; None: there are none.
+        clock: time.
+        required: a key must be shown even though there is none yet.
+    """
+
+    def __init__(
+        self,
+        fixed: Sequence[tuple[str, Principal]],
+        database: Database | None,
+        clock: Clock,
+        *,
+        required: bool,
+    ) -> None:
+        self._fixed = [(keys.digest(secret), owner) for secret, owner in fixed]
+        self._database = database
+        self._clock = clock
+        self._marker = None if database is None else Marker(database.path)
+        self._required = required or bool(fixed)
+        self._rows: dict[str, KeyRow] = {}
+        self._number: int | None = None
+        self._read_at = clock.monotonic()
+        self._reading = asyncio.Lock()
+        if database is not None:
+            self._begin(database)
+
+    def _begin(self, database: Database) -> None:
+        try:
+            self._take(database.read_now(self._changed()))
+        except LmxError:
+            self._missed()
+        else:
+            self._keep_marker()
+
+    def _keep_marker(self) -> None:
+        """The database and the file must not differ on whether there were keys."""
+        assert self._marker is not None
+        if self._marker.is_set():
+            self._required = True
+        elif self._number:
+            with contextlib.suppress(OSError):
+                self._marker.set()
+
+    @property
+    def required(self) -> bool:
+        """Whether callers must show a key: once true, also when the last one was revoked."""
+        return self._required
+
+    @property
+    def stored(self) -> int:
+        """How many keys in the database open the door now."""
+        now_ms = self._clock.now_ms()
+        return sum(row.opens(now_ms) for row in self._rows.values())
+
+    def owner(self, shown: str) -> Principal | None:
+        """Whose key this is; None for one that is unknown, expired, revoked or replaced."""
+        digest = keys.digest(shown)
+        # All are compared, so that the time taken does not tell which one nearly fits.
+        fits = [hmac.compare_digest(digest, one) for one, _ in self._fixed]
+        if any(fits):
+            return self._fixed[fits.index(True)][1]
+        row = self._rows.get(keys.parse(shown) or "")
+        fit = hmac.compare_digest(digest, _NOBODY if row is None else row.hash.encode())
+        return row.owner if row and fit and row.opens(self._clock.now_ms()) else None
+
+    def principals(self) -> list[Known]:
+        """Every key that is not over: those of the configuration, then the stored ones by age."""
+        now_ms = self._clock.now_ms()
+        stored = [known(row, now_ms) for row in self._rows.values()]
+        return [
+            *(Known(owner) for _, owner in self._fixed),
+            *(one for one in stored if one.state != "replaced"),
+        ]
+
+    async def refresh(self) -> None:
+        """Take over what any process has changed; costs one small reading. Never raises LmxError.
+
+        While the database cannot be read the keys stay as they were, for 30 s at most.
+        """
+        if self._database is None:
+            return
+        async with self._reading:
+            try:
+                self._take(await self._database.read(self._changed()))
+            except LmxError:
+                self._missed()
+
+    def _changed(self) -> "partial[Found | None]":
+        return partial(key_rows.changed, seen=self._number, now_ms=self._clock.now_ms())
+
+    def _take(self, found: Found | None) -> None:
+        self._read_at = self._clock.monotonic()
+        if found is not None:
+            self._rows = {row.id: row for row in found.rows}
+            self._number = found.number
+            self._required = self._required or found.number > 0
+
+    def _missed(self) -> None:
+        """Nothing could be read: who was let in by a stored key is soon no longer."""
+        assert self._marker is not None
+        self._required = self._required or self._marker.is_set()
+        if self._clock.monotonic() - self._read_at > STALE_S:
+            self._rows, self._number = {}, None
