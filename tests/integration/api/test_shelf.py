@@ -134,6 +134,11 @@ def test_no_path_leads_out_of_the_store(server: ServerProcess, home: Path, name:
     assert (home / "config.toml").exists()
 
 
+def test_a_route_that_could_be_no_models_name_says_what_it_takes(server: ServerProcess) -> None:
+    refused = ask(server, "DELETE", "/downloads/some/events")
+    assert (refused.status_code, refused.headers["allow"]) == (405, "GET")
+
+
 @pytest.mark.parametrize(
     ("path", "allowed"),
     [("/fit", "POST"), ("/available", "GET"), ("/download/confirm", "POST")],

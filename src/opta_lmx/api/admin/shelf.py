@@ -144,11 +144,15 @@ class AdminShelf:
             freed = await self._management.shelf.delete(model)
         except LmxError as error:
             allowed = sorted(set(_other_methods(request.app.routes, request.scope)))
-            if allowed and error.kind is ErrorKind.MODEL_NOT_FOUND:
+            if allowed and error.kind in _NO_MODEL:
                 # It is no model's name but another route's, to which nothing can be deleted.
                 raise HTTPException(405, headers={"Allow": ", ".join(allowed)}) from None
             raise
         return {"model": model, "freed_bytes": freed}
+
+
+_NO_MODEL = (ErrorKind.MODEL_NOT_FOUND, ErrorKind.INVALID_REQUEST)
+"""What is said of a path that names no model: there is none, or no model could be called that."""
 
 
 def _other_methods(routes: Iterable[Any], scope: Scope) -> Iterator[str]:
