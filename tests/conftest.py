@@ -8,6 +8,7 @@ import atexit
 import ipaddress
 import os
 import shutil
+import signal
 import socket
 import ssl
 import sys
@@ -57,6 +58,9 @@ def _isolate() -> None:
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,::1,localhost"
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # A run in the background inherits that, and so would the programs that tests interrupt.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 _isolate()

@@ -115,7 +115,7 @@ def test_a_keys_own_share_of_the_memory(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_what_can_never_fit_is_told_with_numbers(tmp_path: Path) -> None:
     keys = [{"name": "small", "key": "sk-small", "kv_bytes": 50 * TOKEN}]
-    keys += [{"name": "free", "key": "sk-free"}]
+    keys += [{"name": "free", "key": "sk-free", "scopes": ["inference", "metrics"]}]
     script = {**SCRIPT, "kv_budget": 100 * TOKEN}
     with sim_server(tmp_path, {"a": script}, access={"keys": keys}) as server:
 
