@@ -11,7 +11,10 @@ from opta_lmx.core.principal import Caller, Lane, Principal, Scope
 PRINCIPAL = "opta_lmx.principal"
 """Where the guard leaves the owner of the key in a connection's scope."""
 OWNER = "opta_lmx.owner"
-"""Where it leaves, for a WebSocket, what finds the owner anew: the key may be revoked meanwhile."""
+"""Where it leaves, for a WebSocket and on operators' routes, what finds the owner anew: meanwhile
+the key may be revoked, or the first one made."""
+ENDS = "opta_lmx.ends"
+"""Where it leaves when the key that was shown ends, in UTC milliseconds; None for never."""
 CLIENT_HEADERS = ("x-client-id", "x-openclaw-agent-id")
 """Where a caller names itself, in the order it is believed; then the body's user, the address."""
 SESSION_HEADERS = (
@@ -65,7 +68,8 @@ def principal_of(connection: HTTPConnection) -> Principal:
     """The owner of the key that a connection has shown; anybody where no key is asked for.
 
     Raises:
-        LmxError: UNAUTHENTICATED, FORBIDDEN; the key of an open WebSocket is good no more.
+        LmxError: UNAUTHENTICATED, FORBIDDEN; the key of an open WebSocket is good no more, or
+            one is needed by now.
     """
     anew: Callable[[], Principal] | None = connection.scope.get(OWNER)
     if anew is not None:

@@ -10,12 +10,14 @@ from starlette.datastructures import Headers
 from starlette.types import Scope
 
 from opta_lmx.api import rules
-from opta_lmx.api.callers import OWNER, PRINCIPAL, insufficient_scope
+from opta_lmx.api.callers import ENDS, OWNER, PRINCIPAL, insufficient_scope
 from opta_lmx.api.credentials import shown_key
 from opta_lmx.core import principal
 from opta_lmx.core.errors import ErrorKind, LmxError
 from opta_lmx.core.principal import Principal
 from opta_lmx.security.failures import AuthFailures
+from opta_lmx.security.proxies import PASSED_ON
+from opta_lmx.tenancy.key_book import unauthenticated
 from opta_lmx.tenancy.keyring import Keyring
 
 _LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -67,6 +69,14 @@ class Door:
             self._check_key(scope, headers, needed)
         elif needed is principal.Scope.ADMIN and not self._may_administer(scope):
             raise _too_far()
+        elif _lasts(scope, needed):
+            scope[OWNER] = self._anybody
+
+    def _anybody(self) -> Principal:
+        """Who came in without a key, until the first one is made."""
+        if self._keyring.required:
+            raise unauthenticated()
+        return Principal()
 
     def _check_key(self, scope: Scope, headers: Headers, needed: principal.Scope | None) -> None:
         shown = shown_key(scope, headers, admin=needed is principal.Scope.ADMIN)
@@ -76,18 +86,18 @@ class Door:
         near = self._may_administer(scope)
         owner = scope[PRINCIPAL] = _granted(found, needed, near=near)
         structlog.contextvars.bind_contextvars(key=owner.key)
-        if scope["type"] == "websocket":
-            # It may stay open for days, in which its key may be revoked.
+        scope[ENDS] = self._keyring.ends_ms(shown)
+        if _lasts(scope, needed):
             scope[OWNER] = functools.partial(self._again, shown, needed, near=near)
 
     def _again(self, shown: str, needed: principal.Scope | None, *, near: bool) -> Principal:
         owner = self._keyring.owner(shown)
         if owner is None:
-            raise _unauthenticated()
+            raise unauthenticated()
         return _granted(owner, needed, near=near)
 
     def _may_administer(self, scope: Scope) -> bool:
-        return self._asked.remote_admin or _is_near(_address(scope))
+        return self._asked.remote_admin or _is_near(scope)
 
     def _stranger(self, address: str, shown: str) -> LmxError:
         """What who shows no good key is told; guessing is slowed down, asking without is not."""
@@ -101,7 +111,7 @@ class Door:
                     retry_after=wait_s,
                 )
             self._failures.failed(address)
-        return _unauthenticated()
+        return unauthenticated()
 
     def _check_names(self, headers: Headers) -> None:
         host = headers.get("host", "localhost")
@@ -122,6 +132,11 @@ class Door:
             )
 
 
+def _lasts(scope: Scope, needed: principal.Scope | None) -> bool:
+    """Whether to look again later: a socket stays open for days, a body may come slowly."""
+    return scope["type"] == "websocket" or needed is principal.Scope.ADMIN
+
+
 def _granted(owner: Principal, needed: principal.Scope | None, *, near: bool) -> Principal:
     """The owner, with what the key may be used for from where it is shown. Raises FORBIDDEN."""
     if needed is not None and needed not in owner.scopes:
@@ -140,10 +155,15 @@ def _address(scope: Scope) -> str:
     return client[0] if client else ""
 
 
-def _is_near(address: str) -> bool:
-    """True for an address of this machine alone."""
+def _is_near(scope: Scope) -> bool:
+    """True where who asks is on this machine.
+
+    Never for what a proxy passed on: clients in the proxies' own networks may claim any address.
+    """
+    if PASSED_ON in scope:
+        return False
     try:
-        found = ipaddress.ip_address(address)
+        found = ipaddress.ip_address(_address(scope))
     except ValueError:
         return False
     return (getattr(found, "ipv4_mapped", None) or found).is_loopback
@@ -172,12 +192,4 @@ def _too_far() -> LmxError:
         ErrorKind.FORBIDDEN,
         "Under this server's security profile only its own machine may administer it.",
         code="admin_not_from_here",
-    )
-
-
-def _unauthenticated() -> LmxError:
-    return LmxError(
-        ErrorKind.UNAUTHENTICATED,
-        "A valid API key is required: Authorization: Bearer KEY.",
-        code="invalid_api_key",
     )

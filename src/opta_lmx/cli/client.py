@@ -1,7 +1,7 @@
 """A small client of the running server: JSON calls and server-sent events, errors typed."""
 
 import json
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self, cast
@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import httpx
 
-from opta_lmx.cli.session import key_for, open_session
+from opta_lmx.cli.session import Session, key_for, open_session
 from opta_lmx.core.errors import ErrorKind, LmxError, invalid
 
 CONNECT_S = 5.0
@@ -120,13 +120,19 @@ class ServerClient:
 
 
 @contextmanager
-def connect(config: Path | None, url: str | None, key: str | None) -> Generator[ServerClient]:
+def connect(
+    config: Path | None,
+    url: str | None,
+    key: str | None,
+    configured: Callable[[Session, str | None], str | None] = key_for,
+) -> Generator[ServerClient]:
     """A client of the server at `url`, or of the configured one.
 
-    The configured key is only ever sent to the configured address.
+    `configured` tells the configured key to show at a `url`, where no `key` is given; it is only
+    ever sent to the configured address.
     """
     session = open_session(config)
-    with ServerClient(url or session.server_url, key or key_for(session, url)) as client:
+    with ServerClient(url or session.server_url, key or configured(session, url)) as client:
         yield client
 
 

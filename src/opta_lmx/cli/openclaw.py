@@ -11,7 +11,6 @@ from opta_lmx.cli.session import (
     Session,
     UrlOption,
     clients_key_for,
-    key_for,
     open_session,
 )
 from opta_lmx.core.errors import ErrorKind, LmxError
@@ -56,14 +55,15 @@ def config_block(
     from opta_lmx.cli.terminal import note, print_json
 
     session = open_session(config)
-    served = _served(session, model, url, api_key)
+    own_key = clients_key_for(session, url)
+    # OpenClaw will see what the key lets it see: so the server is asked with that very key.
+    served = _served(session, model, url, api_key or own_key)
     served = served._replace(max_tokens=max_tokens or served.max_tokens)
     if served.context < file.FIRST_TURN_TOKENS:
         note(
             f"warning: {served.id} has a window of {served.context} tokens; a first turn of an "
             f"OpenClaw gateway needs about {file.FIRST_TURN_TOKENS}"
         )
-    own_key = clients_key_for(session, url)
     if not write:
         shown = api_key or (_KEY_PLACEHOLDER if own_key else file.NO_KEY)
         block = file.provider_block(url or session.server_url, shown, [served])
@@ -84,7 +84,7 @@ def _served(session: Session, model: str | None, url: str | None, key: str | Non
     from opta_lmx.cli.chat import default_model
     from opta_lmx.cli.client import ServerClient
 
-    with ServerClient(url or session.server_url, key or key_for(session, url)) as client:
+    with ServerClient(url or session.server_url, key) as client:
         try:
             facts = client.model(model or default_model(client))
         except LmxError as error:

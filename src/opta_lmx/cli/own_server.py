@@ -20,7 +20,7 @@ from opta_lmx.cli.checks import is_free
 from opta_lmx.cli.client import CONNECT_S, LOAD_READ_S, ServerClient, connect
 from opta_lmx.cli.downloads import pull_missing
 from opta_lmx.cli.local import open_store
-from opta_lmx.cli.session import Session, open_session
+from opta_lmx.cli.session import Session, open_session, persons_key_for
 from opta_lmx.cli.terminal import console, note
 from opta_lmx.core.clock import Clock, SystemClock
 from opta_lmx.core.errors import ErrorKind, LmxError
@@ -65,7 +65,7 @@ def reach(
             with _running(session, config, choice.load) as client:
                 yield client, choice.asked
             return
-    with connect(config, url, key) as client:
+    with connect(config, url, key, persons_key_for) as client:
         yield client, model
 
 

@@ -12,10 +12,14 @@ from opta_lmx.cli.checks import Check
 from opta_lmx.cli.session import Session
 from opta_lmx.config.profiles import Rule, rules
 from opta_lmx.config.sections.security import ProfileName
+from opta_lmx.config.sections.server import is_loopback
 from opta_lmx.core.clock import SystemClock
+from opta_lmx.security.addresses import Networks, address_of
 from opta_lmx.tenancy import key_rows
 
 _BUSY_S = 2.0
+_BEHIND_PROXIES = ("trusted-gateway", "internet")
+_HERE = (address_of("127.0.0.1"), address_of("::1"))
 
 
 def stored_keys(home: Path) -> int:
@@ -55,3 +59,14 @@ def security(session: Session) -> Iterator[Check]:
         yield Check(f"profile {name}", "broken", f"{rule.name}: {rule.missing}")
     if not lacking:
         yield Check(f"profile {name}", "ok", "all that it asks for holds")
+    if name in _BEHIND_PROXIES and _proxy_may_be_here(session):
+        text = (
+            "a proxy on this machine that sends neither Forwarded nor X-Forwarded-For makes its "
+            "callers look like this machine, which no server can tell: see that it sends one"
+        )
+        yield Check("proxy", "info", text)
+
+
+def _proxy_may_be_here(session: Session) -> bool:
+    trusted = Networks.parse(session.settings.security.trusted_proxies)
+    return is_loopback(session.settings.server.host) or any(one in trusted for one in _HERE)

@@ -23,7 +23,7 @@ KeyOption = Annotated[
     typer.Option(
         "--api-key",
         envvar="OPTA_LMX_API_KEY",
-        help="Key for the server; else the first configured one.",
+        help="Key for the server; else a configured one with the scopes that are needed.",
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -68,8 +68,13 @@ def key_for(session: Session, url: str | None) -> str | None:
     return _shown_to(session, url, session.settings.operators_key())
 
 
+def persons_key_for(session: Session, url: str | None) -> str | None:
+    """As `key_for`, but for asking models."""
+    return _shown_to(session, url, session.settings.persons_key())
+
+
 def clients_key_for(session: Session, url: str | None) -> str | None:
-    """As `key_for`, but one that opens no operators' routes, where there is one."""
+    """As `key_for`, but for models, and one that opens no operators' routes if there is one."""
     return _shown_to(session, url, session.settings.clients_key())
 
 

@@ -1,12 +1,12 @@
 """The settings tree: the sections together, each field with its default and meaning."""
 
-from typing import Self, cast
+from typing import NamedTuple, Self, cast
 
 from pydantic import SecretStr, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
-from opta_lmx.config.sections.access import AccessSettings, KeySettings
+from opta_lmx.config.sections.access import AccessSettings
 from opta_lmx.config.sections.base import Section
 from opta_lmx.config.sections.engine import EngineSettings
 from opta_lmx.config.sections.logging import LoggingSettings
@@ -19,6 +19,15 @@ from opta_lmx.config.sections.scheduling import SchedulingSettings
 from opta_lmx.config.sections.security import SecuritySettings
 from opta_lmx.config.sections.server import ServerSettings
 from opta_lmx.config.sections.websocket import WebsocketSettings
+
+
+class _Shown(NamedTuple):
+    """A key that commands may show, and what it is for; `narrow`: for some models alone."""
+
+    key: SecretStr
+    inference: bool = True
+    admin: bool = True
+    narrow: bool = False
 
 
 class Settings(Section):
@@ -57,23 +66,48 @@ class Settings(Section):
         return [*self.server.api_keys, *(one.key for one in self.access.keys)]
 
     def operators_key(self) -> SecretStr | None:
-        """The first key that opens the operators' routes, else the first of all."""
-        able = [one.key for one in self.access.keys if "admin" in one.scopes]
-        return next(iter([*self.server.api_keys, *able, *self.all_keys()]), None)
+        """The key for operators' routes: one that is for models too, before one that is not.
+
+        Where no key opens them, one of the others, of which the server then says what it lacks.
+        """
+        ranked = sorted(
+            self._shown(), key=lambda one: (not one.admin, not one.inference, one.narrow)
+        )
+        return ranked[0].key if ranked else None
+
+    def persons_key(self) -> SecretStr | None:
+        """The key for models that a person at the terminal uses: an operator's, if it may.
+
+        Where none is for models, one of the others, of which the server then says what it lacks.
+        """
+        ranked = sorted(
+            self._shown(), key=lambda one: (not one.inference, one.narrow, not one.admin)
+        )
+        return ranked[0].key if ranked else None
 
     def clients_key(self) -> SecretStr | None:
-        """The first key for models that does not open the operators' routes, else the first."""
-        fit = [one.key for one in self.access.keys if _is_clients(one)]
-        return next(iter([*fit, *self.all_keys()]), None)
+        """The key to give to a client: for all models, without operators' routes, if there is one.
+
+        A key for some models alone comes last, and one that is for none never.
+        """
+        fit = (one for one in self._shown() if one.inference)
+        ranked = sorted(fit, key=lambda one: (one.narrow, one.admin))
+        return ranked[0].key if ranked else None
+
+    def _shown(self) -> list[_Shown]:
+        """All keys, those without names, which open everything, first."""
+        named = [
+            _Shown(
+                one.key, "inference" in one.scopes, "admin" in one.scopes, one.models is not None
+            )
+            for one in self.access.keys
+        ]
+        return [*map(_Shown, self.server.api_keys), *named]
 
 
 def plain_name(place: int) -> str:
     """The name of the key at a place in `server.api_keys`."""
     return f"key-{place + 1}"
-
-
-def _is_clients(key: KeySettings) -> bool:
-    return "inference" in key.scopes and "admin" not in key.scopes
 
 
 def fields() -> dict[str, FieldInfo]:

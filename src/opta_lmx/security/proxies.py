@@ -8,8 +8,13 @@ from opta_lmx.core.errors import LmxError
 from opta_lmx.security.addresses import Networks, peer_address
 from opta_lmx.security.forwarded import client_address
 
+PASSED_ON = "opta_lmx.passed_on"
+"""In the scope of a request that came through a trusted proxy, and that says so itself."""
+
 _NO_PORT = 0
 _POLICY_VIOLATION = 1008
+_MARKS = ("forwarded", "x-real-ip", "via")
+_MARKS_BEGIN = "x-forwarded-"
 _SCHEMES = {
     "http": {"http": "http", "https": "https", "ws": "http", "wss": "https"},
     "websocket": {"http": "ws", "https": "wss", "ws": "ws", "wss": "wss"},
@@ -20,7 +25,8 @@ class TrustedProxies:
     """Plain ASGI middleware, for HTTP and WebSocket; the outermost one.
 
     Sets `client` of the scope (its port is 0 then, being unknown), and `scheme` from the
-    `X-Forwarded-Proto` of the proxy that the connection comes from.
+    `X-Forwarded-Proto` of the proxy that the connection comes from. What shows that it was passed
+    on gets `PASSED_ON`: it is not from the machine that its address names.
 
     Args:
         app: what answers.
@@ -46,6 +52,8 @@ class TrustedProxies:
         if peer_address(peer) not in self._trusted:
             return
         headers = Headers(scope=scope)
+        if any(name in _MARKS or name.startswith(_MARKS_BEGIN) for name in headers):
+            scope[PASSED_ON] = True
         told = headers.getlist("forwarded"), headers.getlist("x-forwarded-for")
         client = client_address(peer, *told, self._trusted)
         if client != peer:

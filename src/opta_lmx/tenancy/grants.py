@@ -38,6 +38,18 @@ def lane_of(word: str) -> Lane:
     raise invalid(f"A lane is one of: {known}.", param="lane")
 
 
+class Maker(msgspec.Struct, frozen=True):
+    """Who asks for a key over the network: what is theirs, and when their own key ends.
+
+    `ends_ms` in UTC milliseconds, None for never. `anonymous`: no key was shown. The scope
+    `admin` is machine-wide: whoever has it makes and ends keys of every tenant.
+    """
+
+    principal: Principal
+    ends_ms: int | None = None
+    anonymous: bool = False
+
+
 def check_grant(owner: Principal, note: str) -> None:
     """Refuse what no key may have.
 
@@ -55,8 +67,7 @@ def check_grant(owner: Principal, note: str) -> None:
         raise invalid("A key needs at least one scope.", param="scopes")
     if not (math.isfinite(owner.weight) and WEIGHTS[0] <= owner.weight <= WEIGHTS[1]):
         raise invalid("'weight' must be between 0.01 and 100.", param="weight")
-    counts = {"max_running": owner.max_running, **msgspec.structs.asdict(owner.budgets)}
-    for param, count in counts.items():
+    for param, count in _limits(owner).items():
         if count is not None and not 1 <= count <= MAX_COUNT:
             raise invalid(f"'{param}' must be at least 1.", param=param)
     _check_models(owner.models)
@@ -77,11 +88,23 @@ def _check_models(models: tuple[str, ...] | None) -> None:
         )
 
 
+def check_expiry(maker: Maker, ends_ms: int | None) -> None:
+    """Refuse an end later than the maker's own. Raises FORBIDDEN `expiry_not_grantable`."""
+    if maker.ends_ms is not None and (ends_ms is None or ends_ms > maker.ends_ms):
+        raise LmxError(
+            ErrorKind.FORBIDDEN,
+            "A key that ends grants none that ends later.",
+            code="expiry_not_grantable",
+            param="expires",
+        )
+
+
 def check_maker(maker: Principal, owner: Principal) -> None:
     """Refuse a key that may do what its maker may not.
 
     Raises:
-        LmxError: FORBIDDEN `scope_not_grantable` or `model_not_grantable`.
+        LmxError: FORBIDDEN `scope_not_grantable`, `limits_not_grantable` or
+            `model_not_grantable`. Tenants bound nobody.
     """
     lacking = ", ".join(scope for scope in Scope if scope in owner.scopes - maker.scopes)
     if lacking:
@@ -91,6 +114,7 @@ def check_maker(maker: Principal, owner: Principal) -> None:
             code="scope_not_grantable",
             param="scopes",
         )
+    _check_limits(maker, owner)
     if maker.models is None:
         return
     if owner.models is None or not all(_holds(maker.models, one) for one in owner.models):
@@ -101,6 +125,26 @@ def check_maker(maker: Principal, owner: Principal) -> None:
             code="model_not_grantable",
             param="models",
         )
+
+
+def _check_limits(maker: Principal, owner: Principal) -> None:
+    wider = ["lane"] if owner.lane < maker.lane else []
+    mine, theirs = _limits(maker), _limits(owner)
+    for param, bound in mine.items():
+        asked = theirs[param]
+        if bound is not None and (asked is None or asked > bound):
+            wider.append(param)
+    if wider:
+        raise LmxError(
+            ErrorKind.FORBIDDEN,
+            f"A key grants no wider limits than its own: {', '.join(wider)}.",
+            code="limits_not_grantable",
+            param=wider[0],
+        )
+
+
+def _limits(owner: Principal) -> dict[str, int | None]:
+    return {"max_running": owner.max_running, **msgspec.structs.asdict(owner.budgets)}
 
 
 def _holds(mine: tuple[str, ...], wanted: str) -> bool:

@@ -12,7 +12,7 @@ from opta_lmx.core.principal import Principal
 from opta_lmx.store.database import Database, unavailable
 from opta_lmx.tenancy import key_rows, keys
 from opta_lmx.tenancy.durations import expiry_ms, span_s
-from opta_lmx.tenancy.grants import check_grant, check_maker
+from opta_lmx.tenancy.grants import Maker, check_expiry, check_grant, check_maker
 from opta_lmx.tenancy.key_rows import KeyRow
 from opta_lmx.tenancy.marker import Marker
 
@@ -45,7 +45,7 @@ class KeyBook:
         self._taken = frozenset(taken)
 
     async def create(
-        self, owner: Principal, *, expires: str = "never", note: str = "", maker: Principal | None
+        self, owner: Principal, *, expires: str = "never", note: str = "", maker: Maker | None
     ) -> Issued:
         """Make a key.
 
@@ -53,24 +53,34 @@ class KeyBook:
             owner: whose, with all that it may do; `key` is its name.
             expires: when it ends, in the words of `durations.expiry_ms`.
             note: for operators.
-            maker: who asks, and can grant no more than is theirs; None: the machine's owner.
+            maker: who asks, and can grant no more than is theirs, whatever the tenant; an
+                anonymous one makes the first key alone. None: the machine's owner.
 
         Raises:
-            LmxError: INVALID_REQUEST naming a field, FORBIDDEN, CONFLICT `key_name_taken`.
+            LmxError: INVALID_REQUEST naming a field, FORBIDDEN, CONFLICT `key_name_taken`,
+                UNAUTHENTICATED `invalid_api_key`.
         """
         check_grant(owner, note)
-        if maker is not None:
-            check_maker(maker, owner)
         now_ms = self._clock.now_ms()
         ends_ms = expiry_ms(expires, now_ms)
+        if maker is not None:
+            _check(maker, owner, ends_ms)
         minted, row = _new(owner, note, now_ms, ends_ms)
 
-        def work(connection: Connection) -> bool:
-            self._refuse_taken(key_rows.by_name(connection, owner.key), owner.key, now_ms)
+        def may_be_made(connection: Connection) -> bool:
             first = key_rows.changes(connection) == 0
+            if not first and maker is not None and maker.anonymous:
+                raise unauthenticated()
+            self._refuse_taken(key_rows.by_name(connection, owner.key), owner.key, now_ms)
+            return first
+
+        def work(connection: Connection) -> bool:
+            first = may_be_made(connection)
             key_rows.add(connection, row)
             return first
 
+        # A key that is refused must not make the home ask for keys.
+        await self._database.read(may_be_made)
         await self._mark()
         return Issued(row, minted.secret, first=await self._database.write(work))
 
@@ -80,7 +90,7 @@ class KeyBook:
         *,
         grace: str = "0",
         expires: str | None = None,
-        maker: Principal | None,
+        maker: Maker | None,
         named: bool = False,
     ) -> Issued:
         """Give a key's owner another secret, under a new id.
@@ -102,9 +112,9 @@ class KeyBook:
         def work(connection: Connection) -> Issued:
             old = _find(connection, which, named=named)
             _refuse_over(old, now_ms, expires)
-            if maker is not None:
-                check_maker(maker, old.owner)
             kept_ms = old.expires_ms if expires is None else ends_ms
+            if maker is not None:
+                _check(maker, old.owner, kept_ms)
             minted, new = _new(old.owner, old.note, now_ms, kept_ms)
             key_rows.replace(connection, old, new, until_ms)
             return Issued(new, minted.secret)
@@ -159,6 +169,20 @@ class KeyBook:
             raise unavailable(f"the home cannot be written to ({error.strerror})") from None
 
 
+def unauthenticated() -> LmxError:
+    """Build the error of who shows no good key where one is needed."""
+    return LmxError(
+        ErrorKind.UNAUTHENTICATED,
+        "A valid API key is required: Authorization: Bearer KEY.",
+        code="invalid_api_key",
+    )
+
+
+def _check(maker: Maker, owner: Principal, ends_ms: int | None) -> None:
+    check_maker(maker.principal, owner)
+    check_expiry(maker, ends_ms)
+
+
 def _new(
     owner: Principal, note: str, now_ms: int, ends_ms: int | None
 ) -> tuple[keys.Minted, KeyRow]:
@@ -182,13 +206,13 @@ def _grace_s(text: str) -> int:
 
 
 def _find(connection: Connection, which: str, *, named: bool) -> KeyRow:
-    row = key_rows.by_id(connection, which)
+    # Somebody may paste the whole text for the id.
+    row = key_rows.by_id(connection, keys.parse(which.strip()) or which)
     if row is None and named:
         row = key_rows.by_name(connection, which)
     if row is None:
-        raise LmxError(
-            ErrorKind.NOT_FOUND, f"There is no stored key '{which[:64]}'.", code="key_not_found"
-        )
+        # What was given is not repeated: it may be a secret.
+        raise LmxError(ErrorKind.NOT_FOUND, "There is no such stored key.", code="key_not_found")
     return row
 
 

@@ -19,6 +19,8 @@ from opta_lmx.tenancy.marker import Marker
 
 STALE_S = 30.0
 """How long keys go on as last read while the database cannot be: longer, a revoked one might."""
+LOOK_S = 5.0
+"""How long one look into the database may take."""
 _NOBODY = b"0" * 64
 
 
@@ -81,6 +83,8 @@ class Keyring:
         self._number: int | None = None
         self._read_at = clock.monotonic()
         self._reading = asyncio.Lock()
+        self._followed = False
+        self._ended: set[str] = set()
         if database is not None:
             self._begin(database)
 
@@ -110,6 +114,8 @@ class Keyring:
     def stored(self) -> int:
         """How many keys in the database open the door now."""
         now_ms = self._clock.now_ms()
+        if self._is_stale():
+            return 0
         return sum(row.opens(now_ms) for row in self._rows.values())
 
     def owner(self, shown: str) -> Principal | None:
@@ -119,9 +125,37 @@ class Keyring:
         fits = [hmac.compare_digest(digest, one) for one, _ in self._fixed]
         if any(fits):
             return self._fixed[fits.index(True)][1]
-        row = self._rows.get(keys.parse(shown) or "")
+        row = self._row(shown, digest)
+        return None if row is None else row.owner
+
+    def ends_ms(self, shown: str) -> int | None:
+        """When a stored key that opens the door ends, in UTC milliseconds; None for never."""
+        row = self._row(shown, keys.digest(shown))
+        return None if row is None else row.ends_ms
+
+    def forget(self, row: KeyRow) -> None:
+        """Let in nobody by a key that was revoked here, whether or not a look succeeds.
+
+        With an owner's present one end those it replaced, as in `key_rows.revoke`.
+        """
+        alone = row.replaced_ms is not None
+        ended = [
+            one.id
+            for one in self._rows.values()
+            if one.id == row.id or (not alone and one.owner.key == row.owner.key)
+        ]
+        # A look that is under way may still bring them.
+        self._ended.update(ended, [row.id])
+        self._rows = {key: one for key, one in self._rows.items() if key not in self._ended}
+
+    def _row(self, shown: str, digest: bytes) -> KeyRow | None:
+        row = None if self._is_stale() else self._rows.get(keys.parse(shown) or "")
         fit = hmac.compare_digest(digest, _NOBODY if row is None else row.hash.encode())
-        return row.owner if row and fit and row.opens(self._clock.now_ms()) else None
+        return row if row and fit and row.opens(self._clock.now_ms()) else None
+
+    def _is_stale(self) -> bool:
+        """Whether looks, once begun, have failed for too long; a command never looks again."""
+        return self._followed and self._clock.monotonic() - self._read_at > STALE_S
 
     def principals(self) -> list[Known]:
         """Every key that is not over: those of the configuration, then the stored ones by age."""
@@ -135,15 +169,17 @@ class Keyring:
     async def refresh(self) -> None:
         """Take over what any process has changed; costs one small reading. Never raises LmxError.
 
-        While the database cannot be read the keys stay as they were, for 30 s at most.
+        While the database cannot be read the keys stay as they were, for 30 s at most: also
+        where no look ends any more. One look is given up after `LOOK_S`.
         """
         if self._database is None:
             return
-        async with self._reading:
-            try:
+        self._followed = True
+        try:
+            async with asyncio.timeout(LOOK_S), self._reading:
                 self._take(await self._database.read(self._changed()))
-            except LmxError:
-                self._missed()
+        except (LmxError, TimeoutError):
+            self._missed()
 
     def _changed(self) -> "partial[Found | None]":
         return partial(key_rows.changed, seen=self._number, now_ms=self._clock.now_ms())
@@ -151,7 +187,7 @@ class Keyring:
     def _take(self, found: Found | None) -> None:
         self._read_at = self._clock.monotonic()
         if found is not None:
-            self._rows = {row.id: row for row in found.rows}
+            self._rows = {row.id: row for row in found.rows if row.id not in self._ended}
             self._number = found.number
             self._required = self._required or found.number > 0
 

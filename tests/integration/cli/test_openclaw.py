@@ -84,6 +84,22 @@ def test_keys_are_written_but_not_shown(
     assert config["models"]["providers"]["opta"]["apiKey"] == "sk-own"
 
 
+def test_the_server_is_asked_with_the_key_that_is_written(
+    command: Command, upstream: Upstream, tmp_path: Path
+) -> None:
+    serve(upstream)
+    own = {
+        "LMX_SERVER__PORT": upstream.url.rpartition(":")[2],
+        "LMX_SERVER__API_KEYS": '["sk-full"]',
+        "LMX_ACCESS__KEYS": '[{name = "bot", key = "sk-bot"}]',
+        "OPENCLAW_CONFIG_PATH": str(tmp_path / "openclaw.json"),
+    }
+    assert command("openclaw", "config", "--write", **own).exit_code == 0
+    assert {one.headers["Authorization"] for one in upstream.seen} == {"Bearer sk-bot"}
+    config = json.loads((tmp_path / "openclaw.json").read_text())
+    assert config["models"]["providers"]["opta"]["apiKey"] == "sk-bot"
+
+
 def test_write_keeps_what_was_there(command: Command, upstream: Upstream, tmp_path: Path) -> None:
     serve(upstream)
     path = tmp_path / "openclaw.json"

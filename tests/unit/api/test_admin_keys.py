@@ -10,7 +10,7 @@ import pytest
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from opta_lmx.api.admin.keys import AdminKeys
-from opta_lmx.api.callers import PRINCIPAL
+from opta_lmx.api.callers import ENDS, PRINCIPAL
 from opta_lmx.api.errors import Envelopes
 from opta_lmx.api.http import create_http
 from opta_lmx.api.openai.errors import render
@@ -50,7 +50,9 @@ class Desk:
 
 
 @asynccontextmanager
-async def desk(home: Path, maker: Principal | None = None) -> AsyncIterator[Desk]:
+async def desk(
+    home: Path, maker: Principal | None = FIXED[0][1], ends_ms: int | None = None
+) -> AsyncIterator[Desk]:
     clock = HandClock(1_900_000_000.0)
     telemetry = NullTelemetry()
     database = Database(home / "lmx.db", (SCHEMA,), clock, telemetry)
@@ -58,18 +60,19 @@ async def desk(home: Path, maker: Principal | None = None) -> AsyncIterator[Desk
     book = KeyBook(database, clock, ["config"])
     routes = AdminKeys(ring, book, Budgeting(clock, telemetry), clock).router()
     app = create_http([routes], Envelopes(render), telemetry)
-    transport = httpx.ASGITransport(shown_by(maker, app))
+    transport = httpx.ASGITransport(shown_by(maker, app, ends_ms))
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
         yield Desk(http, ring, clock)
     await database.close()
 
 
-def shown_by(maker: Principal | None, app: ASGIApp) -> ASGIApp:
+def shown_by(maker: Principal | None, app: ASGIApp, ends_ms: int | None) -> ASGIApp:
     """The application behind a guard that has let `maker` in."""
 
     async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
         if maker is not None:
             scope[PRINCIPAL] = maker
+            scope[ENDS] = ends_ms
         await app(scope, receive, send)
 
     return guarded
@@ -226,3 +229,23 @@ async def test_without_a_database_keys_of_the_configuration_are_told(tmp_path: P
         assert len((await here.http.get("/admin/keys")).json()["data"]) == 1
         refusal = await here.refused("POST", "/admin/keys", json={"name": "a"})
         assert refusal[:2] == (503, "store_unavailable")
+
+
+@in_loop
+async def test_a_temporary_administrator_makes_nothing_lasting(tmp_path: Path) -> None:
+    ends_ms = 1_900_000_060_000
+    async with desk(tmp_path, Principal(key="guest"), ends_ms) as here:
+        refusal = await here.refused("POST", "/admin/keys", json={"name": "a"})
+        assert refusal == (403, "expiry_not_grantable", "expires")
+        made = await here.make(expires="1m", tenant="other")
+        asked = {"expires": "never"}
+        refusal = await here.refused("POST", f"/admin/keys/{made['id']}/rotate", json=asked)
+        assert refusal == (403, "expiry_not_grantable", "expires")
+
+
+@in_loop
+async def test_who_has_shown_no_key_makes_none_once_one_is_needed(tmp_path: Path) -> None:
+    async with desk(tmp_path, None) as here:
+        refusal = await here.refused("POST", "/admin/keys", json={"name": "late"})
+        assert refusal[:2] == (401, "invalid_api_key")
+        assert here.ring.stored == 0

@@ -1,17 +1,21 @@
 """Keys at the door: where they are shown, what they were given for, from where, how often wrong."""
 
+import asyncio
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from starlette.datastructures import Headers
+from starlette.requests import HTTPConnection
 
-from opta_lmx.api.callers import PRINCIPAL
+from opta_lmx.api.callers import PRINCIPAL, principal_of
 from opta_lmx.api.door import Door, DoorRules
 from opta_lmx.core.errors import ErrorKind, LmxError
 from opta_lmx.core.principal import Principal, Scope
+from opta_lmx.security.addresses import Networks
 from opta_lmx.security.failures import AuthFailures
+from opta_lmx.security.proxies import TrustedProxies
 from opta_lmx.tenancy.keyring import Keyring
 from tests.support.clocks import HandClock
 
@@ -153,8 +157,58 @@ def test_the_machine_itself_administers(address: str) -> None:
     assert keyless.ask("/admin/status", "10.0.0.1") == "admin_not_from_here"
 
 
+@pytest.mark.parametrize("far", [{}, {"client": ("10.0.0.5", 9)}])
+def test_nobody_behind_a_proxy_is_this_machine(far: dict[str, Any]) -> None:
+    """A client in a trusted network writes the loopback address to the left of its own."""
+    place = Place(remote_admin=False)
+    networks = Networks.parse(["127.0.0.1", "10.0.0.0/8"])
+    said: list[str] = []
+
+    async def app(scope: Any, *_: Any) -> None:
+        try:
+            place.door.check(scope, Headers(scope=scope))
+        except LmxError as error:
+            said.append(error.code)
+
+    headers = [(b"x-api-key", ADMIN.encode()), (b"x-forwarded-for", b"127.0.0.1, 10.0.0.5")]
+    scope: dict[str, Any] = {
+        "type": "http",
+        "scheme": "http",
+        "method": "GET",
+        "path": "/admin/status",
+        "query_string": b"",
+        "headers": headers,
+        "client": ("127.0.0.1", 1),
+        **far,
+    }
+    asyncio.run(TrustedProxies(app, networks)(scope, unused, unused))
+    assert scope["client"][0] == "127.0.0.1"
+    assert said == ["admin_not_from_here"]
+
+
+async def unused(*_: Any) -> Any:
+    """Nothing is received or sent by a door alone."""
+    raise AssertionError
+
+
 @given(st.dictionaries(st.sampled_from(["authorization", "x_api_key", "x_admin_key"]), st.text()))
 def test_nothing_but_a_key_opens(shown: dict[str, str]) -> None:
     place = Place(limit=1000)
     said = place.ask("/admin/status", **shown)
     assert said == "invalid_api_key"
+
+
+@pytest.mark.parametrize(
+    ("kind", "path"), [("websocket", "/v1/responses"), ("http", "/admin/keys")]
+)
+def test_who_came_before_the_first_key_does_not_stay_inside(kind: str, path: str) -> None:
+    place = Place(required=False)
+    scope: dict[str, Any] = {"type": kind, "method": "POST", "path": path, "headers": []}
+    scope["client"] = ("127.0.0.1", 1)
+    place.door.check(scope, Headers(scope=scope))
+    connection = HTTPConnection({**scope, "type": "http"})
+    assert principal_of(connection) == Principal()
+    place.door._keyring._required = True
+    with pytest.raises(LmxError) as refused:
+        principal_of(connection)
+    assert refused.value.code == "invalid_api_key"

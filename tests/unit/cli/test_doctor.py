@@ -112,6 +112,33 @@ def test_what_the_security_profile_lacks_is_broken(command: Command) -> None:
     assert found(met)["profile trusted-gateway"]["state"] == "ok"
 
 
+@pytest.mark.parametrize(
+    ("profile", "host", "proxies", "told"),
+    [
+        ("internet", "127.0.0.1", '["10.0.0.0/8"]', True),
+        ("internet", "10.0.0.2", '["127.0.0.0/8"]', True),
+        ("trusted-gateway", "10.0.0.2", '["::1"]', True),
+        ("trusted-gateway", "10.0.0.2", '["10.0.0.1"]', False),
+        ("lan", "127.0.0.1", '["127.0.0.1"]', False),
+        ("loopback", "127.0.0.1", "[]", False),
+    ],
+)
+def test_a_proxy_that_cannot_be_told_from_this_machine_is_named(
+    command: Command, profile: str, host: str, proxies: str, *, told: bool
+) -> None:
+    result = command(
+        "doctor",
+        "--json",
+        LMX_SERVER__PORT="0",
+        LMX_SERVER__HOST=host,
+        LMX_SECURITY__PROFILE=profile,
+        LMX_SECURITY__TRUSTED_PROXIES=proxies,
+    )
+    assert ("proxy" in found(result)) is told
+    if told:
+        assert "neither Forwarded nor X-Forwarded-For" in found(result)["proxy"]["detail"]
+
+
 def test_a_damaged_model_is_broken(command: Command, home: Path) -> None:
     model = home / "models" / "hurt"
     model.mkdir(parents=True)

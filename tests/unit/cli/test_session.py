@@ -2,7 +2,7 @@
 
 import pytest
 
-from opta_lmx.cli.session import clients_key_for, key_for, open_session
+from opta_lmx.cli.session import clients_key_for, key_for, open_session, persons_key_for
 from tests.unit.cli.conftest import Command
 
 KEYS = '["sk-first", "sk-second"]'
@@ -52,3 +52,14 @@ def test_what_is_written_into_a_clients_file_is_no_operators_key(
     assert key_for(session, None) == "sk-first"
     assert clients_key_for(session, None) == "sk-bot"
     assert clients_key_for(session, "http://example.org:1234") is None
+
+
+def test_who_talks_to_a_model_shows_a_key_for_models(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = '[{name = "ops", key = "sk-ops", scopes = ["admin"]}, {name = "bot", key = "sk-bot"}]'
+    monkeypatch.setenv("LMX_ACCESS__KEYS", keys)
+    session = open_session()
+    assert key_for(session, None) == "sk-ops"
+    assert persons_key_for(session, None) == "sk-bot"
+    assert persons_key_for(session, "http://example.org:1234") is None

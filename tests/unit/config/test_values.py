@@ -135,6 +135,42 @@ def test_which_key_commands_show_and_which_they_give_away(tmp_path: Path) -> Non
     assert chosen('server.api_keys = ["full"]\n' + bot) == ("full", "kb")
 
 
+FULL = 'server.api_keys = ["full"]\n'
+
+
+def named(secret: str, scopes: str, models: str = "") -> str:
+    """A named key; `scopes` by their first letters."""
+    every = {"i": "inference", "a": "admin", "m": "metrics"}
+    listed = [every[letter] for letter in scopes]
+    only = f'models = ["{models}"]\n' if models else ""
+    return f'[[access.keys]]\nname = "{secret}"\nkey = "{secret}"\nscopes = {listed}\n{only}'
+
+
+@pytest.mark.parametrize(
+    ("text", "operators", "persons", "clients"),
+    [
+        (named("a", "a") + named("i", "i"), "a", "i", "i"),
+        (named("a", "a") + named("i", "i") + named("ia", "ia"), "ia", "ia", "i"),
+        (named("m", "m") + named("ia", "ia"), "ia", "ia", "ia"),
+        (named("m", "m") + named("a", "a"), "a", "a", None),
+        (named("m", "m"), "m", "m", None),
+        (FULL + named("tiny", "i", "small"), "full", "full", "full"),
+        (named("tiny", "i", "small") + named("ia", "ia"), "ia", "ia", "ia"),
+        (named("tiny", "ia", "small") + named("i", "i"), "tiny", "i", "i"),
+        (named("tiny", "ia", "small") + named("a", "a"), "tiny", "tiny", "tiny"),
+        (named("tiny", "i", "small") + named("i", "i"), "i", "i", "i"),
+    ],
+)
+def test_keys_are_chosen_by_what_they_open(
+    tmp_path: Path, text: str, operators: str, persons: str, clients: str | None
+) -> None:
+    (tmp_path / "config.toml").write_text(text)
+    found = load(home=tmp_path, file=None, env={}, flags={}).settings
+    keys = (found.operators_key(), found.persons_key(), found.clients_key())
+    shown = tuple(key.get_secret_value() if key else None for key in keys)
+    assert shown == (operators, persons, clients)
+
+
 def test_how_strict_the_protocol_is_by_default() -> None:
     settings = Settings()
     assert settings.protocol.unknown_fields == "refuse"

@@ -8,7 +8,7 @@ import pytest
 from starlette.types import Message, Receive, Scope, Send
 
 from opta_lmx.security.forwarded import Networks
-from opta_lmx.security.proxies import TrustedProxies
+from opta_lmx.security.proxies import PASSED_ON, TrustedProxies
 
 PROXY = ("10.0.0.1", 5000)
 CLIENT = "203.0.113.9"
@@ -87,6 +87,29 @@ def test_without_trusted_proxies_nothing_changes() -> None:
         scope, sent = passed([], client, headers)
         assert scope is not None
         assert (scope["client"], scope["scheme"], sent) == (client, "http", [])
+
+
+@pytest.mark.parametrize("kind", ["http", "websocket"])
+@pytest.mark.parametrize(
+    ("client", "headers", "expected"),
+    [
+        (PROXY, [("x-forwarded-for", "127.0.0.1")], True),
+        (PROXY, [("x-forwarded-for", "nonsense")], True),
+        (PROXY, [("forwarded", "proto=https")], True),
+        (PROXY, [("x-forwarded-proto", "https")], True),
+        (PROXY, [("x-forwarded-host", "box")], True),
+        (PROXY, [("x-real-ip", "127.0.0.1")], True),
+        (PROXY, [("via", "1.1 box")], True),
+        (PROXY, [("x-api-key", "k")], False),
+        ((CLIENT, 7), [("x-forwarded-for", "127.0.0.1")], False),
+    ],
+)
+def test_what_a_proxy_passed_on_is_marked(
+    kind: str, client: tuple[str, int], headers: list[tuple[str, str]], *, expected: bool
+) -> None:
+    scope, _ = passed(client=client, headers=headers, type=kind, scheme="ws")
+    assert scope is not None
+    assert (PASSED_ON in scope) is expected
 
 
 CONFLICT = [("x-forwarded-for", CLIENT), ("forwarded", "for=1.1.1.1")]

@@ -2,6 +2,7 @@
 
 import contextlib
 from itertools import combinations
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -114,3 +115,22 @@ def test_any_name_is_taken_or_refused(name: str) -> None:
         check_grant(Principal(key=name), "")
         assert name.isascii()
         assert 0 < len(name) <= 64
+
+
+@pytest.mark.parametrize(
+    ("param", "wanted"),
+    [
+        ("lane", {"lane": Lane.INTERACTIVE}),
+        ("max_running", {"max_running": None}),
+        ("max_running", {"max_running": 3}),
+        ("max_tokens", {"budgets": Budgets(5, max_tokens=11)}),
+        ("prompt_tokens", {"budgets": Budgets(max_tokens=10)}),
+    ],
+)
+def test_nobody_grants_wider_limits_than_their_own(param: str, wanted: dict[str, Any]) -> None:
+    bounds = {"lane": Lane.AGENT, "max_running": 2, "budgets": Budgets(5, max_tokens=10)}
+    maker = Principal(**bounds)
+    check_maker(maker, Principal(**{**bounds, "tenant": "other", "lane": Lane.BACKGROUND}))
+    with pytest.raises(LmxError) as caught:
+        check_maker(maker, Principal(**{**bounds, **wanted}))
+    assert (caught.value.code, caught.value.param) == ("limits_not_grantable", param)

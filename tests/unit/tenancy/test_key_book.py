@@ -9,11 +9,13 @@ import pytest
 
 from opta_lmx.core.errors import ErrorKind, LmxError
 from opta_lmx.core.principal import Principal, Scope
+from opta_lmx.tenancy.grants import Maker
 from opta_lmx.tenancy.key_book import KeyBook
+from opta_lmx.tenancy.keys import mint
 from tests.support.asynchronous import in_loop
 from tests.unit.tenancy.conftest import Home, bot
 
-ADMIN = Principal(key="admin", scopes=frozenset({Scope.ADMIN}))
+ADMIN = Maker(Principal(key="admin", scopes=frozenset({Scope.ADMIN})))
 
 
 async def refused(call: "object") -> LmxError:
@@ -157,9 +159,9 @@ async def test_revoking_again_changes_nothing(home: Home) -> None:
 @in_loop
 async def test_rotating_gives_nobody_what_they_lack(home: Home) -> None:
     book = home.book()
-    for owner in (bot("scopes"), bot("models", scopes=ADMIN.scopes)):
+    for owner in (bot("scopes"), bot("models", scopes=ADMIN.principal.scopes)):
         issued = await book.create(owner, maker=None)
-        maker = Principal(scopes=ADMIN.scopes, models=("other",))
+        maker = Maker(Principal(scopes=ADMIN.principal.scopes, models=("other",)))
         error = await refused(book.rotate(issued.row.id, maker=maker))
         assert error.kind is ErrorKind.FORBIDDEN
         assert issued.row in await book.rows(), "nothing was changed"
@@ -200,3 +202,55 @@ async def test_without_a_database_nothing_is_made(home: Home) -> None:
     error = await refused(book.create(bot(), maker=None))
     assert (error.kind, error.code) == (ErrorKind.UNAVAILABLE, "store_unavailable")
     assert not (home.path / "keys-required").exists()
+
+
+@in_loop
+async def test_a_key_that_ends_grants_none_that_ends_later(home: Home) -> None:
+    book = home.book()
+    own = await book.create(bot("own"), expires="60s", maker=None)
+    lasting = await book.create(bot("lasting"), maker=None)
+    maker = Maker(own.row.owner, own.row.ends_ms)
+    for call in (
+        book.create(bot("new"), maker=maker),
+        book.create(bot("new"), expires="61s", maker=maker),
+        book.rotate(own.row.id, expires="never", maker=maker),
+        book.rotate(own.row.id, expires="2m", maker=maker),
+        book.rotate(lasting.row.id, maker=maker),
+    ):
+        error = await refused(call)
+        assert (error.kind, error.code) == (ErrorKind.FORBIDDEN, "expiry_not_grantable")
+    assert {row.id for row in await book.rows()} == {own.row.id, lasting.row.id}
+    assert (await book.create(bot("new"), expires="60s", maker=maker)).row.ends_ms
+    again = await book.rotate(own.row.id, maker=maker)
+    assert again.row.ends_ms == own.row.ends_ms
+
+
+@in_loop
+async def test_without_a_key_only_the_first_is_made(home: Home) -> None:
+    book, nobody = home.book(), Maker(Principal(), anonymous=True)
+    first = await book.create(bot(), maker=nobody)
+    assert first.first
+    await book.revoke(first.row.id)
+    error = await refused(book.create(bot("late"), maker=nobody))
+    assert (error.kind, error.code) == (ErrorKind.UNAUTHENTICATED, "invalid_api_key")
+    assert await book.rows() == []
+
+
+@in_loop
+async def test_a_name_that_is_taken_leaves_the_home_open(home: Home) -> None:
+    book = home.book(None, "config-key")
+    await refused(book.create(bot("config-key"), maker=None))
+    assert not (home.path / "keys-required").exists()
+    assert not home.ring().required
+
+
+@in_loop
+async def test_a_whole_text_in_place_of_an_id_is_never_repeated(home: Home) -> None:
+    book = home.book()
+    issued, strange = await book.create(bot(), maker=None), mint().secret
+    for text in (strange, f"Bearer {strange}", strange[:-1]):
+        for call in (book.revoke(text, named=True), book.rotate(text, maker=None)):
+            error = await refused(call)
+            assert error.code == "key_not_found"
+            assert strange[-40:-1] not in error.message
+    assert (await book.revoke(issued.secret)).id == issued.row.id

@@ -1,8 +1,10 @@
 """The ring of keys: who is let in, how long, and that it fails shut."""
 
+import asyncio
 import contextlib
 import hmac
 import sqlite3
+import threading
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from opta_lmx.core.principal import Budgets, Lane, Principal, Scope
+from opta_lmx.store.engine import READERS
 from opta_lmx.tenancy import keyring as module
+from opta_lmx.tenancy.key_rows import Found
 from opta_lmx.tenancy.keyring import STALE_S, Keyring
 from opta_lmx.tenancy.keys import mint
 from tests.support.asynchronous import in_loop
@@ -279,3 +283,48 @@ async def test_a_scope_of_a_later_version_is_left_out(home: Home) -> None:
     owner = home.ring().owner(issued.secret)
     assert owner
     assert owner.scopes == {Scope.INFERENCE}
+
+
+@in_loop
+async def test_a_look_that_hangs_soon_lets_nobody_in(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    issued = await home.book().create(bot(), maker=None)
+    database = home.database()
+    ring = home.ring(database, FIXED)
+    home.clock.now += 2 * STALE_S
+    assert ring.owner(issued.secret), "nobody looks yet"
+    await ring.refresh()
+    release = threading.Event()
+    busy = [asyncio.ensure_future(database.read(lambda _: release.wait())) for _ in range(READERS)]
+    await asyncio.sleep(0)
+    monkeypatch.setattr(module, "LOOK_S", 0.02)
+    await ring.refresh()
+    home.clock.now += STALE_S
+    assert ring.owner(issued.secret)
+    home.clock.now += 0.01
+    assert ring.owner(issued.secret) is None, "without waiting for the look to end"
+    assert ring.stored == 0
+    assert ring.owner("sk-first")
+    release.set()
+    await asyncio.gather(*busy)
+    monkeypatch.undo()
+    await ring.refresh()
+    assert ring.owner(issued.secret)
+
+
+@in_loop
+async def test_what_was_revoked_here_is_over_before_the_next_look(home: Home) -> None:
+    book, ring = home.book(), home.ring()
+    old = await book.create(bot(), maker=None)
+    new = await book.rotate(old.row.id, grace="1h", maker=None)
+    other = await book.create(bot("other"), maker=None)
+    await ring.refresh()
+    before = await home.database().read(ring._changed())
+    ring.forget(await book.revoke("bot", named=True))
+    assert [ring.owner(one.secret) for one in (old, new)] == [None, None]
+    assert ring.owner(other.secret)
+    ring._number = None
+    ring._take(before or Found(0, (new.row, other.row)))
+    assert ring.owner(new.secret) is None, "nor does a look that began earlier bring it back"
+    assert ring.owner(other.secret)

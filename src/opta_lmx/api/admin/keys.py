@@ -1,6 +1,7 @@
 """`/admin/keys`: whose keys there are, what is left of their budgets; make, replace, end them.
 
-A key's text is told once, in the answer that makes it.
+A key's text is told once, in the answer that makes it. The scope `admin` is machine-wide: its
+keys make, replace and end those of every tenant.
 """
 
 from typing import Annotated, Any, Literal
@@ -11,15 +12,15 @@ from pydantic import Field
 from starlette.responses import JSONResponse, Response
 
 from opta_lmx.api.admin import bodies
-from opta_lmx.api.callers import PRINCIPAL
+from opta_lmx.api.callers import ENDS, PRINCIPAL, principal_of
 from opta_lmx.api.documents import body_docs, error_docs
 from opta_lmx.api.fields import MAX_INT64, ModelName, WireModel
 from opta_lmx.core.clock import Clock
 from opta_lmx.core.errors import ErrorKind, LmxError
 from opta_lmx.core.principal import Budgets, Principal
 from opta_lmx.serving.budgeting import Budgeting
-from opta_lmx.tenancy.grants import LABEL, MAX_MODELS, MAX_NOTE_CHARS, lane_of, scopes_of
-from opta_lmx.tenancy.key_book import Issued, KeyBook
+from opta_lmx.tenancy.grants import LABEL, MAX_MODELS, MAX_NOTE_CHARS, Maker, lane_of, scopes_of
+from opta_lmx.tenancy.key_book import Issued, KeyBook, unauthenticated
 from opta_lmx.tenancy.keyring import Keyring, Known, known
 
 Json = dict[str, Any]
@@ -121,7 +122,7 @@ class AdminKeys:
         """Make a key; it may do no more than the one that asks for it."""
         asked = await bodies.read(request, CreateKeyBody)
         issued = await self._book.create(
-            asked.owner(), expires=asked.expires, note=asked.note, maker=_maker(request)
+            asked.owner(), expires=asked.expires, note=asked.note, maker=self._maker(request)
         )
         return await self._issued(issued)
 
@@ -130,7 +131,7 @@ class AdminKeys:
         self._refuse_configured(key_id)
         asked = await bodies.read(request, RotateKeyBody, may_be_empty=True)
         issued = await self._book.rotate(
-            key_id, grace=asked.grace, expires=asked.expires, maker=_maker(request)
+            key_id, grace=asked.grace, expires=asked.expires, maker=self._maker(request)
         )
         return await self._issued(issued)
 
@@ -138,6 +139,7 @@ class AdminKeys:
         """End a key now; with an owner's present one, those it has replaced."""
         self._refuse_configured(key_id)
         row = await self._book.revoke(key_id)
+        self._keyring.forget(row)
         await self._keyring.refresh()
         return self._told(known(row, self._clock.now_ms()))
 
@@ -146,6 +148,13 @@ class AdminKeys:
         await self._keyring.refresh()
         shown = self._told(known(issued.row, self._clock.now_ms()))
         return JSONResponse({**shown, "secret": issued.secret}, 201, headers=_UNCACHED)
+
+    def _maker(self, request: Request) -> Maker:
+        """Who asks; where no key is needed yet, whoever reaches the server may do everything."""
+        anonymous = PRINCIPAL not in request.scope
+        if anonymous and self._keyring.required:
+            raise unauthenticated()
+        return Maker(principal_of(request), request.scope.get(ENDS), anonymous)
 
     def _refuse_configured(self, key_id: str) -> None:
         configured = (one for one in self._keyring.principals() if one.source == "config")
@@ -178,11 +187,6 @@ class AdminKeys:
             "replaced_ms": one.replaced_ms,
             "replaced_by": one.replaced_by,
         }
-
-
-def _maker(request: Request) -> Principal:
-    """Who asks; where no key is needed yet, whoever reaches the server may do everything."""
-    return request.scope.get(PRINCIPAL) or Principal()
 
 
 def _optional(docs: Json) -> Json:
