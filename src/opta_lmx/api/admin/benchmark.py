@@ -8,12 +8,11 @@ from pydantic import Field
 from starlette.responses import Response
 
 from opta_lmx.api.admin import bodies
-from opta_lmx.api.callers import PRINCIPAL
+from opta_lmx.api.callers import principal_of
 from opta_lmx.api.documents import LOADING, body_docs, error_docs
 from opta_lmx.api.fields import MAX_INT32, ModelName, WireModel, only
 from opta_lmx.api.streaming import PlainAnswer
 from opta_lmx.core.errors import UnknownFieldError
-from opta_lmx.core.principal import Principal
 from opta_lmx.serving.benchmarking import BenchmarkPlan, Benchmarks
 
 _QUERY = frozenset({"model", "limit"})
@@ -75,7 +74,7 @@ class AdminBenchmark:
     async def run(self, request: Request) -> Response:
         """Measure a loaded model; answers when it is done, and stops when the client goes."""
         plan = (await bodies.read(request, BenchmarkBody)).plan()
-        principal: Principal = request.scope.get(PRINCIPAL) or Principal()
+        principal = principal_of(request)
 
         async def produce() -> bytes:
             return msgspec.json.encode(await self._benchmarks.run(plan, principal))
