@@ -22,6 +22,7 @@ from opta_lmx.engine.planner import Planner
 from opta_lmx.engine.quantising import open_quantising
 from opta_lmx.engine.residency import Engine, Resolver
 from opta_lmx.models.store import ModelStore
+from opta_lmx.observability.libraries import told_by_libraries
 from opta_lmx.observability.metrics import MetricsRegistry
 from opta_lmx.observability.telemetry import OperatorTelemetry, make_logger
 from opta_lmx.scheduling.governor import GovernorLimits
@@ -90,7 +91,7 @@ def build(
     clock = SystemClock()
     registry = MetricsRegistry()
     log = settings.logging
-    redact = Redactor(key.get_secret_value() for key in settings.all_keys())
+    redact = Redactor(settings.secrets())
     telemetry = OperatorTelemetry(registry, make_logger(log.level, log.format, redact=redact))
     store = ModelStore(settings.models.root(home))
     store.sweep()
@@ -182,5 +183,6 @@ def serve(settings: Settings, home: Path, models: list[str]) -> int:
                 )
                 await Server(app, listener, models, drain_s, body_bytes).run()
 
-            uvloop.run(main())
+            with told_by_libraries(app.telemetry):
+                uvloop.run(main())
     return 0

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from opta_lmx.core.errors import ErrorKind, LmxError
-from opta_lmx.core.telemetry import Telemetry
+from opta_lmx.core.telemetry import TOLD, Telemetry
 
 RenderError = Callable[[LmxError], tuple[int, dict[str, str], bytes]]
 """Returns status, extra headers (without the content type) and the JSON body."""
@@ -48,6 +48,7 @@ def headers(error: LmxError) -> dict[str, str]:
 def unforeseen(error: BaseException, telemetry: Telemetry) -> LmxError:
     """Log a fault of our own, and return what its caller is told instead."""
     telemetry.log("error", "unforeseen error", kind=type(error).__name__, exc_info=error)
+    setattr(error, TOLD, True)  # The server under us logs what comes through to it once more.
     return LmxError(ErrorKind.INTERNAL, "An internal error occurred.")
 
 

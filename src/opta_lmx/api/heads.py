@@ -58,6 +58,11 @@ class HeadWatch:
         return self._place is _Place.BODY
 
     @property
+    def awaits(self) -> bool:
+        """More of a request is to come, or its time runs."""
+        return self._place is not _Place.BETWEEN or self._timer is not None
+
+    @property
     def too_large(self) -> bool:
         """A bound was passed."""
         counted = max(self._field_bytes, self._silent_bytes)

@@ -129,8 +129,12 @@ class HttpProtocol(HttpToolsProtocol):
         super().on_response_complete()
         if self._watch is not None and not self._busy():
             self._watch.start()
-        if self._head.in_body and not self._busy():
+        if self._busy():
+            return
+        if self._head.in_body:
             self._head.start()  # the rest of a body that nobody waits for any more
+        elif not self._head.in_head:
+            self._head.stop()  # of a line's end that came meanwhile; keep-alive has begun anew
 
     def _busy(self) -> bool:
         return self._running is not None and not self._running.response_complete
@@ -183,7 +187,8 @@ class HttpProtocol(HttpToolsProtocol):
     def _late(self) -> None:
         """What was to come has not come in time."""
         if self._busy():
-            self._head.start()
+            if self._head.in_head or self._head.in_body:
+                self._head.start()
         elif self._head.in_head:
             message = f"The headers did not arrive within {self.head_timeout_s:g} s."
             self._refuse(408, "request_timeout", message)
@@ -195,14 +200,26 @@ class HttpProtocol(HttpToolsProtocol):
         self._refuse(431, "headers_too_large", f"The request's headers are more than {limits}.")
 
     def _refuse(self, status: int, code: str, message: str) -> None:
-        """Reply to what is no request yet, and close."""
+        """Reply to what is no request yet, or not all of one, and close."""
         self._head.stop()
-        if not self._busy():  # else it would stand in the midst of another answer
+        if self._may_refuse():
             told = {"message": message, "type": "invalid_request_error"}
             body = msgspec.json.encode({"error": {**told, "param": None, "code": code}})
             head = b"content-type: application/json\r\nconnection: close\r\ncontent-length: %d"
             self.transport.write(STATUS_LINE[status] + head % len(body) + b"\r\n\r\n" + body)
         self.transport.close()
+
+    def _may_refuse(self) -> bool:
+        """Whether a reply would not stand in the midst of another, or for another's."""
+        running = self._running
+        if running is None or running.response_complete:
+            return True
+        if running is not self.cycle or running.response_started or not self._head.in_body:
+            return False
+        # The body is the request's last part: what answers it must not, now.
+        running.disconnected = True
+        running.message_event.set()
+        return True
 
     # --- upgrades -----------------------------------------------------------------
 
@@ -248,6 +265,15 @@ class HttpProtocol(HttpToolsProtocol):
         rest: bytes | None = data
         while rest is not None:
             rest = self._feed(rest)
+        self._wait_for_next()
+
+    def _wait_for_next(self) -> None:
+        """Keep alive no longer than others what sent the rest of an answered request's body."""
+        awaited = self._busy() or self.pipeline or self._head.awaits or self._to_websocket
+        if not (awaited or self.timeout_keep_alive_task or self.transport.is_closing()):
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
 
     def _feed(self, data: bytes) -> bytes | None:
         """Parse; what must be parsed after that, if anything."""
@@ -259,7 +285,7 @@ class HttpProtocol(HttpToolsProtocol):
             if self._head.too_large:
                 self._refuse_head()
             else:
-                self.send_400_response("Invalid HTTP request received.")
+                self._refuse(400, "invalid_http", "The request is not valid HTTP.")
         except httptools.HttpParserUpgrade as upgrade:
             if self._to_websocket:
                 self._hand_over(data[upgrade.args[0] :])
@@ -272,7 +298,8 @@ class HttpProtocol(HttpToolsProtocol):
     def _hand_over(self, early: bytes) -> None:
         """Let the WebSocket protocol answer; frames may only come after its answer."""
         if early:
-            self.send_400_response("Data before the handshake was answered.")
+            message = "Data came before the handshake was answered."
+            self._refuse(400, "invalid_handshake", message)
             return
         longest = max(len(name) + len(value) for name, value in [(b"", self.url), *self.headers])
         if longest > MAX_HANDSHAKE_LINE_BYTES:  # there the handshake would never be answered

@@ -65,6 +65,12 @@ class Settings(Section):
         """The secrets of all keys, those without names first."""
         return [*self.server.api_keys, *(one.key for one in self.access.keys)]
 
+    def secrets(self) -> list[str]:
+        """All that must not be told, in a log or anywhere: keys, and what opens the hub."""
+        token = self.models.hub_token
+        held = [*self.all_keys(), *([] if token is None else [token])]
+        return [one.get_secret_value() for one in held]
+
     def operators_key(self) -> SecretStr | None:
         """The key for operators' routes: one that is for models too, before one that is not.
 

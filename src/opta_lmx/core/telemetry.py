@@ -2,6 +2,9 @@
 
 from typing import Protocol
 
+TOLD = "opta_lmx_told"
+"""Attribute of an exception that stands in the log already."""
+
 
 class Telemetry(Protocol):
     """Counters, distributions and levels. Label values must come from a bounded set."""

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import sqlite3
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ _BUSY_MS = 5_000
 _JOURNAL_BYTES = 64 * 1024**2
 _PAGES_AT_ONCE = 2048
 _CHECKED_BYTES = 256 * 1024**2
+_BESIDE = ("-wal", "-shm", "-journal")
 READERS = 2
 """Threads that read; the writer is one besides."""
 
@@ -41,11 +43,17 @@ def make_engine(path: Path) -> Engine:
 def keep_private(path: Path) -> None:
     """Let nobody but its owner read a database, which is made (empty) if need be.
 
-    Files that SQLite puts beside it are readable by whoever may read it. Raises OSError.
+    Nor what stands beside it: its journal, and copies made of it before. One that is there
+    already is not opened: to close it would end the locks that SQLite holds on it in this
+    process. Raises OSError.
     """
-    os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-    with contextlib.suppress(PermissionError):  # Another user's file, lent to this one's group.
-        path.chmod(0o600)
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    beside = (path.with_name(path.name + end) for end in _BESIDE)
+    for file in (path, *beside, *path.parent.glob(f"{escape(path.name)}.before-*")):
+        # Another user's file, lent to this one's group; or one that SQLite has just removed.
+        with contextlib.suppress(PermissionError, FileNotFoundError):
+            file.chmod(0o600)
 
 
 def create_file(path: Path) -> None:

@@ -140,7 +140,9 @@ def test_what_is_too_large_is_refused(server: Running, head: bytes, piece: int) 
     assert told == b"headers_too_large"
 
 
-@pytest.mark.parametrize("trailers", [headers(MAX_HEADERS), b"x: " + b"v" * MAX_HEAD_BYTES])
+@pytest.mark.parametrize(
+    "trailers", [headers(MAX_HEADERS), b"x: " + b"v" * MAX_HEAD_BYTES + b"\r\n"]
+)
 @pytest.mark.parametrize("piece", [1000, 1_000_000])
 def test_too_large_trailers_end_the_connection(
     server: Running, trailers: bytes, piece: int
@@ -148,6 +150,32 @@ def test_too_large_trailers_end_the_connection(
     sent = POST + b"Transfer-Encoding: chunked\r\n\r\n0\r\n" + trailers + b"\r\n" + LAST
     text = exchange(server, *(sent[at : at + piece] for at in range(0, len(sent), piece)))
     assert b"/last" not in text
+    assert text.startswith(b"HTTP/1.1 431 ")
+    assert text.count(b"HTTP/1.1") == 1
+
+
+BROKEN_CHUNK = b"Transfer-Encoding: chunked\r\n\r\n1\r\nx\r\nzz\r\n"
+
+
+@pytest.mark.parametrize(
+    "sent", [POST + BROKEN_CHUNK, b"BREW /x\r\n\r\n", GET + b"\x00: y\r\n\r\n"]
+)
+def test_what_is_no_http_is_told_so(server: Running, sent: bytes) -> None:
+    text = exchange(server, sent)
+    assert text.startswith(b"HTTP/1.1 400 ")
+    assert b'"code":"invalid_http"' in text
+    assert text.count(b"HTTP/1.1") == 1
+
+
+def test_what_is_no_http_is_not_answered_in_place_of_another(server: Running) -> None:
+    server.app.go_on.clear()
+    try:
+        text = exchange(
+            server, b"GET /slow HTTP/1.1\r\nHost: localhost\r\n\r\n" + POST + BROKEN_CHUNK
+        )
+    finally:
+        server.app.go_on.set()
+    assert text == b""
 
 
 def sent_until_cut(client: socket.socket, filler: bytes) -> int:
@@ -275,4 +303,76 @@ def test_an_answer_that_takes_long_is_not_cut_for_what_follows_it(hasty: Running
         hasty.app.go_on.set()
         read_to(client, b"}")
         client.sendall(LAST[20:])
+        assert b"/last" in rest(client)
+
+
+EARLY = b"POST /early HTTP/1.1\r\nHost: localhost\r\n"
+
+
+@pytest.fixture(scope="module")
+def impatient() -> Iterator[Running]:
+    """Keeps idle connections for a moment only, and gives heads much longer."""
+    app = Told()
+    with serving(app, timeout_keep_alive=TIMEOUT_S) as url:
+        yield Running(url, app)
+
+
+@pytest.mark.parametrize(
+    ("begin", "end"),
+    [
+        (EARLY + b"Content-Length: 6\r\n\r\nabc", b"def"),
+        (EARLY + b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n", b"3\r\ndef\r\n0\r\n\r\n"),
+        (EARLY + b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n", b"0\r\nx: y\r\n\r\n"),
+    ],
+)
+def test_a_connection_answered_within_a_body_is_kept_no_longer(
+    impatient: Running, begin: bytes, end: bytes
+) -> None:
+    with connected(impatient.url) as client:
+        client.sendall(begin)
+        read_to(client, b"}")
+        client.sendall(end)
+        assert rest(client) == b""
+
+
+def test_it_is_still_good_for_another_request(impatient: Running) -> None:
+    with connected(impatient.url) as client:
+        client.sendall(EARLY + b"Content-Length: 6\r\n\r\nabc")
+        read_to(client, b"}")
+        client.sendall(b"def")
+        client.sendall(LAST)
+        assert b"/last" in rest(client)
+
+
+def test_a_request_behind_such_a_body_is_not_cut(impatient: Running) -> None:
+    impatient.app.go_on.clear()
+    with connected(impatient.url) as client:
+        client.sendall(EARLY + b"Content-Length: 6\r\n\r\nabc")
+        read_to(client, b"}")
+        client.sendall(b"defGET /slow HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        client.settimeout(3 * TIMEOUT_S)
+        with pytest.raises(TimeoutError):
+            client.recv(1)
+        client.settimeout(20)
+        impatient.app.go_on.set()
+        assert b"/slow" in read_to(client, b"}")
+
+
+def test_a_line_end_during_an_answer_does_not_end_the_connection(hasty: Running) -> None:
+    hasty.app.go_on.clear()
+    with connected(hasty.url) as client:
+        client.sendall(b"GET /slow HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        client.sendall(b"\r\n")
+        client.settimeout(2 * TIMEOUT_S)
+        with pytest.raises(TimeoutError):
+            client.recv(1)
+        client.settimeout(20)
+        client.sendall(b"\r\n")
+        hasty.app.go_on.set()
+        read_to(client, b"}")
+        client.settimeout(3 * TIMEOUT_S)
+        with pytest.raises(TimeoutError):
+            client.recv(1)
+        client.settimeout(20)
+        client.sendall(LAST)
         assert b"/last" in rest(client)

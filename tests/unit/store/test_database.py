@@ -325,3 +325,40 @@ def test_killed_while_writing_loses_nothing_that_was_acknowledged(tmp_path: Path
     assert len(promised) >= 300
     kept = asyncio.run(all_words(path))
     assert promised <= kept
+
+
+def test_nobody_else_may_read_what_stands_beside_a_database(tmp_path: Path) -> None:
+    path = tmp_path / "lmx.db"
+    ends = ("", "-wal", "-shm", "-journal", ".before-notes-1")
+    others = tmp_path / "lmx.db.bak"
+    for file in (*(tmp_path / f"lmx.db{end}" for end in ends), others):
+        file.touch()
+        file.chmod(0o664)
+    engine.keep_private(path)
+    modes = {file.name: file.stat().st_mode & 0o777 for file in tmp_path.iterdir()}
+    assert modes == {"lmx.db.bak": 0o664} | {f"lmx.db{end}": 0o600 for end in ends}
+
+
+WRITE = """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], timeout=0, isolation_level=None)
+try:
+    connection.execute("BEGIN IMMEDIATE")
+except sqlite3.OperationalError as error:
+    sys.exit(str(error))
+"""
+
+
+def test_keeping_a_database_private_ends_no_lock_on_it(tmp_path: Path) -> None:
+    path = tmp_path / "lmx.db"
+    holder = sqlite3.connect(path, isolation_level=None)
+    try:
+        holder.execute("CREATE TABLE notes (word TEXT)")
+        holder.execute("BEGIN IMMEDIATE")
+        engine.keep_private(path)
+        other = subprocess.run(
+            [sys.executable, "-c", WRITE, str(path)], capture_output=True, text=True, check=False
+        )
+    finally:
+        holder.close()
+    assert (other.returncode, other.stderr.strip()) == (1, "database is locked")

@@ -1,4 +1,4 @@
-"""Writes states to files and reads them back on a thread, which never calls MLX."""
+"""Writes states to files and reads them back on threads, which never call MLX."""
 
 import queue
 import threading
@@ -15,9 +15,6 @@ from opta_lmx.backends.statefile import (
     read_state,
     write_state,
 )
-
-_READS, _WRITES = range(2)
-"""What goes first."""
 
 
 class Written(msgspec.Struct, frozen=True):
@@ -48,13 +45,13 @@ class _Read(msgspec.Struct, frozen=True):
 
 
 class Disk:
-    """One file at a time, each kind in the order asked for; requests wait for what is read."""
+    """One file at a time is written, and one is read beside it: requests wait for that one."""
 
     def __init__(self) -> None:
-        self._jobs: queue.PriorityQueue[tuple[int, int, _Write | _Read]] = queue.PriorityQueue()
-        self._asked = 0
+        self._writes: queue.SimpleQueue[_Write] = queue.SimpleQueue()
+        self._reads: queue.SimpleQueue[_Read] = queue.SimpleQueue()
         self._done: queue.SimpleQueue[Written | ReadBack] = queue.SimpleQueue()
-        self._thread: threading.Thread | None = None
+        self._threads: set[str] = set()
         self._open = 0
 
     @property
@@ -66,11 +63,13 @@ class Disk:
         self, handle: int, path: Path, head: StateHead, ids: bytes, parts: Sequence[Any]
     ) -> None:
         """Begin to write; whoever asks keeps what `parts` look at until it is `Written`."""
-        self._ask(_Write(handle, path, head, ids, parts))
+        self._begin("disk-writer", self._writes)
+        self._writes.put(_Write(handle, path, head, ids, parts))
 
     def read(self, handle: int, path: Path) -> None:
         """Begin to read."""
-        self._ask(_Read(handle, path))
+        self._begin("disk-reader", self._reads)
+        self._reads.put(_Read(handle, path))
 
     def take(self, wait_s: float) -> list[Written | ReadBack]:
         """What is done, waiting up to `wait_s` for the first."""
@@ -83,18 +82,18 @@ class Disk:
             self._open -= len(ready)
             return ready
 
-    def _ask(self, job: _Write | _Read) -> None:
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="disk", daemon=True)
-            self._thread.start()
+    def _begin(
+        self, name: str, jobs: "queue.SimpleQueue[_Write] | queue.SimpleQueue[_Read]"
+    ) -> None:
         self._open += 1
-        self._asked += 1
-        self._jobs.put((_WRITES if isinstance(job, _Write) else _READS, self._asked, job))
+        if name not in self._threads:
+            self._threads.add(name)
+            threading.Thread(target=self._run, args=(jobs,), name=name, daemon=True).start()
 
-    def _run(self) -> None:
+    def _run(self, jobs: "queue.SimpleQueue[_Write] | queue.SimpleQueue[_Read]") -> None:
         while True:
             # Nothing of a job may stay here once it is done: its memory is the engine's to free.
-            self._done.put(_perform(self._jobs.get()[-1]))
+            self._done.put(_perform(jobs.get()))
 
 
 def _perform(job: _Write | _Read) -> Written | ReadBack:
