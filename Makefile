@@ -13,7 +13,7 @@ export OPENBLAS_NUM_THREADS ?= 1
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help env serve test check fast full format lint imports types house workflows \
+.PHONY: help env serve test browser fuzz check fast full format lint imports types house workflows \
 	test-extras bench bench-peers bench-gguf openclaw sim docs lock clean
 
 help: ## List the targets
@@ -29,10 +29,16 @@ test: env ## Everything that is not slow; ARGS go to pytest, which then runs in 
 ifeq ($(strip $(ARGS)),)
 	@echo "$(PYTEST): two processes, then alone what measures time"
 	@$(PYTEST) -m "not slow and not alone" -n 2 --dist loadfile; beside=$$?; \
-		$(PYTEST) -m "not slow and alone" tests/integration tests/chaos && exit $$beside
+		$(PYTEST) -m "not slow and alone" tests/unit tests/integration tests/chaos && exit $$beside
 else
 	$(PYTEST) -m "not slow" $(ARGS)
 endif
+
+browser: ## Install Chromium for the tests of pages (apt-get, as root on Debian)
+	@$(PYTHON) scripts/browser.py
+
+fuzz: env ## Hostile bytes against a running server; ARGS="--seconds 600 --seed 7"
+	$(PY) -m tests.security.fuzz_run $(ARGS)
 
 check: lint imports types house workflows ## Format, lint, imports, types, sizes, workflows
 

@@ -46,11 +46,14 @@ def _keep_client_settings(home: Path) -> None:
         os.environ.setdefault("NPM_CONFIG_USERCONFIG", str(home / ".npmrc"))
 
 
+_KEPT = {"LMX_TEST_CACHE", "LMX_CHROMIUM"}
+
+
 def _isolate() -> None:
     """Point every per-user folder at the scratch one and drop settings that change behaviour."""
     _keep_client_settings(Path.home())
     for name in list(os.environ):
-        if name.startswith(("LMX_", "HF_", "XDG_", "OPENAI_")) and name != "LMX_TEST_CACHE":
+        if name.startswith(("LMX_", "HF_", "XDG_", "OPENAI_")) and name not in _KEPT:
             del os.environ[name]
     (SCRATCH / "home").mkdir()
     os.environ["HOME"] = str(SCRATCH / "home")
@@ -65,7 +68,7 @@ def _isolate() -> None:
 
 _isolate()
 
-# Every HTTP client reads all root certificates (25 ms), and no test speaks TLS.
+# Every HTTP client reads all root certificates (25 ms), and no test asks whom they vouch for.
 ssl.create_default_context = cache(ssl.create_default_context)
 
 

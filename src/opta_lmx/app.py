@@ -11,6 +11,7 @@ from starlette.types import ASGIApp
 
 from opta_lmx.api import health
 from opta_lmx.api.admin.levels import metrics
+from opta_lmx.api.encryption import Encryption
 from opta_lmx.api.http import create_http
 from opta_lmx.api.responses.surface import ResponsesSurface
 from opta_lmx.config.settings import Settings
@@ -27,11 +28,12 @@ from opta_lmx.observability.metrics import MetricsRegistry
 from opta_lmx.observability.telemetry import OperatorTelemetry, make_logger
 from opta_lmx.scheduling.governor import GovernorLimits
 from opta_lmx.security.redaction import Redactor
-from opta_lmx.server import Server
+from opta_lmx.server import Server, open_encryption
 from opta_lmx.serving import benchmarking
 from opta_lmx.serving.catalogue import Catalogue
 from opta_lmx.serving.embedding import EmbeddingService
 from opta_lmx.serving.management import Ground, open_management
+from opta_lmx.serving.metering import SCHEMAS as METERING_SCHEMAS
 from opta_lmx.serving.response_rows import SCHEMA as RESPONSES_SCHEMA
 from opta_lmx.serving.responses import ResponseLimits, StoredResponses
 from opta_lmx.serving.run import RunLimits
@@ -42,11 +44,14 @@ from opta_lmx.surfaces import (
     Rooms,
     envelopes,
     guarded,
+    metered,
+    open_audit,
     open_key_book,
     open_keyring,
     routers,
     with_presets,
 )
+from opta_lmx.tenancy.audit_rows import SCHEMA as AUDIT_SCHEMA
 from opta_lmx.tenancy.key_rows import SCHEMA as KEYS_SCHEMA
 from opta_lmx.tenancy.keyring import Keyring
 
@@ -62,6 +67,7 @@ class App(msgspec.Struct, frozen=True):
     rooms: Rooms
     database: Database
     keyring: Keyring
+    encryption: Encryption
     clock: Clock
     telemetry: Telemetry
 
@@ -74,6 +80,8 @@ class App(msgspec.Struct, frozen=True):
         await self.rooms.responses.close()
         background = (self.downloads.close(), self.rooms.quantising.close())
         await asyncio.gather(self.engine.close(), *background)
+        await self.rooms.metering.close()
+        await self.rooms.audit.close()
         await self.database.close()
 
 
@@ -93,6 +101,7 @@ def build(
     log = settings.logging
     redact = Redactor(settings.secrets())
     telemetry = OperatorTelemetry(registry, make_logger(log.level, log.format, redact=redact))
+    encryption = open_encryption(settings.tls, home, telemetry)
     store = ModelStore(settings.models.root(home))
     store.sweep()
     planner = Planner(store, settings.engine, home, settings.models, settings.memory)
@@ -111,7 +120,7 @@ def build(
     engine = Engine(named, options, clock, telemetry)
     run_limits = RunLimits(settings.queue.queue_deadline_s, settings.engine.default_max_tokens)
     serving = Serving(engine, run_limits, clock, telemetry, named.preset)
-    schemas = (RESPONSES_SCHEMA, benchmarking.SCHEMA, KEYS_SCHEMA)
+    schemas = (RESPONSES_SCHEMA, benchmarking.SCHEMA, KEYS_SCHEMA, AUDIT_SCHEMA, *METERING_SCHEMAS)
     database = Database(home / "lmx.db", schemas, clock, telemetry)
     keyring = open_keyring(settings, database, clock)
     kept = settings.responses
@@ -135,13 +144,15 @@ def build(
         presets=named,
         keyring=keyring,
         key_book=open_key_book(settings, database, clock),
+        audit=open_audit(settings, database, clock),
+        metering=metered(settings, database, serving),
         clock=clock,
         telemetry=telemetry,
     )
-    watching = health.router(serving, engine, required, metrics(registry, engine))
-    http = create_http([*routers(rooms, settings), watching], envelopes(), telemetry)
+    watching = health.router(serving, engine, required, metrics(registry, engine, encryption.ends))
+    http = create_http([*routers(rooms, settings), watching], envelopes(settings), telemetry)
     return App(
-        asgi=guarded(http, keyring, settings, (clock, telemetry)),
+        asgi=guarded(http, rooms, settings),
         http=http,
         engine=engine,
         serving=serving,
@@ -149,6 +160,7 @@ def build(
         rooms=rooms,
         database=database,
         keyring=keyring,
+        encryption=encryption,
         clock=clock,
         telemetry=telemetry,
     )
@@ -171,7 +183,7 @@ def serve(settings: Settings, home: Path, models: list[str]) -> int:
             address = address_text(host, listener.getsockname()[1])
             lock.note(address)
             app = build(settings, home, models)
-            sys.stderr.write(f"Opta LMX listens on http://{address}\n")
+            sys.stderr.write(f"Opta LMX listens on {app.encryption.scheme}://{address}\n")
             sys.stderr.flush()
 
             async def main() -> None:

@@ -1,15 +1,15 @@
 """Running the HTTP server: readiness of named models, signals, an orderly end."""
 
 import asyncio
-import contextlib
 import signal
 import socket
-from collections.abc import Generator
+from pathlib import Path
 from typing import Protocol
 
 import uvicorn
 from starlette.types import ASGIApp
 
+from opta_lmx.api.encryption import Encryption, HttpServer
 from opta_lmx.api.http1 import WRITE_TIMEOUT_S, protocol_class
 from opta_lmx.api.ws_connection import (
     PING_INTERVAL_S,
@@ -17,12 +17,14 @@ from opta_lmx.api.ws_connection import (
     frame_limit,
     websocket_class,
 )
+from opta_lmx.config.sections.tls import TlsSettings
 from opta_lmx.core.clock import Clock
 from opta_lmx.core.errors import LmxError
 from opta_lmx.core.telemetry import Telemetry
 from opta_lmx.engine.quarantine import QUARANTINED
 from opta_lmx.engine.residency import Engine
 from opta_lmx.engine.restoring import NAMED
+from opta_lmx.security.tls.contexts import Tls, TlsFiles
 from opta_lmx.serving.service import Serving
 from opta_lmx.tenancy.keyring import Keyring
 
@@ -53,6 +55,11 @@ class RunningApp(Protocol):
     @property
     def keyring(self) -> Keyring:
         """Whose keys there are."""
+        ...
+
+    @property
+    def encryption(self) -> Encryption:
+        """How connections are encrypted."""
         ...
 
     @property
@@ -109,12 +116,22 @@ def uvicorn_config(
     )
 
 
-class _Uvicorn(uvicorn.Server):
-    """Leaves signals to us: stopping is drain, then end."""
+def open_encryption(asked: TlsSettings, home: Path, telemetry: Telemetry) -> Encryption:
+    """How connections are encrypted, as configured.
 
-    @contextlib.contextmanager
-    def capture_signals(self) -> Generator[None, None, None]:
-        yield
+    Raises:
+        LmxError: INVALID_REQUEST `invalid_config` for files that are not there or not sound.
+    """
+    if asked.certificate is None or asked.key is None:
+        return Encryption()
+    files = TlsFiles(
+        certificate=asked.file(asked.certificate, home),
+        key=asked.file(asked.key, home),
+        client_ca=None if asked.client_ca is None else asked.file(asked.client_ca, home),
+        required=asked.client_certificates == "required",
+        newest_only=asked.min_version == "1.3",
+    )
+    return Encryption(Tls(files, telemetry), asked.handshake_timeout_s)
 
 
 class Server:
@@ -142,13 +159,17 @@ class Server:
         self._drain_timeout_s = drain_timeout_s
         self._stop = asyncio.Event()
         self._failure: LmxError | None = None
-        self._uvicorn = _Uvicorn(uvicorn_config(app.asgi, body_limit_bytes=body_limit_bytes))
+        config = uvicorn_config(app.asgi, body_limit_bytes=body_limit_bytes)
+        self._uvicorn = HttpServer(config, app.encryption, app.clock, app.telemetry)
 
     async def run(self) -> None:
         """Serve until a stop signal, then end in order. Raises what kept a named model away."""
         loop = asyncio.get_running_loop()
         for name in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(name, self._on_signal)
+        tls = self._app.encryption.tls
+        if tls is not None:
+            loop.add_signal_handler(signal.SIGHUP, tls.look)
         await self._app.engine.recovery.begin()
         serving = asyncio.create_task(self._uvicorn.serve([self._listener]))
         loading = asyncio.create_task(self._load_models())
@@ -174,6 +195,7 @@ class Server:
         while True:
             await self._app.clock.sleep(_KEYS_S)
             await self._app.keyring.refresh()
+            await self._app.serving.budgeting.refresh()
 
     def _on_signal(self) -> None:
         if self._stop.is_set():

@@ -6,6 +6,7 @@ import msgspec
 from fastapi import APIRouter
 from starlette.types import ASGIApp
 
+from opta_lmx.api.admin.audit import AdminAudit
 from opta_lmx.api.admin.benchmark import AdminBenchmark
 from opta_lmx.api.admin.downloads import AdminDownloads
 from opta_lmx.api.admin.health import AdminHealth
@@ -14,9 +15,12 @@ from opta_lmx.api.admin.models import AdminModels
 from opta_lmx.api.admin.presets import AdminPresets
 from opta_lmx.api.admin.quantize import AdminQuantize
 from opta_lmx.api.admin.queues import AdminQueues
+from opta_lmx.api.admin.quotas import AdminQuotas
 from opta_lmx.api.admin.shelf import AdminShelf
+from opta_lmx.api.admin.usage import UsageRoutes
 from opta_lmx.api.anthropic import errors as anthropic_errors
 from opta_lmx.api.anthropic.messages import MessagesRoute
+from opta_lmx.api.audit import Audit
 from opta_lmx.api.calls import Calls
 from opta_lmx.api.cohere import errors as cohere_errors
 from opta_lmx.api.cohere.rerank import RerankRoutes
@@ -37,16 +41,20 @@ from opta_lmx.api.openai.completions import CompletionsRoute
 from opta_lmx.api.openai.embeddings import EmbeddingsRoute
 from opta_lmx.api.openai.parse import ChatParser
 from opta_lmx.api.preset_files import parse_preset
+from opta_lmx.api.ratelimit import RateLimitHeaders
 from opta_lmx.api.responses.surface import ResponsesSurface
+from opta_lmx.api.tickets import TicketRoutes, Tickets
+from opta_lmx.api.tls import Certificates, Gateways
 from opta_lmx.api.vector_calls import VectorCalls
 from opta_lmx.api.ws.frames import ChatDialect
 from opta_lmx.api.ws.stream import ChatStream
 from opta_lmx.config.profiles import keys_required, profile_of
 from opta_lmx.config.sections.access import KeySettings
 from opta_lmx.config.sections.server import ServerSettings
+from opta_lmx.config.sections.tls import CertificateSettings, TlsSettings
 from opta_lmx.config.settings import Settings, plain_name
-from opta_lmx.core.clock import Clock
-from opta_lmx.core.principal import Budgets, Lane, Principal, Scope
+from opta_lmx.core.clock import Clock, SystemClock
+from opta_lmx.core.principal import Budgets, Lane, Principal, Quotas, Scope
 from opta_lmx.core.telemetry import Telemetry
 from opta_lmx.engine.downloads import Downloads
 from opta_lmx.engine.presets import Directory, directory
@@ -56,14 +64,19 @@ from opta_lmx.models.store import ModelStore
 from opta_lmx.security.failures import AuthFailures
 from opta_lmx.security.forwarded import Networks
 from opta_lmx.security.proxies import TrustedProxies
+from opta_lmx.security.redaction import Redactor
+from opta_lmx.security.tls.mapping import Rule
 from opta_lmx.serving.benchmarking import Benchmarks
 from opta_lmx.serving.catalogue import Catalogue
 from opta_lmx.serving.embedding import EmbeddingService
 from opta_lmx.serving.management import Management
+from opta_lmx.serving.metering import Metering, MeteringRules, open_metering
 from opta_lmx.serving.service import Serving
 from opta_lmx.store.database import Database
+from opta_lmx.tenancy.audit import AuditLog
 from opta_lmx.tenancy.key_book import KeyBook
 from opta_lmx.tenancy.keyring import Keyring
+from opta_lmx.tenancy.quotas_rows import Subject
 
 
 class Rooms(msgspec.Struct, frozen=True):
@@ -82,8 +95,11 @@ class Rooms(msgspec.Struct, frozen=True):
     presets: Directory
     keyring: Keyring
     key_book: KeyBook
+    audit: AuditLog
+    metering: Metering
     clock: Clock
     telemetry: Telemetry
+    tickets: Tickets = msgspec.field(default_factory=lambda: Tickets(SystemClock()))
 
 
 def with_presets(
@@ -93,8 +109,8 @@ def with_presets(
     return directory(models, home, parse_preset, settings.models.aliases, telemetry)
 
 
-def envelopes() -> Envelopes:
-    """Which dialect an error is told in, by path."""
+def envelopes(settings: Settings) -> Envelopes:
+    """Which dialect an error is told in, by path; keys are told in none."""
     return Envelopes(
         openai_errors.render,
         [
@@ -105,6 +121,7 @@ def envelopes() -> Envelopes:
             ("/api/v0/", lmstudio_errors.render),
             ("/api/", ollama_errors.render),
         ],
+        Redactor(settings.secrets()).mask_keys,
     )
 
 
@@ -120,11 +137,26 @@ def open_key_book(settings: Settings, database: Database, clock: Clock) -> KeyBo
     return KeyBook(database, clock, [owner.key for owner in _owners(settings)])
 
 
-def guarded(
-    http: ASGIApp, keyring: Keyring, settings: Settings, ports: tuple[Clock, Telemetry]
-) -> ASGIApp:
+def open_audit(settings: Settings, database: Database, clock: Clock) -> AuditLog:
+    """What operators did, kept in the database."""
+    mask = Redactor(settings.secrets()).mask
+    return AuditLog(database, clock, mask, settings.audit.retention_days)
+
+
+def metered(settings: Settings, database: Database, serving: Serving) -> Metering:
+    """Quotas and the usage ledger, which `serving` follows from now on."""
+    quotas, book = settings.quotas, serving.budgeting
+    named = [(Subject("key", one.name), one) for one in quotas.keys]
+    named += [(Subject("tenant", one.name), one) for one in quotas.tenants]
+    configured = {whose: Quotas(**one.model_dump(exclude={"name"})) for whose, one in named}
+    rules = MeteringRules(quotas.store, quotas.usage_days)
+    book.metering = open_metering(configured, rules, database, book.clock, book.telemetry)
+    return book.metering
+
+
+def guarded(http: ASGIApp, rooms: Rooms, settings: Settings) -> ASGIApp:
     """The application behind its door; before that, whoever stands behind a proxy is made out."""
-    clock, telemetry = ports
+    clock, telemetry = rooms.clock, rooms.telemetry
     asked, security, profile = settings.server, settings.security, profile_of(settings)
     rules = DoorRules(
         allowed_hosts=frozenset({asked.host, *asked.allowed_hosts}),
@@ -133,9 +165,39 @@ def guarded(
         remote_admin=profile.remote_admin,
     )
     failures = AuthFailures(clock, security.auth_failures_per_minute)
-    door = Door(rules, keyring, failures)
-    guard = Guard(http, door, envelopes(), clock, telemetry)
+    certificates = _certificates(settings.tls, clock)
+    door = Door(rules, rooms.keyring, failures, certificates, rooms.tickets)
+    audit = _audited(RateLimitHeaders(http, clock), rooms, settings)
+    guard = Guard(audit, door, envelopes(settings), clock, telemetry, refused=audit.refused)
     return TrustedProxies(guard, Networks.parse(security.trusted_proxies))
+
+
+def _audited(http: ASGIApp, rooms: Rooms, settings: Settings) -> Audit:
+    """The application whose operators are written down; strictly, where others reach it."""
+    strict = settings.security.profile != "loopback"
+    reads = settings.audit.reads
+    return Audit(
+        http, rooms.audit, envelopes(settings), rooms.telemetry, strict=strict, reads=reads
+    )
+
+
+def _certificates(asked: TlsSettings, clock: Clock) -> Certificates:
+    """Whose clients' certificates are."""
+    gateways = Gateways(
+        tuple(asked.gateway), asked.gateway_san_header, asked.gateway_subject_header
+    )
+    return Certificates([_rule(one) for one in asked.mapping], gateways, clock)
+
+
+def _rule(asked: CertificateSettings) -> Rule:
+    owner = Principal(
+        tenant=asked.tenant,
+        key=asked.name or "",
+        lane=Lane[asked.lane.upper()],
+        scopes=frozenset(Scope(one) for one in asked.scopes),
+        models=None if asked.models is None else tuple(asked.models),
+    )
+    return Rule(*asked.pattern, owner, named=asked.name is not None)
 
 
 def _owners(settings: Settings) -> list[Principal]:
@@ -166,12 +228,16 @@ def routers(rooms: Rooms, settings: Settings) -> list[APIRouter]:
     return [
         *_openai(calls, rooms, settings),
         *_others(calls, rooms),
-        *rooms.responses.routers(calls, envelopes()),
+        *rooms.responses.routers(calls, envelopes(settings)),
         AdminBenchmark(rooms.benchmarks).router(),
         AdminQuantize(rooms.quantising, rooms.serving, rooms.clock).router(),
         AdminQueues(rooms.engine).router(),
         AdminHealth(rooms.engine).router(),
         AdminPresets(rooms.presets).router(),
+        TicketRoutes(rooms.tickets).router(),
+        AdminAudit(rooms.audit).router(),
+        AdminQuotas(rooms.metering).router(),
+        UsageRoutes(rooms.metering.ledger).router(),
         AdminKeys(rooms.keyring, rooms.key_book, rooms.serving.budgeting, rooms.clock).router(),
         AdminModels(rooms.engine, rooms.serving, rooms.clock).router(),
         AdminDownloads(rooms.management, rooms.serving, rooms.clock).router(),

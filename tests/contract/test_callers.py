@@ -62,6 +62,7 @@ NO_CALLS = {
     "/api/push",
     "/api/show",
     "/v1/responses/{response_id}/cancel",
+    "/v1/ws/tickets",
 }
 """Routes that are posted to and call no model in a caller's name."""
 SAID = {"X-Client-ID": "bot-7", "X-Serving-Lane": "agent", "x-session-affinity": "s-1"}

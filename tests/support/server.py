@@ -12,6 +12,7 @@ import uvicorn
 import uvloop
 
 from opta_lmx.api import documents
+from opta_lmx.api.encryption import HttpServer
 from opta_lmx.app import App, build
 from opta_lmx.config.settings import Settings
 from opta_lmx.server import uvicorn_config
@@ -84,7 +85,7 @@ def sim_server(
             write_timeout_s=write_timeout_s,
             settle_s=1,
         )
-        server = uvicorn.Server(config)
+        server = HttpServer(config, app.encryption, app.clock, app.telemetry)
         box.extend([app, server])
         started.set()
         await server.serve([listener])
@@ -95,7 +96,7 @@ def sim_server(
     assert started.wait(20), "the server did not start"
     port = listener.getsockname()[1]
     try:
-        url = f"http://127.0.0.1:{port}"
+        url = f"{box[0].encryption.scheme}://127.0.0.1:{port}"
         yield LiveServer(url, box[0], settings, resolver, box[1].server_state)
     finally:
         box[1].should_exit = True

@@ -18,7 +18,7 @@ class WsClient:
     """One connection to `/v1/chat/stream`.
 
     Args:
-        url: of the server, `http://…`.
+        url: of the server, `http://…`, or `https://…` with a context as the option `ssl`.
         path: what to open.
         headers: of the handshake.
         receive_buffer: bounds what the kernel takes while nobody reads (bytes).
@@ -34,9 +34,10 @@ class WsClient:
         receive_buffer: int | None = None,
         **options: Any,
     ) -> None:
+        parts = urlsplit(url)
         self.socket = connected(url, receive_buffer=receive_buffer)
         opening = connect(
-            f"ws://{urlsplit(url).netloc}{path}",
+            f"{parts.scheme.replace('http', 'ws')}://{parts.netloc}{path}",
             sock=self.socket,
             additional_headers=headers,
             **{"max_size": None, "close_timeout": 2, "proxy": None, **options},

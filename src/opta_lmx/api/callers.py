@@ -15,6 +15,10 @@ OWNER = "opta_lmx.owner"
 the key may be revoked, or the first one made."""
 ENDS = "opta_lmx.ends"
 """Where it leaves when the key that was shown ends, in UTC milliseconds; None for never."""
+KNOWN = "opta_lmx.known"
+"""Where it leaves whose key was shown, also where that is refused: for the audit log."""
+REQUEST_ID = "opta_lmx.request_id"
+"""Where it leaves the id of a request."""
 CLIENT_HEADERS = ("x-client-id", "x-openclaw-agent-id")
 """Where a caller names itself, in the order it is believed; then the body's user, the address."""
 SESSION_HEADERS = (

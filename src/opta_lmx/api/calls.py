@@ -11,6 +11,7 @@ from opta_lmx.api.callers import caller_of, session_in
 from opta_lmx.api.exchange import CallLimits, Exchange, Rendering
 from opta_lmx.api.fields import BodyReader, Read
 from opta_lmx.api.json_body import Head, read_head
+from opta_lmx.api.ratelimit import ACCOUNT
 from opta_lmx.backends.frames import ModelKind
 from opta_lmx.core.clock import Clock
 from opta_lmx.core.principal import Caller
@@ -91,8 +92,8 @@ class Calls:
         caller = caller_of(connection, head)
         if not self.serving.is_loaded(head.model, caller.principal):
             read = await self._parser.parse(reader, body)
-            return _kept(self._gate(head, kinds, caller), head, read), read
-        ticket = self._gate(head, kinds, caller)
+            return _kept(await self._admit(connection, head, kinds, caller), head, read), read
+        ticket = await self._admit(connection, head, kinds, caller)
         try:
             read = await self._parser.parse(reader, body)
             return _kept(ticket, head, read), read
@@ -100,8 +101,14 @@ class Calls:
             ticket.give_back()
             raise
 
-    def _gate(self, head: Head, kinds: Collection[ModelKind], caller: Caller) -> Ticket:
-        return self.serving.gate(head.model, head.answers, kinds, head.counted_by, caller)
+    async def _admit(
+        self, connection: HTTPConnection, head: Head, kinds: Collection[ModelKind], caller: Caller
+    ) -> Ticket:
+        account = self.serving.budgeting.account(caller.principal)
+        connection.scope[ACCOUNT] = account
+        return await self.serving.admit(
+            head.model, head.answers, kinds, head.counted_by, caller=caller, account=account
+        )
 
     def exchange(
         self,

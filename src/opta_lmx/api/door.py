@@ -2,6 +2,7 @@
 
 import functools
 import ipaddress
+from collections.abc import Callable
 from urllib.parse import urlsplit
 
 import msgspec
@@ -10,8 +11,11 @@ from starlette.datastructures import Headers
 from starlette.types import Scope
 
 from opta_lmx.api import rules
-from opta_lmx.api.callers import ENDS, OWNER, PRINCIPAL, insufficient_scope
-from opta_lmx.api.credentials import shown_key
+from opta_lmx.api.callers import ENDS, KNOWN, OWNER, PRINCIPAL, insufficient_scope
+from opta_lmx.api.credentials import shown_key, shown_ticket
+from opta_lmx.api.tickets import PATH as TICKETS_PATH
+from opta_lmx.api.tickets import Tickets
+from opta_lmx.api.tls import NO_CERTIFICATES, Certificates
 from opta_lmx.core import principal
 from opta_lmx.core.errors import ErrorKind, LmxError
 from opta_lmx.core.principal import Principal
@@ -47,12 +51,23 @@ class Door:
         asked: what is asked of everybody.
         keyring: whose keys there are.
         failures: how often each address has shown a wrong one.
+        certificates: whose those are that clients show.
+        tickets: what opens a socket in place of a key; None: nothing does.
     """
 
-    def __init__(self, asked: DoorRules, keyring: Keyring, failures: AuthFailures) -> None:
+    def __init__(
+        self,
+        asked: DoorRules,
+        keyring: Keyring,
+        failures: AuthFailures,
+        certificates: Certificates = NO_CERTIFICATES,
+        tickets: Tickets | None = None,
+    ) -> None:
         self._asked = asked
         self._keyring = keyring
         self._failures = failures
+        self._certificates = certificates
+        self._tickets = tickets
         self._names = _LOOPBACK_NAMES | {_plain_name(name) for name in asked.allowed_hosts}
 
     def check(self, scope: Scope, headers: Headers) -> None:
@@ -60,10 +75,12 @@ class Door:
 
         Raises:
             LmxError: FORBIDDEN `host_not_allowed`, `origin_not_allowed`, `insufficient_scope`,
-                `admin_not_from_here`; UNAUTHENTICATED `invalid_api_key`; RATE_LIMITED
-                `too_many_auth_failures`; INVALID_REQUEST for a key shown in a wrong way.
+                `admin_not_from_here`, `tenant_mismatch`; UNAUTHENTICATED `invalid_api_key`,
+                `certificate_ended`; RATE_LIMITED `too_many_auth_failures`; INVALID_REQUEST for a
+                key shown in a wrong way.
         """
         self._check_names(headers)
+        self._check_site(scope, headers)
         needed = rules.scope_of(scope["type"], scope.get("method", ""), scope["path"])
         if self._keyring.required and not rules.is_open(scope["path"]):
             self._check_key(scope, headers, needed)
@@ -80,21 +97,24 @@ class Door:
 
     def _check_key(self, scope: Scope, headers: Headers, needed: principal.Scope | None) -> None:
         shown = shown_key(scope, headers, admin=needed is principal.Scope.ADMIN)
-        found = self._keyring.owner(shown)
+        certificate = self._certificates.shown(scope, headers)
+        ticket = None
+        if not shown and self._tickets is not None:
+            # One that is good no more is asked for like a key, and counts as a wrong one.
+            shown, ticket = shown_ticket(scope), self._tickets.taken_from(scope, headers)
+        find = self._keyring.owner if ticket is None else ticket.owner
+        found = certificate.with_key(shown, find)
         if found is None:
             raise self._stranger(_address(scope), shown)
+        scope[KNOWN] = found
         near = self._may_administer(scope)
         owner = scope[PRINCIPAL] = _granted(found, needed, near=near)
         structlog.contextvars.bind_contextvars(key=owner.key)
-        scope[ENDS] = self._keyring.ends_ms(shown)
+        ends_ms = self._keyring.ends_ms(shown) if ticket is None else ticket.ends_ms
+        scope[ENDS] = certificate.ends_ms(ends_ms)
         if _lasts(scope, needed):
-            scope[OWNER] = functools.partial(self._again, shown, needed, near=near)
-
-    def _again(self, shown: str, needed: principal.Scope | None, *, near: bool) -> Principal:
-        owner = self._keyring.owner(shown)
-        if owner is None:
-            raise unauthenticated()
-        return _granted(owner, needed, near=near)
+            anew = functools.partial(certificate.with_key, shown, find)
+            scope[OWNER] = functools.partial(_again, anew, needed, near=near)
 
     def _may_administer(self, scope: Scope) -> bool:
         return self._asked.remote_admin or _is_near(scope)
@@ -125,16 +145,33 @@ class Door:
         if origin is None or not self._asked.check_origin:
             return
         if _name_in(origin) not in self._names:
-            raise LmxError(
-                ErrorKind.FORBIDDEN,
-                "Requests from this web origin are refused.",
-                code="origin_not_allowed",
-            )
+            raise _foreign()
+
+    def _check_site(self, scope: Scope, headers: Headers) -> None:
+        """A browser's own word, where it names no origin: for a picture or script of a page.
+
+        Who follows a link is let in: that changes nothing, and the other page reads nothing.
+        """
+        if "origin" in headers or not self._asked.check_origin:
+            return
+        follows = headers.get("sec-fetch-mode") == "navigate" and scope.get("method") == "GET"
+        if headers.get("sec-fetch-site") == "cross-site" and not follows:
+            raise _foreign()
 
 
 def _lasts(scope: Scope, needed: principal.Scope | None) -> bool:
     """Whether to look again later: a socket stays open for days, a body may come slowly."""
-    return scope["type"] == "websocket" or needed is principal.Scope.ADMIN
+    asked_again = needed is principal.Scope.ADMIN or scope["path"] == TICKETS_PATH
+    return scope["type"] == "websocket" or asked_again
+
+
+def _again(
+    find: Callable[[], Principal | None], needed: principal.Scope | None, *, near: bool
+) -> Principal:
+    owner = find()
+    if owner is None:
+        raise unauthenticated()
+    return _granted(owner, needed, near=near)
 
 
 def _granted(owner: Principal, needed: principal.Scope | None, *, near: bool) -> Principal:
@@ -185,6 +222,14 @@ def _plain_name(host: str) -> str:
         return str(ipaddress.ip_address(name.strip("[]")))
     except ValueError:
         return name
+
+
+def _foreign() -> LmxError:
+    return LmxError(
+        ErrorKind.FORBIDDEN,
+        "Requests from this web origin are refused.",
+        code="origin_not_allowed",
+    )
 
 
 def _too_far() -> LmxError:

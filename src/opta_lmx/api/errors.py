@@ -58,16 +58,22 @@ class Envelopes:
     Args:
         default: the envelope of all other paths.
         by_prefix: (path prefix, envelope); the first that fits is taken.
+        mask: takes keys out of what is told: a message may repeat what a request brought.
     """
 
     def __init__(
-        self, default: RenderError, by_prefix: Sequence[tuple[str, RenderError]] = ()
+        self,
+        default: RenderError,
+        by_prefix: Sequence[tuple[str, RenderError]] = (),
+        mask: Callable[[str], str] = str,
     ) -> None:
+        self.mask = mask
         self._default = default
         self._by_prefix = tuple(by_prefix)
 
     def render(self, path: str, error: LmxError) -> tuple[int, dict[str, str], bytes]:
         """Return status, extra headers and body in the dialect that `path` speaks."""
+        error.message = self.mask(error.message)
         for prefix, renderer in self._by_prefix:
             if path.startswith(prefix):
                 return renderer(error)

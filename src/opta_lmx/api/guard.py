@@ -1,11 +1,13 @@
 """Every request passes here first: may it come in, under which id, and what came of it."""
 
 import re
+from collections.abc import Awaitable, Callable
 
 import structlog
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from opta_lmx.api.callers import REQUEST_ID
 from opta_lmx.api.credentials import protocol_beside_key
 from opta_lmx.api.door import Door
 from opta_lmx.api.errors import Envelopes
@@ -30,23 +32,35 @@ class Guard:
         envelopes: how a refusal is told.
         clock: time.
         telemetry: told of every request.
+        refused: told of everybody who is not let in, before that is answered.
     """
 
     def __init__(
-        self, app: ASGIApp, door: Door, envelopes: Envelopes, clock: Clock, telemetry: Telemetry
+        self,
+        app: ASGIApp,
+        door: Door,
+        envelopes: Envelopes,
+        clock: Clock,
+        telemetry: Telemetry,
+        *,
+        refused: Callable[[Scope, LmxError], Awaitable[None]] | None = None,
     ) -> None:
         self._app = app
         self._door = door
         self._envelopes = envelopes
         self._clock = clock
         self._telemetry = telemetry
+        self._refused = refused
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Check, pass on, count."""
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
-        exchange = _Exchange(scope, Headers(scope=scope), self._clock, self._telemetry)
+        exchange = _Exchange(
+            scope, Headers(scope=scope), self._clock, self._telemetry, self._envelopes.mask
+        )
+        scope[REQUEST_ID] = exchange.request_id
         structlog.contextvars.clear_contextvars()
         known = {"request_id": exchange.request_id, **_trace(exchange.headers)}
         structlog.contextvars.bind_contextvars(**known)
@@ -65,6 +79,8 @@ class Guard:
         try:
             self._door.check(scope, exchange.headers)
         except LmxError as error:
+            if self._refused is not None:
+                await self._refused(scope, error)
             await _refuse(scope, send, *self._envelopes.render(scope["path"], error))
         else:
             await self._app(scope, exchange.receiving(receive), send)
@@ -81,13 +97,22 @@ def _trace(headers: Headers) -> dict[str, str]:
 class _Exchange:
     """Watches one request and its reply go by."""
 
-    def __init__(self, scope: Scope, headers: Headers, clock: Clock, telemetry: Telemetry) -> None:
+    def __init__(
+        self,
+        scope: Scope,
+        headers: Headers,
+        clock: Clock,
+        telemetry: Telemetry,
+        mask: Callable[[str], str],
+    ) -> None:
         self._scope = scope
         self.headers = headers
         self._clock = clock
         self._telemetry = telemetry
         offered = headers.get("x-request-id", "")
         usable = 0 < len(offered) <= _MAX_REQUEST_ID and offered.isascii() and offered.isprintable()
+        # It is told in answers and in the log: a key that stands there by mistake is not.
+        usable = usable and mask(offered) == offered
         self.request_id = offered if usable else random_id("req-")
         self._status = 0
         self._read_at = clock.monotonic()

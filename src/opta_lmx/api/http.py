@@ -10,6 +10,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from opta_lmx import __version__
+from opta_lmx.api.audit import ERROR_CODE
 from opta_lmx.api.documents import completed
 from opta_lmx.api.errors import Envelopes, unforeseen
 from opta_lmx.core.errors import ErrorKind, LmxError
@@ -58,6 +59,7 @@ class _Errors:
         self._envelopes = envelopes
 
     def response(self, request: Request, error: LmxError, status: int | None = None) -> Response:
+        request.scope[ERROR_CODE] = error.code
         default_status, headers, body = self._envelopes.render(request.url.path, error)
         return Response(body, status or default_status, headers, media_type="application/json")
 

@@ -30,6 +30,7 @@ from opta_lmx.api.heads import (
     HeadWatch,
 )
 from opta_lmx.api.write_watch import WriteWatch
+from opta_lmx.security.tls.session import extensions_of
 
 WRITE_TIMEOUT_S = 30.0
 """How long a client may take nothing of what waits for it."""
@@ -228,7 +229,7 @@ class HttpProtocol(HttpToolsProtocol):
         super().on_message_begin()
         self._head.begin()
         scope = cast("dict[str, Any]", self.scope)
-        scope["extensions"] = {CONNECTION: self}
+        scope["extensions"] = {CONNECTION: self, **extensions_of(self.transport)}
 
     def on_headers_complete(self) -> None:
         """Start the request, unless it is read again without its `Upgrade`, or its last here."""

@@ -44,10 +44,12 @@ _BASIC = [
 _OPENAI = [
     Row("POST", "/v1/chat/completions", Scope.INFERENCE),
     Row("WS", "/v1/chat/stream", Scope.INFERENCE),
+    Row("POST", "/v1/ws/tickets", Scope.INFERENCE),
     Row("POST", "/v1/completions", Scope.INFERENCE),
     Row("POST", "/v1/embeddings", Scope.INFERENCE),
     Row("GET", "/v1/models", Scope.INFERENCE),
     Row("GET", "/v1/models/{model_id:path}", Scope.INFERENCE),
+    Row("GET", "/v1/usage", Scope.INFERENCE),
     Row("POST WS", "/v1/responses", Scope.INFERENCE),
     Row("POST", "/v1/responses/compact", Scope.INFERENCE),
     Row("POST", "/v1/responses/input_tokens", Scope.INFERENCE),

@@ -17,6 +17,7 @@ from websockets.http11 import Request
 
 from opta_lmx.api.http1 import CONNECTION, WRITE_TIMEOUT_S, Connection, WriteWatch
 from opta_lmx.api.streaming import MAX_BACKLOG_BYTES, ClientGone, SlowReader
+from opta_lmx.security.tls.session import extensions_of
 
 FRAME_LIMIT_BYTES = 16 * 1024 * 1024
 """A message above this closes the connection (1009); routes refuse smaller ones politely."""
@@ -121,6 +122,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         if self.response.status_code == 101:
             scope = cast("dict[str, Any]", self.scope)
             scope["extensions"][CONNECTION] = _SocketConnection(self)
+            scope["extensions"].update(extensions_of(self.transport))
 
     async def send(self, message: Any) -> None:
         """Send what the application says; a handshake refused with a reply is complete, too."""

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import socket
+import ssl
 import stat
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from opta_lmx.backends.mlx.environment import worker_environment
 from opta_lmx.cli import machine
 from opta_lmx.cli.session import Session
 from opta_lmx.cli.terminal import size
+from opta_lmx.cli.trust import own_trust
 from opta_lmx.startup import port_holder
 
 State = Literal["ok", "info", "warning", "broken"]
@@ -171,7 +173,7 @@ def listening(session: Session) -> Iterator[Check]:
         yield Check(subject, "broken", f"{text} to an address of this machine")
         return
     who = port_holder(server.port) or "another program"
-    version = running_version(session.server_url)
+    version = running_version(session.server_url, own_trust(session))
     if version is None:
         yield Check(subject, "broken", f"taken by {who}: stop that, or set server.port")
     else:
@@ -196,12 +198,17 @@ def is_free(host: str, port: int) -> bool:
     return True
 
 
-def running_version(url: str) -> str | None:
+def running_version(url: str, trust: ssl.SSLContext | None = None) -> str | None:
     """The version of the server of ours that answers there; None where none does."""
     import httpx
 
     try:
-        reply = httpx.get(f"{url}/healthz", timeout=_HEALTH_S, trust_env=False)
+        reply = httpx.get(
+            f"{url}/healthz",
+            timeout=_HEALTH_S,
+            trust_env=False,
+            verify=True if trust is None else trust,
+        )
         body: object = json.loads(reply.content)
     except (httpx.HTTPError, ValueError):
         return None

@@ -1,6 +1,7 @@
 """A small client of the running server: JSON calls and server-sent events, errors typed."""
 
 import json
+import ssl
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,7 @@ from urllib.parse import quote
 import httpx
 
 from opta_lmx.cli.session import Session, key_for, open_session
+from opta_lmx.cli.trust import own_trust
 from opta_lmx.core.errors import ErrorKind, LmxError, invalid
 
 CONNECT_S = 5.0
@@ -36,9 +38,12 @@ class ServerClient:
     Args:
         url: the server's root, without `/v1`.
         key: bearer key, or None.
+        trust: whom to trust, and what to show them, under TLS; None: as everybody does.
     """
 
-    def __init__(self, url: str, key: str | None = None) -> None:
+    def __init__(
+        self, url: str, key: str | None = None, trust: ssl.SSLContext | None = None
+    ) -> None:
         self.url = _checked_url(url).rstrip("/")
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         # Proxies of the environment are for the wide world, not for a private endpoint.
@@ -47,6 +52,7 @@ class ServerClient:
             headers=headers,
             timeout=httpx.Timeout(READ_S, connect=CONNECT_S),
             trust_env=False,
+            verify=True if trust is None else trust,
         )
 
     def __enter__(self) -> Self:
@@ -100,6 +106,8 @@ class ServerClient:
         try:
             yield
         except httpx.ConnectError as error:
+            if isinstance(_origin(error), ssl.SSLError):
+                raise _unsure(self.url, error) from error
             raise LmxError(
                 ErrorKind.UNAVAILABLE,
                 f"No server answers at {self.url}; start one with: opta-lmx serve",
@@ -119,6 +127,21 @@ class ServerClient:
             ) from error
 
 
+def _origin(error: BaseException) -> BaseException:
+    """What an error began with."""
+    while (earlier := error.__cause__ or error.__context__) is not None:
+        error = earlier
+    return error
+
+
+def _unsure(url: str, error: httpx.ConnectError) -> LmxError:
+    return LmxError(
+        ErrorKind.UPSTREAM_FAILED,
+        f"No encrypted connection to {url} came about: {error}. See docs/security/mtls.md.",
+        code="tls_failed",
+    )
+
+
 @contextmanager
 def connect(
     config: Path | None,
@@ -132,7 +155,8 @@ def connect(
     ever sent to the configured address.
     """
     session = open_session(config)
-    with ServerClient(url or session.server_url, key or configured(session, url)) as client:
+    shown = key or configured(session, url)
+    with ServerClient(url or session.server_url, shown, own_trust(session, url)) as client:
         yield client
 
 

@@ -71,9 +71,10 @@ def _fit(
     import msgspec
 
     from opta_lmx.cli.client import LOAD_READ_S, ServerClient
+    from opta_lmx.cli.trust import own_trust
 
     key = api_key or key_for(session, url)
-    with ServerClient(url or session.server_url, key) as client:
+    with ServerClient(url or session.server_url, key, own_trust(session, url)) as client:
         try:
             client.get("/healthz")
         except LmxError:

@@ -14,6 +14,7 @@ from opta_lmx.cli.session import ConfigOption, JsonOption, Session, open_session
 
 if TYPE_CHECKING:
     from opta_lmx.core.principal import Principal
+    from opta_lmx.store.database import Database
     from opta_lmx.tenancy.key_book import Issued, KeyBook
     from opta_lmx.tenancy.key_rows import KeyRow
 
@@ -87,9 +88,11 @@ def create(
         scopes=scopes_of(scope or ["inference"]),
         models=tuple(model) if model else None,
     )
-    issued = _with_book(
+    issued = _changing(
         open_session(config),
+        ("keys.create", name),
         lambda book: book.create(owner, expires=expires, note=note, maker=None),
+        lambda made: made.row,
     )
     _say(issued)
 
@@ -109,7 +112,7 @@ def list_keys(
     session = open_session(config)
     # To look is no reason to make a database.
     made = (session.home / "lmx.db").exists()
-    rows = _with_book(session, lambda book: book.rows(everything=everything)) if made else []
+    rows = _with_book(session, lambda book, _: book.rows(everything=everything)) if made else []
     facts = [*_configured(session), *_stored(rows)]
     if as_json:
         print_json(facts)
@@ -135,9 +138,11 @@ def rotate(
 ) -> None:
     """Make a new text for a key, under a new id; it is printed this once."""
     session = open_session(config)
-    issued = _with_book(
+    issued = _changing(
         session,
+        ("keys.rotate", which),
         lambda book: book.rotate(which, grace=grace, expires=expires, maker=None, named=True),
+        lambda made: made.row,
     )
     _say(issued)
 
@@ -147,26 +152,52 @@ def revoke(which: _Which, *, config: ConfigOption = None) -> None:
     """End a key now, with what is left of those it replaced."""
     from opta_lmx.cli.terminal import note
 
-    row = _with_book(open_session(config), lambda book: book.revoke(which, named=True))
+    row = _changing(
+        open_session(config),
+        ("keys.revoke", which),
+        lambda book: book.revoke(which, named=True),
+        lambda ended: ended,
+    )
     note(f"The key '{row.owner.key}' ({row.id}) is revoked.")
 
 
-def _with_book(session: Session, work: "Callable[[KeyBook], Awaitable[_Result]]") -> _Result:
+def _changing(
+    session: Session,
+    what: tuple[str, str],
+    work: "Callable[[KeyBook], Awaitable[_Result]]",
+    told: "Callable[[_Result], KeyRow]",
+) -> _Result:
+    """Do work that changes keys; `what`, an action and its target, goes into the audit log."""
+    from opta_lmx.cli.audit import recorded
+
+    def done(result: _Result) -> str:
+        return told(result).in_words()
+
+    async def run(book: "KeyBook", database: "Database") -> _Result:
+        return await recorded(database, session, what, lambda: work(book), done)
+
+    return _with_book(session, run)
+
+
+def _with_book(
+    session: Session, work: "Callable[[KeyBook, Database], Awaitable[_Result]]"
+) -> _Result:
     """Open the home's keys, do the work, close them. Raises LmxError."""
     from opta_lmx.core.clock import SystemClock
     from opta_lmx.core.telemetry import NullTelemetry
     from opta_lmx.store.database import Database
+    from opta_lmx.tenancy.audit_rows import SCHEMA as AUDIT_SCHEMA
     from opta_lmx.tenancy.key_book import KeyBook
     from opta_lmx.tenancy.key_rows import SCHEMA
 
     async def run() -> _Result:
-        clock = SystemClock()
-        database = Database(session.home / "lmx.db", (SCHEMA,), clock, NullTelemetry())
+        clock, path, schemas = SystemClock(), session.home / "lmx.db", (SCHEMA, AUDIT_SCHEMA)
+        database = Database(path, schemas, clock, NullTelemetry())
         try:
             if database.failure is not None:
                 raise database.failure
             taken = [owner.key for owner in _owners(session)]
-            return await work(KeyBook(database, clock, taken))
+            return await work(KeyBook(database, clock, taken), database)
         finally:
             await database.close()
 

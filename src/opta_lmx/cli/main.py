@@ -7,6 +7,7 @@ import typer
 
 from opta_lmx import __version__
 from opta_lmx.cli import (
+    audit,
     bench,
     chat,
     configure,
@@ -15,9 +16,12 @@ from opta_lmx.cli import (
     keys,
     openclaw,
     quantize,
+    quotas,
     running,
     serve,
     store,
+    tls,
+    usage,
 )
 from opta_lmx.cli.terminal import TypedErrors
 
@@ -61,7 +65,11 @@ for group in (
     fit,
     doctor,
     configure,
+    audit,
     keys,
+    tls,
+    quotas,
+    usage,
     openclaw,
 ):
     group.register(app)

@@ -83,8 +83,9 @@ def _served(session: Session, model: str | None, url: str | None, key: str | Non
     """What is true of the model: from the server, else (with no `url`) from the store."""
     from opta_lmx.cli.chat import default_model
     from opta_lmx.cli.client import ServerClient
+    from opta_lmx.cli.trust import own_trust
 
-    with ServerClient(url or session.server_url, key) as client:
+    with ServerClient(url or session.server_url, key, own_trust(session, url)) as client:
         try:
             facts = client.model(model or default_model(client))
         except LmxError as error:

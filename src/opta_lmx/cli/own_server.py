@@ -13,6 +13,7 @@ import threading
 from collections.abc import Generator
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 import typer
 
@@ -79,9 +80,9 @@ def _is_here(session: Session) -> bool:
 
 def _listens(session: Session) -> bool:
     """True where somebody takes connections at the configured address, or does not say no."""
-    host, _, port = session.server_url.removeprefix("http://").rpartition(":")
+    place = urlsplit(session.server_url)
     try:
-        socket.create_connection((host.strip("[]"), int(port)), CONNECT_S).close()
+        socket.create_connection((place.hostname, place.port), CONNECT_S).close()
     except TimeoutError:
         return True
     except OSError:
@@ -184,6 +185,12 @@ def _start(log: Path, config: Path | None, model: str, key: str) -> "subprocess.
         # It answers this conversation alone, wherever the configured one listens.
         "LMX_SECURITY__PROFILE": "loopback",
         "LMX_SECURITY__TRUSTED_PROXIES": "[]",
+        "LMX_TLS__CERTIFICATE": "",
+        "LMX_TLS__KEY": "",
+        "LMX_TLS__CLIENT_CA": "",
+        "LMX_TLS__CLIENT_CERTIFICATES": "off",
+        "LMX_TLS__MAPPING": "[]",
+        "LMX_TLS__GATEWAY": "[]",
         "LMX_SERVER__DRAIN_TIMEOUT_S": "0",
         # Whoever wants to talk has not asked for other downloads to go on.
         "LMX_MODELS__RESUME_DOWNLOADS": "false",

@@ -46,7 +46,9 @@ class Session:
         """Where this configuration's server is reached from this machine."""
         server = self.settings.server
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(server.host, server.host)  # noqa: S104
-        return f"http://[{host}]:{server.port}" if ":" in host else f"http://{host}:{server.port}"
+        scheme = "https" if self.settings.tls.enabled else "http"
+        shown = f"[{host}]" if ":" in host else host
+        return f"{scheme}://{shown}:{server.port}"
 
 
 def open_session(config: Path | None = None, **flags: object) -> Session:

@@ -113,8 +113,10 @@ def remove(
 def _deleted(session: Session, store: "ModelStore", entry: "ModelEntry") -> int:
     """Delete by the server of this store, which knows who uses the model, where one runs."""
     from opta_lmx.cli.client import ServerClient
+    from opta_lmx.cli.trust import own_trust
 
-    with ServerClient(session.server_url, key_for(session, None)) as client:
+    own = session.server_url, key_for(session, None), own_trust(session)
+    with ServerClient(*own) as client:
         try:
             stored: list[dict[str, Any]] = client.get("/admin/models/available").get("data", [])
         except LmxError as error:
@@ -136,10 +138,12 @@ def _summary(entry: "ModelEntry") -> str:
 def _states(session: Session) -> dict[str, str]:
     """State and backend of each loaded model, by name; empty where no server answers."""
     from opta_lmx.cli.client import ServerClient
+    from opta_lmx.cli.trust import own_trust
     from opta_lmx.models.names import split_ref
 
     try:
-        with ServerClient(session.server_url, key_for(session, None)) as client:
+        own = session.server_url, key_for(session, None), own_trust(session)
+        with ServerClient(*own) as client:
             loaded = client.get("/admin/status").get("models", [])
     except LmxError:
         # Whatever listens there, it is no server of ours that has these models loaded.

@@ -129,10 +129,16 @@ def _refusal(details: list[ErrorDetails], values: Mapping[str, _Value]) -> LmxEr
     entry = values.get(".".join(path[:2]))
     param = ".".join(path)
     more = f" (and {len(details) - 1} more)" if len(details) > 1 else ""
-    origin = entry.origin if entry else DEFAULT_ORIGIN
+    origin = entry.origin if entry else _origin_of_section(path[0], values)
     if first["type"] == "extra_forbidden":
         return _broken(f"Unknown setting {param} in {origin}{more}", param)
     return _broken(f"{param}: {first['msg']}, from {origin}{more}", param)
+
+
+def _origin_of_section(name: str, values: Mapping[str, _Value]) -> str:
+    """Where the values of a section came from, for what they lack together."""
+    found = (entry.origin for key, entry in values.items() if key.startswith(f"{name}."))
+    return ", ".join(dict.fromkeys(found)) or DEFAULT_ORIGIN
 
 
 def _origins(values: Mapping[str, _Value]) -> dict[str, str]:

@@ -37,7 +37,8 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
         host_check: the Host header must name this server.
         origin_check: web pages must come from a host of this server.
         proxies: whether `security.trusted_proxies` may or must be set.
-        tls: who encrypts, in words: the server itself speaks plain HTTP.
+        tls: who encrypts, in words.
+        own_tls: a server that encrypts by itself needs no proxy, and may listen on any address.
         remote_admin: the scope `admin` may be used from other machines.
         auth_failures: most that `security.auth_failures_per_minute` may be.
     """
@@ -51,6 +52,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     origin_check: bool = True
     proxies: Use
     tls: str
+    own_tls: bool = False
     remote_admin: bool
     auth_failures: int
 
@@ -74,7 +76,7 @@ PROFILES: dict[ProfileName, Profile] = {
         key_characters=16,
         full_keys=True,
         proxies="optional",
-        tls="none: whoever can listen on the network reads keys and prompts",
+        tls="as you like: without it, whoever can listen on the network reads keys and prompts",
         remote_admin=True,
         auth_failures=200,
     ),
@@ -85,18 +87,19 @@ PROFILES: dict[ProfileName, Profile] = {
         key_characters=16,
         full_keys=True,
         proxies="required",
-        tls="TLS ends at the gateway; the way from there to here must be private",
+        tls="TLS ends at the gateway; the way from there to here is private, or encrypted too",
         remote_admin=True,
         auth_failures=200,
     ),
     "internet": Profile(
-        purpose="Anybody may try: a proxy that speaks TLS stands in front.",
+        purpose="Anybody may try: a proxy that speaks TLS stands in front, or the server does.",
         listens="private",
         keys=True,
         key_characters=32,
         full_keys=False,
         proxies="required",
-        tls="TLS or mTLS ends at a proxy on this machine or a private network",
+        tls="TLS or mTLS ends here, or at a proxy on this machine or a private network",
+        own_tls=True,
         remote_admin=False,
         auth_failures=20,
     ),
@@ -129,8 +132,10 @@ def profile_of(settings: Settings) -> Profile:
 
 
 def keys_required(settings: Settings) -> bool:
-    """Whether callers must show a key even while there is none."""
-    return profile_of(settings).keys or not is_loopback(settings.server.host)
+    """Whether callers must say who they are, by key or certificate, even while there is no key."""
+    by_certificate = settings.tls.mapping or settings.tls.gateway
+    beyond = not is_loopback(settings.server.host)
+    return profile_of(settings).keys or beyond or bool(by_certificate)
 
 
 def rules(settings: Settings, stored_keys: int, name: ProfileName | None = None) -> list[Rule]:
@@ -181,7 +186,7 @@ def _rules(settings: Settings, stored_keys: int) -> Iterator[Rule]:
     yield _host_check(settings, profile)
     yield _origin_check(settings, profile)
     yield _proxies(settings, profile)
-    yield Rule("TLS", profile.tls, "not visible from here", "operator", "security.profile")
+    yield _tls(settings, profile)
     yield _admin(profile)
     yield _auth_failures(settings, profile)
 
@@ -194,12 +199,19 @@ def _listens(settings: Settings, profile: Profile) -> Rule:
             f"server.host is {host}, which reaches beyond this machine: set security.profile to "
             "lan, trusted-gateway or internet, or server.host to 127.0.0.1."
         )
-    elif profile.listens == "private" and not is_private(host):
+    elif profile.listens == "private" and not is_private(host) and not _alone(settings, profile):
         lacking = (
             f"server.host is {host}, and the profile {name} listens {_LISTENS['private']}: set "
-            "server.host to 127.0.0.1, or to the address that the proxy reaches."
+            "server.host to 127.0.0.1, or to the address that the proxy reaches; or encrypt here, "
+            "with tls.certificate and tls.key."
         )
-    return Rule("listens", _LISTENS[profile.listens], host, "start", "server.host", lacking)
+    asks = _LISTENS[profile.listens] + (", on any with TLS here" if profile.own_tls else "")
+    return Rule("listens", asks, host, "start", "server.host", lacking)
+
+
+def _alone(settings: Settings, profile: Profile) -> bool:
+    """Whether no proxy needs to stand in front, because this server encrypts."""
+    return profile.own_tls and settings.tls.enabled
 
 
 def is_private(host: str) -> bool:
@@ -224,13 +236,17 @@ def _keys(settings: Settings, stored_keys: int) -> Rule:
     count = len(settings.all_keys()) + stored_keys
     needed = keys_required(settings)
     lacking = None
-    if needed and not count:
+    if needed and not count and not settings.tls.mapping:
         lacking = (
             "Callers must show a key, and there is none: make one with `opta-lmx keys create "
             "--name NAME`, or write one into access.keys."
         )
-    asks = "a key with each request" if needed else "a key as soon as there is one"
-    return Rule(_KEYS, asks, _counted(count), "request", "access.keys", lacking)
+    asks, found = "a key with each request", _counted(count)
+    if settings.tls.mapping:
+        asks, found = "a key or a known certificate with each request", f"{found}, tls.mapping"
+    elif not needed:
+        asks = "a key as soon as there is one"
+    return Rule(_KEYS, asks, found, "request", "access.keys", lacking)
 
 
 def _counted(keys: int) -> str:
@@ -298,15 +314,24 @@ def _proxies(settings: Settings, profile: Profile) -> Rule:
             "set security.profile to trusted-gateway or internet, or empty "
             "security.trusted_proxies."
         )
-    elif not trusted and profile.proxies == "required":
+    elif not trusted and profile.proxies == "required" and not _alone(settings, profile):
         lacking = (
             "Without security.trusted_proxies every caller has the address of the proxy in "
             "front: set it to the addresses that the proxy connects from."
         )
+    asks = profile.proxies + (", unless with TLS here" if profile.own_tls else "")
     found = ", ".join(trusted) or "none"
-    return Rule(
-        "trusted proxies", profile.proxies, found, "start", "security.trusted_proxies", lacking
-    )
+    return Rule("trusted proxies", asks, found, "start", "security.trusted_proxies", lacking)
+
+
+def _tls(settings: Settings, profile: Profile) -> Rule:
+    asked = settings.tls
+    found = "none here; what stands in front is not visible"
+    if asked.enabled:
+        found = f"here; certificates of clients: {asked.client_certificates}"
+        if asked.gateway:
+            found += "; a gateway tells of its clients'"
+    return Rule("TLS", profile.tls, found, "operator", "tls.certificate")
 
 
 def _admin(profile: Profile) -> Rule:

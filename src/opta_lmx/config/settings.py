@@ -7,6 +7,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
 from opta_lmx.config.sections.access import AccessSettings
+from opta_lmx.config.sections.audit import AuditSettings
 from opta_lmx.config.sections.base import Section
 from opta_lmx.config.sections.engine import EngineSettings
 from opta_lmx.config.sections.logging import LoggingSettings
@@ -14,10 +15,12 @@ from opta_lmx.config.sections.memory import MemorySettings
 from opta_lmx.config.sections.models import ModelsSettings
 from opta_lmx.config.sections.protocol import ProtocolSettings
 from opta_lmx.config.sections.queue import QueueSettings
+from opta_lmx.config.sections.quotas import QuotasSettings
 from opta_lmx.config.sections.responses import ResponsesSettings
 from opta_lmx.config.sections.scheduling import SchedulingSettings
 from opta_lmx.config.sections.security import SecuritySettings
 from opta_lmx.config.sections.server import ServerSettings
+from opta_lmx.config.sections.tls import TlsSettings
 from opta_lmx.config.sections.websocket import WebsocketSettings
 
 
@@ -36,6 +39,9 @@ class Settings(Section):
     server: ServerSettings = ServerSettings()
     security: SecuritySettings = SecuritySettings()
     access: AccessSettings = AccessSettings()
+    quotas: QuotasSettings = QuotasSettings()
+    audit: AuditSettings = AuditSettings()
+    tls: TlsSettings = TlsSettings()
     models: ModelsSettings = ModelsSettings()
     engine: EngineSettings = EngineSettings()
     memory: MemorySettings = MemorySettings()

@@ -37,6 +37,26 @@ class Budgets(msgspec.Struct, frozen=True):
     kv_bytes: int | None = None
 
 
+class Quotas(msgspec.Struct, frozen=True):
+    """What one key, or all keys of one tenant together, may use; None bounds nothing.
+
+    Counts are of any 60 s (`per_minute`) and any 24 h (`per_day`), tokens are in tokens.
+    `concurrency` bounds requests in flight, over all models.
+    """
+
+    requests_per_minute: int | None = None
+    requests_per_day: int | None = None
+    prompt_tokens_per_minute: int | None = None
+    prompt_tokens_per_day: int | None = None
+    output_tokens_per_minute: int | None = None
+    output_tokens_per_day: int | None = None
+    agent_runs_per_minute: int | None = None
+    agent_runs_per_day: int | None = None
+    skill_calls_per_minute: int | None = None
+    skill_calls_per_day: int | None = None
+    concurrency: int | None = None
+
+
 class Principal(msgspec.Struct, frozen=True):
     """The owner of a key. `key` is its name, never the secret; `lane` the best class it may use.
 

@@ -21,8 +21,20 @@ class Metric(msgspec.Struct, frozen=True):
 METRICS: dict[str, Metric] = {
     "requests_total": Metric("counter", "HTTP requests by route and status.", ("route", "code")),
     "admission_rejections_total": Metric("counter", "Requests refused at a gate.", ("reason",)),
+    "audit_failures_total": Metric(
+        "counter", "Rows of the audit log that could not be written.", ("outcome",)
+    ),
     "client_disconnects_total": Metric(
         "counter", "Clients gone before their answer ended.", ("route",)
+    ),
+    "tls_handshake_failures_total": Metric(
+        "counter", "TLS connections that did not come about, by the reason.", ("reason",)
+    ),
+    "tls_reloads_total": Metric(
+        "counter", "Changed TLS files taken over (done) or left aside (failed).", ("outcome",)
+    ),
+    "tls_certificate_expiry_timestamp_seconds": Metric(
+        "gauge", "When the server's certificate ends, and the first client CA.", ("certificate",)
     ),
     "queue_time_seconds": Metric("histogram", "From arrival to the grant of a slot.", ("model",)),
     "slot_wait_seconds": Metric(

@@ -28,6 +28,8 @@ _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
         rf"\1{MASK}",
     ),
 )
+_KEYS = _PATTERNS[:3]
+"""Those that know a key by its looks."""
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _CONTROLS_IN_TRACES = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
 _TRACES = frozenset({"exception", "stack"})
@@ -47,9 +49,16 @@ class Redactor:
 
     def mask(self, text: str) -> str:
         """Return the text without keys and without the values of headers that carry them."""
+        return self._masked(text, _PATTERNS)
+
+    def mask_keys(self, text: str) -> str:
+        """Return the text without keys; what only stands where one may is left."""
+        return self._masked(text, _KEYS)
+
+    def _masked(self, text: str, patterns: tuple[tuple[re.Pattern[str], str], ...]) -> str:
         if self._known is not None:
             text = self._known.sub(MASK, text)
-        for pattern, instead in _PATTERNS:
+        for pattern, instead in patterns:
             text = pattern.sub(instead, text)
         return text
 

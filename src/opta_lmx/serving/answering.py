@@ -8,7 +8,7 @@ from opta_lmx.core.errors import ErrorKind, LmxError
 from opta_lmx.core.telemetry import Telemetry
 from opta_lmx.core.types import Accepted, GenerationRequest, TokenEvent, Usage
 from opta_lmx.scheduling.rules import Position
-from opta_lmx.serving.budgeting import Account
+from opta_lmx.serving.budgeting import COUNTED, Account
 from opta_lmx.serving.group import RunGroup
 from opta_lmx.serving.run import Timing
 
@@ -43,7 +43,8 @@ class Answering:
         group: the runs.
         request: what they answer.
         telemetry: told of tool calls that could not be read.
-        account: what the prompt's tokens are taken from; None where they are counted elsewhere.
+        account: what is taken from; None where that is done elsewhere.
+        measured: False for what is only opened: no tokens are taken.
 
     Attributes:
         request: as given.
@@ -55,24 +56,38 @@ class Answering:
         request: GenerationRequest,
         telemetry: Telemetry,
         account: Account | None = None,
+        *,
+        measured: bool = True,
     ) -> None:
         self._group = group
         self.request = request
         self._telemetry = telemetry
         self._account = account
+        self._measured = measured
+        self._counted = False
+        self._failed = False
         self._readers: list[_Reader] = []
         self._dialect = ""
         self.created_s = group.created_s
 
     async def open(self) -> Accepted:
-        """Pass the second gate. Raises what `ModelRun.open` and `Account.take` raise."""
-        request, account = self.request, self._account
+        """Pass the second gate. Raises what `ModelRun.open` and `Account.charge` raise."""
+        try:
+            return await self._open()
+        except LmxError:
+            self._failed = True
+            raise
+
+    async def _open(self) -> Accepted:
+        request = self.request
+        account = self._account if self._measured else None
         if account is not None:
             account.check_answer(request)
         accepted = await self._group.open()
         if account is not None:
             param = "messages" if request.prompt.messages else "prompt"
-            account.take(accepted.prompt_tokens, param)
+            await account.charge(accepted.prompt_tokens, param)
+        self._counted = not self._measured
         self._dialect = accepted.speech.tools
         style = AnswerStyle(
             stop=request.stop or (),
@@ -97,9 +112,20 @@ class Answering:
             except StopAsyncIteration:
                 self._check_ended()
                 raise
+            except LmxError:
+                self._failed = True
+                raise
             events = self._read(token)
+            if self._account is not None and self._is_over(token.index):
+                # Before its client learns of the end, and may ask again.
+                self._end(self._account)
+                await self._account.settle()
             if events:
                 return events
+
+    def _is_over(self, latest: int) -> bool:
+        """Whether all answers have ended, now that one of them went on."""
+        return self._readers[latest].ended and all(one.ended for one in self._readers)
 
     def _read(self, token: TokenEvent) -> list[AnswerEvent]:
         reader = self._readers[token.index]
@@ -144,8 +170,12 @@ class Answering:
     def close(self) -> None:
         """Free what the call holds, however it ended. Idempotent."""
         self._group.close()
-        if self._account is not None and not self.ran:
-            self._account.give_back()
+        if self._account is not None:
+            self._end(self._account)
+
+    def _end(self, account: Account) -> None:
+        usage = COUNTED if self._counted else None
+        account.end(self.usage if self.ran else usage, ran=self.ran, failed=self._failed)
 
 
 class _Reader:

@@ -9,8 +9,9 @@ import msgspec
 from opta_lmx.backends.frames import Embed, Embedded, ModelKind, Ready
 from opta_lmx.codec.limits import input_exceeded
 from opta_lmx.core.clock import Clock
-from opta_lmx.core.errors import invalid
+from opta_lmx.core.errors import LmxError, invalid
 from opta_lmx.core.telemetry import Telemetry
+from opta_lmx.core.types import Usage
 from opta_lmx.scheduling.rules import Work
 from opta_lmx.serving.patience import Patience
 from opta_lmx.serving.run import RunLimits
@@ -82,6 +83,8 @@ class EmbeddingRun:
         self._patience = Patience(limits.queue_deadline_s, retry_after, clock)
         self._submitted = False
         self._over = False
+        self._tokens: int | None = None
+        self._failed = False
 
     async def made(self) -> Vectors:
         """Wait for the model and a slot, make the vectors.
@@ -90,6 +93,13 @@ class EmbeddingRun:
             LmxError: INVALID_REQUEST or CONTEXT_LENGTH_EXCEEDED naming the input; what ended
                 the wait or the worker.
         """
+        try:
+            return await self._made()
+        except LmxError:
+            self._failed = True
+            raise
+
+    async def _made(self) -> Vectors:
         async with self._patience.waiting():
             ready = await self._runtime.until_ready()
             check_width(self._request.dimensions, ready)
@@ -103,7 +113,10 @@ class EmbeddingRun:
         answer = await self._runtime.embed(self._frame())
         self._over = True
         self._check(answer, ready)
-        self._account(sum(answer.tokens))
+        self._tokens = sum(answer.tokens)
+        self._account(self._tokens)
+        # Before its client learns of the end, and may ask again.
+        self._end()
         width = request.dimensions or ready.dimensions
         vectors = answer.vectors
         if width < ready.dimensions:
@@ -114,7 +127,7 @@ class EmbeddingRun:
         """Take the exact tokens of all inputs from the budgets, before anything is made of them."""
         counted = await self._runtime.embed(self._frame(count=True))
         self._check(counted, ready)
-        self._budget.take(sum(counted.tokens), self._request.whole)
+        await self._budget.charge(sum(counted.tokens), self._request.whole)
 
     def _frame(self, *, count: bool = False) -> Embed:
         request = self._request
@@ -140,8 +153,11 @@ class EmbeddingRun:
         if not self._over:
             self._over = True
             self._runtime.leave(self._ticket, submitted=self._submitted)
-        if not self._submitted:
-            self._budget.give_back()
+        self._end()
+
+    def _end(self) -> None:
+        usage = None if self._tokens is None else Usage(self._tokens, 0)
+        self._budget.end(usage, ran=self._submitted, failed=self._failed)
 
 
 class EmbeddingService:

@@ -1,6 +1,7 @@
 """One call with several prompts: the answers to each, read as one stream of events."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Generator, Sequence
 
 import msgspec
 
@@ -34,16 +35,19 @@ class PromptBatch:
         self._account = account
         self._generate = generate
         self._ended = False
+        self._failed = False
+        self._left = len(parts) * each
         self._together = Together(parts)
         self.accepted: tuple[Accepted, ...] = ()
         self.created_s = parts[0].created_s
 
     async def open(self) -> Accepted:
         """Pass the second gate with every prompt. Raises what `Answering.open` raises."""
-        self._account.check_answer(self._parts[0].request)
-        self.accepted = tuple([await self._open(place) for place in range(len(self._parts))])
-        prompt_tokens = sum(one.prompt_tokens for one in self.accepted)
-        self._account.take(prompt_tokens, "prompt")
+        with self._noting_failure():
+            self._account.check_answer(self._parts[0].request)
+            self.accepted = tuple([await self._open(place) for place in range(len(self._parts))])
+            prompt_tokens = sum(one.prompt_tokens for one in self.accepted)
+            await self._account.charge(prompt_tokens, "prompt")
         return msgspec.structs.replace(self.accepted[0], prompt_tokens=prompt_tokens)
 
     async def _open(self, place: int) -> Accepted:
@@ -64,10 +68,16 @@ class PromptBatch:
             if self._ended:
                 raise StopAsyncIteration
             self._ended = True
+            await self._over()
             return [Ended(place, "length") for place in range(len(self._parts) * self._each)]
-        arrived = await self._together.next()
+        with self._noting_failure():
+            arrived = await self._together.next()
         if not arrived:
             raise StopAsyncIteration
+        endings = sum(isinstance(event, Ended) for _, events in arrived for event in events)
+        self._left -= endings
+        if endings and not self._left:
+            await self._over()
         return [
             msgspec.structs.replace(event, index=place * self._each + event.index)
             for place, events in arrived
@@ -92,5 +102,22 @@ class PromptBatch:
         self._together.close()
         for part in self._parts:
             part.close()
-        if not any(part.ran for part in self._parts):
-            self._account.give_back()
+        self._end()
+
+    async def _over(self) -> None:
+        """All answers have ended: what they used is kept before their client learns of it."""
+        self._end()
+        await self._account.settle()
+
+    def _end(self) -> None:
+        ran = any(part.ran for part in self._parts)
+        usage = self.usage if ran or self._ended else None
+        self._account.end(usage, ran=ran, failed=self._failed)
+
+    @contextlib.contextmanager
+    def _noting_failure(self) -> Generator[None]:
+        try:
+            yield
+        except LmxError:
+            self._failed = True
+            raise

@@ -15,7 +15,7 @@ from opta_lmx.engine.runtime import ModelRuntime
 from opta_lmx.models.presets import Preset
 from opta_lmx.serving.access import ModelAccess
 from opta_lmx.serving.answering import Answering
-from opta_lmx.serving.budgeting import Account, Budgeting
+from opta_lmx.serving.budgeting import COUNTED, Account, Budgeting
 from opta_lmx.serving.group import RunGroup
 from opta_lmx.serving.presets import filled
 from opta_lmx.serving.prompts import PromptBatch
@@ -39,9 +39,10 @@ class Ticket(msgspec.Struct, frozen=True):
     adapter: str = ""
 
     def give_back(self) -> None:
-        """Leave the line without having run."""
+        """Leave the line without having run, and give back what was taken of quotas."""
         for number in self.numbers:
             self.runtime.leave(number, submitted=False)
+        self.account.give_back()
 
 
 def _no_preset(ref: str) -> Preset | None:  # noqa: ARG001  (`Serving`)
@@ -85,6 +86,38 @@ class Serving:
         if self.draining:
             raise server_stopping()
 
+    async def admit(
+        self,
+        model: str,
+        answers: int = 1,
+        kinds: Collection[ModelKind] = WRITERS,
+        param: str = "n",
+        *,
+        caller: Caller,
+        account: Account,
+    ) -> Ticket:
+        """Pass the first gate, taking one request from the caller's quotas before.
+
+        Args:
+            model: as for `gate`, like those that follow.
+            answers: how many.
+            kinds: made for what.
+            param: names the number.
+            caller: who asks.
+            account: of the caller (`Budgeting.account`), from which the request is taken.
+
+        Raises:
+            LmxError: RATE_LIMITED naming the quota that is used up; UNAVAILABLE
+                `quota_store_unavailable`; what `gate` raises, and nothing was taken then.
+        """
+        self.refuse_draining()
+        await account.enter()
+        try:
+            return self.gate(model, answers, kinds, param, caller, account=account)
+        except BaseException:  # whatever it is, what was taken must not be lost
+            account.give_back()
+            raise
+
     def gate(
         self,
         model: str,
@@ -92,6 +125,8 @@ class Serving:
         kinds: Collection[ModelKind] = WRITERS,
         param: str = "n",
         caller: Caller = Caller(),  # noqa: B008  (frozen)
+        *,
+        account: Account | None = None,
     ) -> Ticket:
         """First gate, before the messages are even parsed: counts only, no waiting.
 
@@ -101,6 +136,7 @@ class Serving:
             kinds: what the model may be made for.
             param: the request field that asks for so many answers.
             caller: who asks.
+            account: what has taken one request from quotas; none is taken here.
 
         Raises:
             LmxError: MODEL_NOT_FOUND; FORBIDDEN `model_not_allowed`;
@@ -130,7 +166,8 @@ class Serving:
         try:
             runtime.admit_cold()
             numbers = line.enter_many(answers, caller)
-            account = self.budgeting.account(caller.principal)
+            account = account or self.budgeting.account(caller.principal)
+            account.model = runtime.plan.ref
             return Ticket(runtime, numbers, caller, account, preset, adapter)
         except LmxError as error:
             self._telemetry.count("admission_rejections_total", reason=error.code)
@@ -162,9 +199,16 @@ class Serving:
             request: what to answer.
             default_tokens: how long the answer may be where the request does not say; the
                 preset's bound or the server's own where this does not either.
-            measured: False for what is only opened, or is measured elsewhere: it takes nothing
-                from the budgets of its caller.
+            measured: False for what is only opened: of its caller it takes no more than the
+                request.
         """
+        group, request = self._group(ticket, request, default_tokens)
+        return Answering(group, request, self._telemetry, ticket.account, measured=measured)
+
+    def _group(
+        self, ticket: Ticket, request: GenerationRequest, default_tokens: int | None
+    ) -> tuple[RunGroup, GenerationRequest]:
+        """The runs of a call, and its request with all that a preset fills."""
         request = filled(request, ticket.preset)
         request = msgspec.structs.replace(request, adapter=ticket.adapter)
         default = default_tokens or _bound(ticket) or self._limits.default_max_tokens
@@ -174,8 +218,7 @@ class Serving:
             ModelRun(ticket.runtime, number, limited, self._limits, ports)
             for number in ticket.numbers
         ]
-        account = ticket.account if measured else None
-        return Answering(RunGroup(runs), request, self._telemetry, account)
+        return RunGroup(runs), request
 
     def run_prompts(
         self,
@@ -199,8 +242,9 @@ class Serving:
         for place, request in enumerate(requests):
             numbers = ticket.numbers[place * each : (place + 1) * each]
             part = msgspec.structs.replace(ticket, numbers=numbers)
-            run = self.run(part, request, default_tokens=default_tokens, measured=False)
-            parts.append(run)
+            group, filled_in = self._group(part, request, default_tokens)
+            # The batch takes for all of them.
+            parts.append(Answering(group, filled_in, self._telemetry))
         return PromptBatch(parts, each, ticket.account, generate=generate)
 
     async def count(self, ticket: Ticket, request: GenerationRequest) -> int:
@@ -214,8 +258,15 @@ class Serving:
         ports = (self._clock, self._telemetry)
         request = filled(request, ticket.preset)
         run = ModelRun(ticket.runtime, ticket.numbers[0], request, self._limits, ports)
+        account = ticket.account
         try:
-            return await run.measure()
+            tokens = await run.measure()
+        except LmxError:
+            account.end(None, ran=False, failed=True)
+            raise
+        else:
+            account.end(COUNTED, ran=False, failed=False)
+            return tokens
         finally:
             ticket.give_back()
 

@@ -116,6 +116,11 @@ class KeyRow(msgspec.Struct, frozen=True, kw_only=True):
             return "expired"
         return "active" if self.replaced_ms is None else "grace"
 
+    def in_words(self) -> str:
+        """Which key it is and what it is for, for people to read."""
+        scopes = " ".join(sorted(self.owner.scopes))
+        return f"{self.owner.key} ({self.id}) of {self.owner.tenant}, for {scopes}"
+
     def opens(self, now_ms: int) -> bool:
         """Whether it opens the door."""
         return self.state(now_ms) in ("active", "grace")

@@ -7,6 +7,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from opta_lmx.api.admin import bodies, progress
+from opta_lmx.api.audit import tell_target
 from opta_lmx.api.documents import LOADING, body_docs, error_docs, text_docs
 from opta_lmx.api.fields import ModelName, WireModel
 from opta_lmx.core.clock import Clock
@@ -86,6 +87,7 @@ class AdminDownloads:
         asked = await bodies.read(request, ConfirmBody)
         self._serving.refuse_draining()
         job = await self._management.offers.confirm(asked.confirmation_token)
+        tell_target(request, job.model)
         return JSONResponse(job.report(), status_code=202)
 
     async def list_downloads(self) -> dict[str, Any]:

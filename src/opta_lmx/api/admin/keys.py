@@ -12,6 +12,7 @@ from pydantic import Field
 from starlette.responses import JSONResponse, Response
 
 from opta_lmx.api.admin import bodies
+from opta_lmx.api.audit import tell_target
 from opta_lmx.api.callers import ENDS, PRINCIPAL, principal_of
 from opta_lmx.api.documents import body_docs, error_docs
 from opta_lmx.api.fields import MAX_INT64, ModelName, WireModel
@@ -124,7 +125,7 @@ class AdminKeys:
         issued = await self._book.create(
             asked.owner(), expires=asked.expires, note=asked.note, maker=self._maker(request)
         )
-        return await self._issued(issued)
+        return await self._issued(request, issued)
 
     async def rotate(self, request: Request, key_id: str) -> Response:
         """Make another text for a key's owner, under a new id."""
@@ -133,17 +134,19 @@ class AdminKeys:
         issued = await self._book.rotate(
             key_id, grace=asked.grace, expires=asked.expires, maker=self._maker(request)
         )
-        return await self._issued(issued)
+        return await self._issued(request, issued)
 
-    async def revoke(self, key_id: str) -> Json:
+    async def revoke(self, request: Request, key_id: str) -> Json:
         """End a key now; with an owner's present one, those it has replaced."""
         self._refuse_configured(key_id)
         row = await self._book.revoke(key_id)
+        tell_target(request, row.in_words())
         self._keyring.forget(row)
         await self._keyring.refresh()
         return self._told(known(row, self._clock.now_ms()))
 
-    async def _issued(self, issued: Issued) -> Response:
+    async def _issued(self, request: Request, issued: Issued) -> Response:
+        tell_target(request, issued.row.in_words())
         # At once here; other processes see it within their next look.
         await self._keyring.refresh()
         shown = self._told(known(issued.row, self._clock.now_ms()))

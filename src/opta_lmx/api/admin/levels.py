@@ -1,14 +1,18 @@
 """Levels for `/metrics`: read when asked for, where everything else is counted as it happens."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from opta_lmx.api.admin.queues import by_lane
 from opta_lmx.engine.residency import Engine
 from opta_lmx.observability.metrics import MetricsRegistry
 
 
-def metrics(registry: MetricsRegistry, engine: Engine) -> Callable[[], bytes]:
-    """What renders all metrics, levels among them."""
+def metrics(
+    registry: MetricsRegistry,
+    engine: Engine,
+    certificates: Callable[[], Mapping[str, float]] = dict,
+) -> Callable[[], bytes]:
+    """What renders all metrics, levels among them; `certificates` tells when each ends."""
 
     def render() -> bytes:
         registry.clear_gauges()
@@ -36,6 +40,8 @@ def metrics(registry: MetricsRegistry, engine: Engine) -> Callable[[], bytes]:
                 registry.set_gauge("requests_running", depth.running, **where)
                 registry.set_gauge("requests_waiting", depth.waiting, **where)
                 registry.set_gauge("queue_age_seconds", depth.oldest_s, **where)
+        for name, ends_s in certificates().items():
+            registry.set_gauge("tls_certificate_expiry_timestamp_seconds", ends_s, certificate=name)
         return registry.render()
 
     return render

@@ -7,7 +7,9 @@ import msgspec
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from opta_lmx.api.callers import principal_of, require
+from opta_lmx.api.audit import audited
+from opta_lmx.api.audit_actions import LOAD, UNLOAD
+from opta_lmx.api.callers import principal_of
 from opta_lmx.api.calls import Calls, ignored_header, with_session
 from opta_lmx.api.documents import inference_docs
 from opta_lmx.api.exchange import Exchange
@@ -98,16 +100,18 @@ class GenerationRoutes:
 
     async def _only_load(self, request: Request, read: Read[Call], shape: Shape) -> Response:
         """Load the model, or unload it; one object either way, streamed or not."""
-        require(request, Scope.ADMIN)
-        call, model = read.call, model_of(read.call.name)
-        self._calls.serving.access.check(principal_of(request), model)
-        if call.unload:
-            await self._unload(model)
-        else:
-            self._calls.serving.refuse_draining()
-            runtime = await self._engine.load(model)
-            keep(runtime, call.keep_s)
-            _check_window(runtime, call.window or 0)
+        call = read.call
+        action = UNLOAD if call.unload else LOAD
+        async with audited(request, Scope.ADMIN, action, call.name):
+            model = model_of(call.name)
+            self._calls.serving.access.check(principal_of(request), model)
+            if call.unload:
+                await self._unload(model)
+            else:
+                self._calls.serving.refuse_draining()
+                runtime = await self._engine.load(model)
+                keep(runtime, call.keep_s)
+                _check_window(runtime, call.window or 0)
         now = self._calls.clock.now_ms()
         answer = nothing_said(call.name, shape, now, "unload" if call.unload else "load")
         return Response(answer, headers=ignored_header(read), media_type="application/json")

@@ -132,8 +132,8 @@ class _Socket:
                 case "ping":
                     check_ping(body)
                     await self._outbox.send(PONG)
-                case other:
-                    raise invalid(f"The frame type '{other[:64]}' is unknown.", param="type")
+                case _:
+                    raise invalid("This type of frame is unknown.", param="type")
         except LmxError as error:
             # An error under the id of a running request would read as that one's end.
             await self._fail(None if head.request_id in self._turns else head.request_id, error)
