@@ -28,7 +28,7 @@ from opta_lmx.observability.metrics import MetricsRegistry
 from opta_lmx.observability.telemetry import OperatorTelemetry, make_logger
 from opta_lmx.scheduling.governor import GovernorLimits
 from opta_lmx.security.redaction import Redactor
-from opta_lmx.server import Server, open_encryption
+from opta_lmx.server import Server, no_core_files, open_encryption
 from opta_lmx.serving import benchmarking
 from opta_lmx.serving.catalogue import Catalogue
 from opta_lmx.serving.embedding import EmbeddingService
@@ -78,7 +78,7 @@ class App(msgspec.Struct, frozen=True):
     async def close(self) -> None:
         """End background work, then every worker and download; the database last."""
         await self.rooms.responses.close()
-        background = (self.downloads.close(), self.rooms.quantising.close())
+        background = (self.downloads.close(), self.rooms.quantising.close(), self.keyring.close())
         await asyncio.gather(self.engine.close(), *background)
         await self.rooms.metering.close()
         await self.rooms.audit.close()
@@ -122,7 +122,7 @@ def build(
     serving = Serving(engine, run_limits, clock, telemetry, named.preset)
     schemas = (RESPONSES_SCHEMA, benchmarking.SCHEMA, KEYS_SCHEMA, AUDIT_SCHEMA, *METERING_SCHEMAS)
     database = Database(home / "lmx.db", schemas, clock, telemetry)
-    keyring = open_keyring(settings, database, clock)
+    keyring = open_keyring(settings, database, clock, telemetry)
     kept = settings.responses
     limits = ResponseLimits(kept.ttl_s, kept.max_bytes)
     stored = StoredResponses(database, limits, clock, telemetry)
@@ -175,6 +175,7 @@ def serve(settings: Settings, home: Path, models: list[str]) -> int:
             `models` from loading.
     """
     host, port = settings.server.host, settings.server.port
+    no_core_files()
     with HomeLock(home) as lock:
         lock.acquire(address_text(host, port))
         with clean_rooms(home):
@@ -189,10 +190,8 @@ def serve(settings: Settings, home: Path, models: list[str]) -> int:
             async def main() -> None:
                 if settings.models.resume_downloads:
                     app.downloads.resume()
-                drain_s, body_bytes = (
-                    settings.server.drain_timeout_s,
-                    settings.server.body_limit_bytes,
-                )
+                drain_s = settings.server.drain_timeout_s
+                body_bytes = settings.server.body_limit_bytes
                 await Server(app, listener, models, drain_s, body_bytes).run()
 
             with told_by_libraries(app.telemetry):

@@ -1,6 +1,7 @@
 """Running the HTTP server: readiness of named models, signals, an orderly end."""
 
 import asyncio
+import resource
 import signal
 import socket
 from pathlib import Path
@@ -32,6 +33,14 @@ _SETTLE_S = 2
 _POLL_S = 0.05
 _KEYS_S = 1.0
 """How often keys are read anew: another process may have made or ended some."""
+
+
+def no_core_files() -> None:
+    """Leave no image of memory behind when this process dies, nor when one it starts does.
+
+    There are keys and prompts in it, in a file that nobody looks after.
+    """
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 class RunningApp(Protocol):

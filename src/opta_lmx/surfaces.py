@@ -1,6 +1,8 @@
 """The routes of every dialect, joined to the rooms below: a part of the composition root."""
 
+import functools
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from fastapi import APIRouter
@@ -47,9 +49,11 @@ from opta_lmx.api.tickets import TicketRoutes, Tickets
 from opta_lmx.api.tls import Certificates, Gateways
 from opta_lmx.api.vector_calls import VectorCalls
 from opta_lmx.api.ws.frames import ChatDialect
+from opta_lmx.api.ws.stream import PATH as CHAT_STREAM
 from opta_lmx.api.ws.stream import ChatStream
 from opta_lmx.config.profiles import keys_required, profile_of
 from opta_lmx.config.sections.access import KeySettings
+from opta_lmx.config.sections.oidc import ClaimSettings, OidcSettings
 from opta_lmx.config.sections.server import ServerSettings
 from opta_lmx.config.sections.tls import CertificateSettings, TlsSettings
 from opta_lmx.config.settings import Settings, plain_name
@@ -77,6 +81,10 @@ from opta_lmx.tenancy.audit import AuditLog
 from opta_lmx.tenancy.key_book import KeyBook
 from opta_lmx.tenancy.keyring import Keyring
 from opta_lmx.tenancy.quotas_rows import Subject
+from opta_lmx.tenancy.tokens import Tokens
+from opta_lmx.tenancy.tokens_claims import Expected
+from opta_lmx.tenancy.tokens_claims import Rule as ClaimRule
+from opta_lmx.tenancy.tokens_source import Source, believing, fetch_keys
 
 
 class Rooms(msgspec.Struct, frozen=True):
@@ -125,16 +133,42 @@ def envelopes(settings: Settings) -> Envelopes:
     )
 
 
-def open_keyring(settings: Settings, database: Database, clock: Clock) -> Keyring:
+def open_keyring(
+    settings: Settings, database: Database, clock: Clock, telemetry: Telemetry
+) -> Keyring:
     """Whose keys there are: those of the configuration, and those kept in the database."""
     secrets = [key.get_secret_value() for key in settings.all_keys()]
     fixed = tuple(zip(secrets, _owners(settings), strict=True))
-    return Keyring(fixed, database, clock, required=keys_required(settings))
+    tokens = _tokens(settings.oidc, database.path.parent, clock, telemetry)
+    return Keyring(fixed, database, clock, required=keys_required(settings), tokens=tokens)
+
+
+def _tokens(asked: OidcSettings, home: Path, clock: Clock, telemetry: Telemetry) -> Tokens | None:
+    """What tells whose an identity provider's tokens are; None where none are taken."""
+    source = identity_source(asked, home)
+    if source is None or asked.audience is None:
+        return None
+    rules = tuple(ClaimRule(one.claim, one.value, **_granted(one)) for one in asked.rules)
+    expected = Expected(source.issuer, asked.audience, rules, asked.max_lifetime_s)
+    fetch = functools.partial(fetch_keys, source)
+    return Tokens(expected, asked.algorithms, fetch, clock, telemetry)
+
+
+def identity_source(asked: OidcSettings, home: Path) -> Source | None:
+    """Where the identity provider's keys are; None where there is none.
+
+    Raises:
+        LmxError: INVALID_REQUEST `invalid_config` for authorities that cannot be read.
+    """
+    if asked.issuer is None:
+        return None
+    return Source(asked.issuer, asked.jwks_url, believing(asked.authorities(home), "oidc.ca"))
 
 
 def open_key_book(settings: Settings, database: Database, clock: Clock) -> KeyBook:
     """What makes and ends keys of the database; those of the configuration keep their names."""
-    return KeyBook(database, clock, [owner.key for owner in _owners(settings)])
+    mask = Redactor(settings.secrets()).mask_keys
+    return KeyBook(database, clock, [owner.key for owner in _owners(settings)], mask)
 
 
 def open_audit(settings: Settings, database: Database, clock: Clock) -> AuditLog:
@@ -190,14 +224,18 @@ def _certificates(asked: TlsSettings, clock: Clock) -> Certificates:
 
 
 def _rule(asked: CertificateSettings) -> Rule:
-    owner = Principal(
-        tenant=asked.tenant,
-        key=asked.name or "",
-        lane=Lane[asked.lane.upper()],
-        scopes=frozenset(Scope(one) for one in asked.scopes),
-        models=None if asked.models is None else tuple(asked.models),
-    )
+    owner = Principal(key=asked.name or "", **_granted(asked))
     return Rule(*asked.pattern, owner, named=asked.name is not None)
+
+
+def _granted(asked: CertificateSettings | ClaimSettings) -> dict[str, Any]:
+    """What a certificate or a claim opens."""
+    return {
+        "tenant": asked.tenant,
+        "lane": Lane[asked.lane.upper()],
+        "scopes": frozenset(Scope(one) for one in asked.scopes),
+        "models": None if asked.models is None else tuple(asked.models),
+    }
 
 
 def _owners(settings: Settings) -> list[Principal]:
@@ -224,11 +262,12 @@ def _principal(key: KeySettings) -> Principal:
 def routers(rooms: Rooms, settings: Settings) -> list[APIRouter]:
     """Every route but health and metrics."""
     lenient = settings.protocol.unknown_fields == "warn"
-    calls = Calls(rooms.serving, _limits(settings.server), rooms.clock, lenient=lenient)
+    told = envelopes(settings)
+    calls = Calls(rooms.serving, _limits(settings.server), rooms.clock, told, lenient=lenient)
     return [
         *_openai(calls, rooms, settings),
         *_others(calls, rooms),
-        *rooms.responses.routers(calls, envelopes(settings)),
+        *rooms.responses.routers(calls),
         AdminBenchmark(rooms.benchmarks).router(),
         AdminQuantize(rooms.quantising, rooms.serving, rooms.clock).router(),
         AdminQueues(rooms.engine).router(),
@@ -247,7 +286,9 @@ def routers(rooms: Rooms, settings: Settings) -> list[APIRouter]:
 
 def _openai(calls: Calls, rooms: Rooms, settings: Settings) -> list[APIRouter]:
     choices = settings.protocol.max_choices
-    dialect = ChatDialect(ChatParser(choices), openai_errors.render)
+    dialect = ChatDialect(
+        ChatParser(choices), functools.partial(calls.envelopes.render, CHAT_STREAM)
+    )
     per_socket = settings.websocket.max_requests_per_socket
     return [
         ChatRoute(calls, choices).router(),

@@ -19,7 +19,7 @@ from opta_lmx.api import rules
 from opta_lmx.core.principal import Scope
 from opta_lmx.store.database import unavailable
 from tests.contract.failures import SURFACES, Surface
-from tests.contract.test_routes import Way, ways
+from tests.support.live_routes import Way, live_ways
 from tests.support.server import LiveServer, sim_server
 from tests.support.waiting import wait_until
 from tests.support.websocket import WsClient
@@ -148,7 +148,7 @@ def test_every_way_to_a_model_is_among_the_surfaces(server: LiveServer) -> None:
 
     calling = [
         way
-        for way in set(ways(server.app.http.routes))
+        for way in set(live_ways(server.app.http.routes))
         if rules.scope_of(way.kind, way.method, way.asked)
         in (Scope.INFERENCE, Scope.AGENTS, Scope.SKILLS)
         and (way.kind == "websocket" or way.method not in ("GET", "HEAD", "DELETE"))

@@ -4,13 +4,12 @@ The routes are those of the live router: one without a row in `api.rules` fails 
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import httpx
 import pytest
-from starlette.routing import Mount, WebSocketRoute
 from websockets.exceptions import InvalidStatus
 
 from opta_lmx.api import rules
@@ -18,6 +17,7 @@ from opta_lmx.config.profiles import PROFILES
 from opta_lmx.core.principal import Scope
 from opta_lmx.models.store import ModelStore
 from tests.contract.failures import SURFACES, Surface
+from tests.support.live_routes import Way, live_ways
 from tests.support.server import LiveServer, sim_server
 from tests.support.waiting import wait_until
 from tests.support.websocket import MESSAGES, WsClient
@@ -48,40 +48,6 @@ PROXY = "127.0.0.1"
 FAR = {"X-Forwarded-For": "203.0.113.9"}
 
 
-class Way(NamedTuple):
-    """One way to come in: a route and a method of it."""
-
-    kind: rules.Kind
-    method: str
-    path: str
-
-    @property
-    def asked(self) -> str:
-        """The path with something in place of each parameter."""
-        return re.sub(r"{[^}]+}", "none", self.path)
-
-    @property
-    def needed(self) -> Scope | None:
-        return rules.scope_of(self.kind, self.method, self.asked)
-
-
-def ways(routes: Iterable[Any]) -> Iterator[Way]:
-    """All ways in, through the routers that hold them. Fails for a kind of route nobody knows."""
-    for route in routes:
-        if inner := getattr(route, "original_router", None):
-            yield from ways(inner.routes)
-        elif isinstance(route, WebSocketRoute):
-            yield Way("websocket", "", route.path)
-        elif isinstance(route, Mount):
-            # What lies below is not known here: any method, any path.
-            for method in ("GET", "POST", "DELETE", "PUT"):
-                yield Way("http", method, route.path + "/{rest:path}")
-            yield Way("websocket", "", route.path + "/{rest:path}")
-        else:
-            for method in route.methods:
-                yield Way("http", method, route.path)
-
-
 @pytest.fixture(scope="module", params=sorted(PROFILES))
 def server(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
@@ -103,7 +69,7 @@ def server(
 
 @pytest.fixture
 def every_way(server: LiveServer) -> list[Way]:
-    found = sorted(set(ways(server.app.http.routes)))
+    found = live_ways(server.app.http.routes)
     assert len(found) > 60
     return found
 
@@ -316,6 +282,6 @@ def test_loading_and_unloading_by_asking_nothing_is_an_operators(
 
 def test_where_no_key_is_asked_for_everything_is_open(tmp_path: Path) -> None:
     with sim_server(tmp_path, SCRIPTS) as server:
-        for way in sorted(set(ways(server.app.http.routes))):
+        for way in live_ways(server.app.http.routes):
             status, text = told(server, way, {})
             assert status not in (401, 403, 405), (way, text)

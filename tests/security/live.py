@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import httpx
 
 from tests.contract.matrix.surfaces import SURFACES
+from tests.support.live_routes import live_ways
 from tests.support.server import LiveServer
 
 Json = dict[str, Any]
@@ -39,15 +40,8 @@ class Route(NamedTuple):
 
 def routes(server: LiveServer) -> list[Route]:
     """Every HTTP route of a server."""
-    return sorted(set(_walk(server.app.http.routes)))
-
-
-def _walk(found: Iterable[Any]) -> Iterator[Route]:
-    for route in found:
-        if inner := getattr(route, "original_router", None):
-            yield from _walk(inner.routes)
-        for method in getattr(route, "methods", None) or ():
-            yield Route(method, route.path)
+    ways = live_ways(server.app.http.routes)
+    return [Route(way.method, way.path) for way in ways if way.kind == "http"]
 
 
 def document(server: LiveServer, headers: dict[str, str] | None = None) -> Json:

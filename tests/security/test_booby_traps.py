@@ -41,7 +41,7 @@ ESCAPES = {
 }
 LOOPS = {
     "one loop": "{% for i in range(10**9) %}x{% endfor %}",
-    "power": "{{ 9 ** 9 ** 9 }}",
+    "power": "{{ 9 ** (9 ** 9) }}",
     "repeat": "{{ 'x' * 10**10 }}",
     "recursion": "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
     "padding": "{{ '%1000000000d' | format(1) }}",
@@ -243,8 +243,7 @@ def test_a_load_refuses_it(server: ServerProcess, name: str) -> None:
 def test_a_template_gets_nowhere(server: ServerProcess, name: str) -> None:
     reply = ask(server, name)
     error = reply.json()["error"]
-    # One that exhausts its worker's stack costs the worker: the model is shut away.
-    assert reply.status_code < 500 or error["code"] == "model_quarantined", reply.text
+    assert reply.status_code < 500, reply.text
     assert error["code"]
     assert "__globals__" not in error["message"] or "<" not in error["message"]
     assert ask(server, "good").status_code == 200

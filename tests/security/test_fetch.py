@@ -19,7 +19,7 @@ from cryptography.x509.oid import NameOID
 
 from opta_lmx.core.errors import LmxError
 from opta_lmx.security.addresses import Address, Networks
-from opta_lmx.security.fetch import Fetched, FetchPolicy, fetch
+from opta_lmx.security.fetch import MAX_LOOKUPS, Fetched, FetchPolicy, fetch, resolve
 
 NAME = "files.example"
 LIMIT = 1000
@@ -211,6 +211,47 @@ def test_a_name_that_is_never_found_costs_the_time_only(site: Site) -> None:
 
     late = refused(site.url("/picture"), policy(site, total_s=0.1), resolve=never)
     assert late.code == "fetch_timeout"
+
+
+def test_few_names_are_looked_up_at_once() -> None:
+    """Each holds a thread until it is over, also where nobody waits for it any more."""
+
+    class Slow:
+        def __init__(self) -> None:
+            self.asked: list[asyncio.Future[Any]] = []
+
+        def ask(self, *_: object, **__: object) -> "asyncio.Future[Any]":
+            self.asked.append(asyncio.get_running_loop().create_future())
+            return self.asked[-1]
+
+    async def look(many: int) -> list[BaseException]:
+        asked = [asyncio.ensure_future(resolve("slow.example", 80)) for _ in range(many)]
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        for one in asked:
+            one.cancel()
+        told = await asyncio.gather(*asked, return_exceptions=True)
+        return [one for one in told if isinstance(one, LmxError)]
+
+    async def main() -> None:
+        slow = Slow()
+        asyncio.get_running_loop().getaddrinfo = slow.ask
+        assert await look(MAX_LOOKUPS) == []
+        (refused,) = await look(1)
+        assert isinstance(refused, LmxError)
+        assert refused.code == "fetch_failed"
+        slow.asked[0].set_exception(OSError("late"))
+        slow.asked[1].set_result([])
+        await asyncio.sleep(0)
+        assert len(await look(3)) == 1
+        for one in slow.asked[2:]:
+            one.cancel()
+        await asyncio.sleep(0)
+        assert await look(1) == []
+        slow.asked[-1].cancel()
+        await asyncio.sleep(0)
+
+    asyncio.run(main())
 
 
 def test_another_address_is_tried(site: Site) -> None:

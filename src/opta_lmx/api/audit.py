@@ -4,21 +4,23 @@ What is asked of an audited route (`audit_actions`) leaves two rows if it may ch
 one before it acts, one before its answer goes out. A crash in between leaves the first alone.
 """
 
+import asyncio
 import contextlib
 from collections.abc import AsyncGenerator
 
 import msgspec
-from starlette.requests import HTTPConnection
+from starlette.requests import ClientDisconnect, HTTPConnection
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from opta_lmx.api import rules
 from opta_lmx.api.audit_actions import AUDITED, Asked, asked_for
+from opta_lmx.api.body import OPERATORS_BYTES
 from opta_lmx.api.callers import KNOWN, PRINCIPAL, REQUEST_ID, require
 from opta_lmx.api.errors import Envelopes
 from opta_lmx.api.json_body import decode_object
 from opta_lmx.core import principal
-from opta_lmx.core.errors import LmxError
+from opta_lmx.core.errors import ErrorKind, LmxError
 from opta_lmx.core.telemetry import Telemetry
 from opta_lmx.tenancy.audit import AuditLog
 from opta_lmx.tenancy.audit_rows import Entry, Outcome
@@ -30,7 +32,6 @@ NO_ANSWER = "no_answer"
 
 _AUDIT = "opta_lmx.audit"
 _TARGET = "opta_lmx.audit_target"
-_MAX_BODY = 64 * 1024
 _REFUSALS = frozenset({401, 403})
 _SWITCHING_PROTOCOLS = 101
 _FORBIDDEN = 403
@@ -136,6 +137,12 @@ class Audit:
             status = self._status(where, error)
             ended = msgspec.structs.replace(ended, status=status, code=error.code)
             raise
+        except (asyncio.CancelledError, ClientDisconnect):
+            raise
+        except BaseException:
+            # Told as what it is answered as; it goes on to whoever answers.
+            ended = msgspec.structs.replace(ended, status=500, code=ErrorKind.INTERNAL.value)
+            raise
         else:
             ended = msgspec.structs.replace(ended, outcome="ok", status=200, code="")
         finally:
@@ -196,7 +203,7 @@ class _Request:
         return watched
 
     async def _hear(self, body: bytearray, message: Message) -> None:
-        if len(body) <= _MAX_BODY:  # of a longer one nothing is read
+        if len(body) <= OPERATORS_BYTES:  # of a longer one nothing is read
             body += message.get("body", b"")
         if not message.get("more_body", False):
             self._body = None
@@ -286,7 +293,7 @@ def _entry(
 
 def _named(body: bytes, field: str) -> str:
     """What a body names; empty where it does not, or its route will refuse it."""
-    if not body or len(body) > _MAX_BODY:
+    if not body or len(body) > OPERATORS_BYTES:
         return ""
     with contextlib.suppress(LmxError):
         found = decode_object(body).get(field)

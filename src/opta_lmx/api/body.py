@@ -11,6 +11,8 @@ from opta_lmx.core.pauses import TakesLong, no_long_pauses
 
 LARGE_BODY_BYTES = 256 * 1024
 """Bodies above this are parsed on a thread; below, that would cost more than it saves."""
+OPERATORS_BYTES = 64 * 1024
+"""The longest body that an operator's route reads: so far the audit log looks for what it names."""
 
 _MAX_LENGTH_DIGITS = 19
 

@@ -8,7 +8,8 @@ from starlette.requests import HTTPConnection, Request
 
 from opta_lmx.api.body import BodyParser, read_body
 from opta_lmx.api.callers import caller_of, session_in
-from opta_lmx.api.exchange import CallLimits, Exchange, Rendering
+from opta_lmx.api.errors import Envelopes
+from opta_lmx.api.exchange import Answers, CallLimits, Exchange, Rendering
 from opta_lmx.api.fields import BodyReader, Read
 from opta_lmx.api.json_body import Head, read_head
 from opta_lmx.api.ratelimit import ACCOUNT
@@ -32,16 +33,24 @@ class Calls:
         serving: the door to the models.
         limits: sizes and times.
         clock: time.
+        envelopes: takes keys out of what is told.
         lenient: unknown fields pass and are named in a header (`protocol.unknown_fields`).
     """
 
     def __init__(
-        self, serving: Serving, limits: CallLimits, clock: Clock, *, lenient: bool = False
+        self,
+        serving: Serving,
+        limits: CallLimits,
+        clock: Clock,
+        envelopes: Envelopes,
+        *,
+        lenient: bool = False,
     ) -> None:
         self.serving = serving
         self.limits = limits
         self.clock = clock
         self.lenient = lenient
+        self.envelopes = envelopes
         self._parser = BodyParser()
 
     async def body(self, request: Request) -> bytes:
@@ -52,7 +61,12 @@ class Calls:
 
     async def parse(self, reader: BodyReader[_Call], body: bytes) -> Read[_Call]:
         """Parse a body that needs no admission. Raises LmxError."""
-        return await self._parser.parse(reader, body)
+        read = await self._parser.parse(reader, body)
+        if not read.ignored:
+            return read
+        # Callers choose these names, and are told them again.
+        ignored = tuple(self.envelopes.mask(name) for name in read.ignored)
+        return msgspec.structs.replace(read, ignored=ignored)
 
     async def admit(
         self,
@@ -91,11 +105,11 @@ class Calls:
         head = await self._parser.parse(read_head, body)
         caller = caller_of(connection, head)
         if not self.serving.is_loaded(head.model, caller.principal):
-            read = await self._parser.parse(reader, body)
+            read = await self.parse(reader, body)
             return _kept(await self._admit(connection, head, kinds, caller), head, read), read
         ticket = await self._admit(connection, head, kinds, caller)
         try:
-            read = await self._parser.parse(reader, body)
+            read = await self.parse(reader, body)
             return _kept(ticket, head, read), read
         except BaseException:  # whatever it is, the place in the line must not be lost
             ticket.give_back()
@@ -126,7 +140,11 @@ class Calls:
             rendering: makes the rendering of a call.
         """
         answering = self.serving.run(ticket, with_session(wanted, request.headers))
-        return Exchange(answering, rendering(answering), self.limits, self.clock)
+        return self.exchanged(answering, rendering(answering))
+
+    def exchanged(self, answers: Answers, rendering: Rendering) -> Exchange:
+        """As `exchange`, for a call that runs already, or several as one."""
+        return Exchange(answers, rendering, self.limits, self.clock, self.envelopes.masked)
 
 
 def with_session(wanted: GenerationRequest, headers: Mapping[str, str]) -> GenerationRequest:

@@ -98,11 +98,11 @@ class Door:
     def _check_key(self, scope: Scope, headers: Headers, needed: principal.Scope | None) -> None:
         shown = shown_key(scope, headers, admin=needed is principal.Scope.ADMIN)
         certificate = self._certificates.shown(scope, headers)
-        ticket = None
+        ticket, find = None, self._keyring.owner
         if not shown and self._tickets is not None:
-            # One that is good no more is asked for like a key, and counts as a wrong one.
+            # One that is no ticket (any more) counts as a wrong key; that it is a key is not asked.
             shown, ticket = shown_ticket(scope), self._tickets.taken_from(scope, headers)
-        find = self._keyring.owner if ticket is None else ticket.owner
+            find = _nobody if ticket is None else ticket.owner
         found = certificate.with_key(shown, find)
         if found is None:
             raise self._stranger(_address(scope), shown)
@@ -163,6 +163,10 @@ def _lasts(scope: Scope, needed: principal.Scope | None) -> bool:
     """Whether to look again later: a socket stays open for days, a body may come slowly."""
     asked_again = needed is principal.Scope.ADMIN or scope["path"] == TICKETS_PATH
     return scope["type"] == "websocket" or asked_again
+
+
+def _nobody(_: str) -> None:
+    """Whose a word is that stood where only a ticket may."""
 
 
 def _again(

@@ -71,9 +71,15 @@ class Envelopes:
         self._default = default
         self._by_prefix = tuple(by_prefix)
 
+    def masked(self, error: LmxError) -> LmxError:
+        """The error, without keys in what of it is told."""
+        error.message = self.mask(error.message)
+        error.param = error.param and self.mask(error.param)
+        return error
+
     def render(self, path: str, error: LmxError) -> tuple[int, dict[str, str], bytes]:
         """Return status, extra headers and body in the dialect that `path` speaks."""
-        error.message = self.mask(error.message)
+        error = self.masked(error)
         for prefix, renderer in self._by_prefix:
             if path.startswith(prefix):
                 return renderer(error)

@@ -5,7 +5,7 @@ A dialect brings a `Rendering`; this module decides when it is asked.
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Protocol
 
 import msgspec
@@ -117,15 +117,22 @@ class Exchange:
         rendering: how it is told.
         limits: times.
         clock: time.
+        masked: takes keys out of an error that is told.
     """
 
     def __init__(
-        self, answering: Answers, rendering: Rendering, limits: CallLimits, clock: Clock
+        self,
+        answering: Answers,
+        rendering: Rendering,
+        limits: CallLimits,
+        clock: Clock,
+        masked: Callable[[LmxError], LmxError],
     ) -> None:
         self._answering = answering
         self._rendering = rendering
         self._limits = limits
         self._clock = clock
+        self._masked = masked
 
     def response(self, *, stream: bool, headers: dict[str, str] | None = None) -> Response:
         """The HTTP response that makes and sends the answer, and frees all when it ends."""
@@ -158,7 +165,7 @@ class Exchange:
         except LmxError as error:
             if not writer.started:
                 raise
-            await writer.write(self._rendering.failed(error))
+            await writer.write(self._rendering.failed(self._masked(error)))
 
     async def _tell(self, writer: StreamWriter) -> None:
         rendering = self._rendering

@@ -15,6 +15,7 @@ from opta_lmx.core.clock import Clock
 from opta_lmx.core.errors import ErrorKind, LmxError
 from opta_lmx.core.ids import random_id
 from opta_lmx.core.telemetry import Telemetry
+from opta_lmx.security.proxies import REFUSED
 
 _MAX_REQUEST_ID = 128
 _POLICY_VIOLATION = 1008
@@ -77,13 +78,20 @@ class Guard:
         self, exchange: "_Exchange", scope: Scope, receive: Receive, send: Send
     ) -> None:
         try:
-            self._door.check(scope, exchange.headers)
+            self._check(scope, exchange.headers)
         except LmxError as error:
             if self._refused is not None:
                 await self._refused(scope, error)
             await _refuse(scope, send, *self._envelopes.render(scope["path"], error))
         else:
             await self._app(scope, exchange.receiving(receive), send)
+
+    def _check(self, scope: Scope, headers: Headers) -> None:
+        unclear = scope.get(REFUSED)
+        if unclear is not None:
+            self._telemetry.log("warning", "forwarded headers refused", code=unclear.code)
+            raise unclear
+        self._door.check(scope, headers)
 
 
 def _trace(headers: Headers) -> dict[str, str]:

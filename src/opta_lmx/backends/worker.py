@@ -9,6 +9,7 @@ import argparse
 import ctypes
 import os
 import queue
+import resource
 import signal
 import socket
 import sys
@@ -292,6 +293,8 @@ def main() -> NoReturn:
     parser.add_argument("--fd", type=int, required=True)
     arguments = parser.parse_args()
     _die_with_parent()
+    # Whoever starts us: prompts must not be left in a core file.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     # A group of its own keeps a terminal's Ctrl-C away from us. Not a session: Linux schedules
     # sessions against each other, and the front then waits behind a busy worker.
     os.setpgid(0, 0)

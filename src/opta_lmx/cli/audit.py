@@ -125,6 +125,31 @@ async def recorded(
     return result
 
 
+def written(
+    session: Session,
+    what: tuple[str, str],
+    work: Callable[[], _Result],
+    told: Callable[[_Result], str],
+) -> _Result:
+    """As `recorded`, for work that needs no database itself."""
+    from opta_lmx.core.clock import SystemClock
+    from opta_lmx.core.telemetry import NullTelemetry
+    from opta_lmx.store.database import Database
+    from opta_lmx.tenancy.audit_rows import SCHEMA
+
+    async def done() -> _Result:
+        return work()
+
+    async def run() -> _Result:
+        database = Database(session.home / "lmx.db", (SCHEMA,), SystemClock(), NullTelemetry())
+        try:
+            return await recorded(database, session, what, done, told)
+        finally:
+            await database.close()
+
+    return asyncio.run(run())
+
+
 async def _begun(log: "AuditLog", entry: "Entry", session: Session) -> int | None:
     """The number of the row that something begins. What only takes away goes on without one."""
     from opta_lmx.core.errors import LmxError

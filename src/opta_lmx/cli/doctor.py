@@ -39,6 +39,7 @@ def doctor(config: ConfigOption = None, as_json: JsonOption = False) -> None:
 
 def _examine(config: Path | None) -> "Iterator[Check]":
     from opta_lmx.cli import checks, fitting, preset_checks, profile_checks, tls_checks
+    from opta_lmx.cli.oidc_checks import provider
 
     yield from checks.hardware()
     yield from checks.backends()
@@ -47,6 +48,7 @@ def _examine(config: Path | None) -> "Iterator[Check]":
     yield from checks.state_folder(session, config)
     yield from profile_checks.security(session)
     yield from tls_checks.certificates(session)
+    yield from provider(session)
     yield from checks.listening(session)
     yield from fitting.models(session)
     yield from preset_checks.presets(session)

@@ -185,6 +185,7 @@ def _with_book(
     """Open the home's keys, do the work, close them. Raises LmxError."""
     from opta_lmx.core.clock import SystemClock
     from opta_lmx.core.telemetry import NullTelemetry
+    from opta_lmx.security.redaction import Redactor
     from opta_lmx.store.database import Database
     from opta_lmx.tenancy.audit_rows import SCHEMA as AUDIT_SCHEMA
     from opta_lmx.tenancy.key_book import KeyBook
@@ -197,7 +198,8 @@ def _with_book(
             if database.failure is not None:
                 raise database.failure
             taken = [owner.key for owner in _owners(session)]
-            return await work(KeyBook(database, clock, taken), database)
+            mask = Redactor(session.settings.secrets()).mask_keys
+            return await work(KeyBook(database, clock, taken, mask), database)
         finally:
             await database.close()
 

@@ -14,6 +14,7 @@ from opta_lmx.cli.session import ConfigOption, JsonOption, Session, open_session
 if TYPE_CHECKING:
     from opta_lmx.config.sections.quotas import QuotaSettings
     from opta_lmx.core.principal import Quotas
+    from opta_lmx.store.database import Database
     from opta_lmx.tenancy.quotas import QuotaBook
     from opta_lmx.tenancy.quotas_rows import Subject
 
@@ -95,7 +96,7 @@ def set_quotas(
         concurrency=concurrency,
     )
     subject = _subject(key, tenant)
-    _with_book(open_session(config), lambda book: book.put(subject, given))
+    _changing(open_session(config), ("quotas.set", subject), lambda book: book.put(subject, given))
     note(f"The {subject.whose} '{subject.name}' may use: {_words(given)}.")
 
 
@@ -126,8 +127,12 @@ def clear(*, key: _Key = None, tenant: _Tenant = None, config: ConfigOption = No
     from opta_lmx.tenancy.quotas import not_found
 
     subject = _subject(key, tenant)
-    if not _with_book(open_session(config), lambda book: book.clear(subject)):
-        raise not_found(subject)
+
+    async def forget(book: "QuotaBook") -> None:
+        if not await book.clear(subject):
+            raise not_found(subject)
+
+    _changing(open_session(config), ("quotas.clear", subject), forget)
     note(f"The stored quotas of the {subject.whose} '{subject.name}' are gone.")
 
 
@@ -140,21 +145,43 @@ def _subject(key: str | None, tenant: str | None) -> "Subject":
     return Subject("key", key) if key is not None else Subject("tenant", tenant or "")
 
 
-def _with_book(session: Session, work: "Callable[[QuotaBook], Awaitable[_Result]]") -> _Result:
+def _changing(
+    session: Session,
+    what: "tuple[str, Subject]",
+    work: "Callable[[QuotaBook], Awaitable[_Result]]",
+) -> _Result:
+    """Do work that changes quotas; `what`, an action and its subject, goes into the audit log."""
+    from opta_lmx.cli.audit import recorded
+
+    action, subject = what
+    target = f"{subject.whose} {subject.name}"
+
+    async def run(book: "QuotaBook", database: "Database") -> _Result:
+        return await recorded(
+            database, session, (action, target), lambda: work(book), lambda _: target
+        )
+
+    return _with_book(session, run)
+
+
+def _with_book(
+    session: Session, work: "Callable[[QuotaBook, Database], Awaitable[_Result]]"
+) -> _Result:
     """Open the home's quotas, do the work, close them. Raises LmxError."""
     from opta_lmx.core.clock import SystemClock
     from opta_lmx.core.telemetry import NullTelemetry
     from opta_lmx.store.database import Database
+    from opta_lmx.tenancy.audit_rows import SCHEMA as AUDIT_SCHEMA
     from opta_lmx.tenancy.quotas import QuotaBook
     from opta_lmx.tenancy.quotas_rows import SCHEMA
 
     async def run() -> _Result:
-        clock = SystemClock()
-        database = Database(session.home / "lmx.db", (SCHEMA,), clock, NullTelemetry())
+        clock, path, schemas = SystemClock(), session.home / "lmx.db", (SCHEMA, AUDIT_SCHEMA)
+        database = Database(path, schemas, clock, NullTelemetry())
         try:
             if database.failure is not None:
                 raise database.failure
-            return await work(QuotaBook(_configured(session), database, clock))
+            return await work(QuotaBook(_configured(session), database, clock), database)
         finally:
             await database.close()
 
@@ -185,7 +212,7 @@ def _facts(session: Session) -> list[dict[str, Any]]:
             for one, quotas in _configured(session).items()
         ]
 
-    async def holdings(book: "QuotaBook") -> list[dict[str, Any]]:
+    async def holdings(book: "QuotaBook", _: "Database") -> list[dict[str, Any]]:
         return [
             {
                 "whose": one.subject.whose,

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from opta_lmx.cli.session import JsonOption, open_session
+from opta_lmx.cli.session import JsonOption, Session, open_session
 from opta_lmx.core.errors import invalid
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from opta_lmx.security.tls.folder import Made, TlsFolder
 
 _DAY_MS = 86_400_000
@@ -48,8 +50,12 @@ def init(
     from opta_lmx.cli.terminal import note
     from opta_lmx.security.tls.making import hosts_of_machine
 
-    folder = _folder()
-    made = folder.begin(host or hosts_of_machine(socket.gethostname()), days, force=force)
+    hosts = host or hosts_of_machine(socket.gethostname())
+    session = open_session()
+    folder = _folder(session)
+    made = _making(
+        session, ("tls.init", " ".join(hosts)), lambda: folder.begin(hosts, days, force=force)
+    )
     note(f"Made {folder.authority_file} and {made.certificate}, which ends {_moment(made)}.")
     note("Clients are to trust the first of the two. Settings that use them:")
     typer.echo(
@@ -85,7 +91,8 @@ def issue(
     if tenant is not None:
         _check(tenant, "--tenant")
     uri = gateway_uri(name) if tenant is None else tenant_uri(tenant, name)
-    made = _folder().issue(Wish(name, tenant, uri, tuple(host or ()), days))
+    session, wish = open_session(), Wish(name, tenant, uri, tuple(host or ()), days)
+    made = _making(session, ("tls.issue", uri), lambda: _folder(session).issue(wish))
     note(f"Made {made.certificate} and {made.key}; it ends {_moment(made)}. Settings that know it:")
     if tenant is None:
         typer.echo(f'[tls]\ngateway = ["{uri}"]')
@@ -108,7 +115,9 @@ def renew(
 
     if name is not None:
         _check(name, "NAME")
-    made = _folder().renew(name, days)
+    session = open_session()
+    what = "tls.renew", name or "server"
+    made = _making(session, what, lambda: _folder(session).renew(name, days))
     note(f"Made {made.certificate} and {made.key} anew; it ends {_moment(made)}.")
 
 
@@ -119,7 +128,7 @@ def show(*, as_json: JsonOption = False) -> None:
     from opta_lmx.core.clock import SystemClock
 
     now_ms = SystemClock().now_ms()
-    facts = [_facts(made, now_ms) for made in _folder().all()]
+    facts = [_facts(made, now_ms) for made in _folder(open_session()).all()]
     if as_json:
         print_json({"certificates": facts})
         return
@@ -143,11 +152,18 @@ def _facts(made: "Made", now_ms: int) -> dict[str, Any]:
     }
 
 
-def _folder() -> "TlsFolder":
+def _folder(session: Session) -> "TlsFolder":
     from opta_lmx.core.clock import SystemClock
     from opta_lmx.security.tls.folder import FOLDER, TlsFolder
 
-    return TlsFolder(open_session().home / FOLDER, SystemClock())
+    return TlsFolder(session.home / FOLDER, SystemClock())
+
+
+def _making(session: Session, what: tuple[str, str], work: "Callable[[], Made]") -> "Made":
+    """Make a certificate; `what`, an action and its target, goes into the audit log."""
+    from opta_lmx.cli.audit import written
+
+    return written(session, what, work, lambda made: f"{what[1]}, ends {_moment(made)}")
 
 
 def _check(text: str, param: str) -> None:

@@ -132,10 +132,11 @@ def profile_of(settings: Settings) -> Profile:
 
 
 def keys_required(settings: Settings) -> bool:
-    """Whether callers must say who they are, by key or certificate, even while there is no key."""
+    """Whether callers must say who they are, also while there is no key: see what else tells."""
     by_certificate = settings.tls.mapping or settings.tls.gateway
     beyond = not is_loopback(settings.server.host)
-    return profile_of(settings).keys or beyond or bool(by_certificate)
+    by_token = settings.oidc.issuer is not None
+    return profile_of(settings).keys or beyond or bool(by_certificate) or by_token
 
 
 def rules(settings: Settings, stored_keys: int, name: ProfileName | None = None) -> list[Rule]:
@@ -236,14 +237,18 @@ def _keys(settings: Settings, stored_keys: int) -> Rule:
     count = len(settings.all_keys()) + stored_keys
     needed = keys_required(settings)
     lacking = None
-    if needed and not count and not settings.tls.mapping:
+    others = [("known certificate", "tls.mapping")] if settings.tls.mapping else []
+    others += [("token", "oidc.issuer")] if settings.oidc.issuer else []
+    if needed and not count and not others:
         lacking = (
             "Callers must show a key, and there is none: make one with `opta-lmx keys create "
             "--name NAME`, or write one into access.keys."
         )
     asks, found = "a key with each request", _counted(count)
-    if settings.tls.mapping:
-        asks, found = "a key or a known certificate with each request", f"{found}, tls.mapping"
+    if others:
+        ways = " or a ".join(["key", *(way for way, _ in others)])
+        asks = f"a {ways} with each request"
+        found = ", ".join([found, *(setting for _, setting in others)])
     elif not needed:
         asks = "a key as soon as there is one"
     return Rule(_KEYS, asks, found, "request", "access.keys", lacking)

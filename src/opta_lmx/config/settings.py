@@ -13,6 +13,7 @@ from opta_lmx.config.sections.engine import EngineSettings
 from opta_lmx.config.sections.logging import LoggingSettings
 from opta_lmx.config.sections.memory import MemorySettings
 from opta_lmx.config.sections.models import ModelsSettings
+from opta_lmx.config.sections.oidc import OidcSettings
 from opta_lmx.config.sections.protocol import ProtocolSettings
 from opta_lmx.config.sections.queue import QueueSettings
 from opta_lmx.config.sections.quotas import QuotasSettings
@@ -42,6 +43,7 @@ class Settings(Section):
     quotas: QuotasSettings = QuotasSettings()
     audit: AuditSettings = AuditSettings()
     tls: TlsSettings = TlsSettings()
+    oidc: OidcSettings = OidcSettings()
     models: ModelsSettings = ModelsSettings()
     engine: EngineSettings = EngineSettings()
     memory: MemorySettings = MemorySettings()

@@ -18,13 +18,27 @@ class _Teller(logging.Handler):
         error = record.exc_info[1] if record.exc_info else None
         if getattr(error, TOLD, False):
             return
-        try:
-            said = record.getMessage()
-        except (TypeError, ValueError):  # Its arguments do not fit; they are not worth a fault.
-            said = str(record.msg)
         level = next(name for least, name in _LEVELS if record.levelno >= least)
         fields = {} if error is None else {"exc_info": error}
-        self._telemetry.log(level, "library message", logger=record.name, said=said, **fields)
+        try:
+            self._telemetry.log(
+                level, "library message", logger=record.name, said=_said(record), **fields
+            )
+        except Exception as fault:  # noqa: BLE001  (boundary: no library fails by what it says)
+            self._telemetry.log(level, "library message", logger=record.name, fault=_kind(fault))
+
+
+def _said(record: logging.LogRecord) -> str:
+    """What a record says: its own objects make the text, and may raise anything."""
+    try:
+        return record.getMessage()
+    except Exception as fault:  # noqa: BLE001  (boundary: as `logging.Handler.handleError`)
+        words = record.msg if isinstance(record.msg, str) else type(record.msg).__name__
+        return f"{words} ({_kind(fault)})"
+
+
+def _kind(fault: Exception) -> str:
+    return type(fault).__name__
 
 
 @contextlib.contextmanager

@@ -27,6 +27,9 @@ METRICS: dict[str, Metric] = {
     "client_disconnects_total": Metric(
         "counter", "Clients gone before their answer ended.", ("route",)
     ),
+    "identity_provider_fetches_total": Metric(
+        "counter", "Fetches of the identity provider's keys (done, failed).", ("outcome",)
+    ),
     "tls_handshake_failures_total": Metric(
         "counter", "TLS connections that did not come about, by the reason.", ("reason",)
     ),

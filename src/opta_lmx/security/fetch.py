@@ -11,6 +11,7 @@ import socket
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from fnmatch import fnmatchcase
+from typing import Any
 
 import httpx
 import msgspec
@@ -30,6 +31,8 @@ Resolve = Callable[[str, int], Awaitable[Sequence[Address]]]
 """Finds the addresses of a host name and port; raises OSError where there are none."""
 
 MAX_ADDRESSES = 16
+MAX_LOOKUPS = 8
+"""Names that are looked up at once, by everybody."""
 _TRIED = 3
 """Addresses of one host that are tried before it counts as out of reach."""
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -64,10 +67,40 @@ class Fetched(msgspec.Struct, frozen=True):
     final_url: str
 
 
+class _Lookups:
+    """Counts those under way: one cannot be ended, and holds a thread that others need, too."""
+
+    def __init__(self) -> None:
+        self._running = 0
+
+    async def ask(self, host: str, port: int) -> list[tuple[Any, ...]]:
+        if self._running >= MAX_LOOKUPS:
+            raise _failed("too many names are being looked up")
+        asking = asyncio.ensure_future(
+            asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        )
+        self._running += 1
+        asking.add_done_callback(self._ended)
+        # Whoever waits may go; it counts until it is over.
+        return [*await asyncio.shield(asking)]
+
+    def _ended(self, asking: "asyncio.Future[Any]") -> None:
+        self._running -= 1
+        if not asking.cancelled():
+            asking.exception()
+
+
+_lookups = _Lookups()
+
+
 async def resolve(host: str, port: int) -> Sequence[Address]:
-    """Ask the operating system, as any program here would."""
-    loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    """Ask the operating system, as any program here would.
+
+    Raises:
+        OSError: there is no such host.
+        LmxError: UPSTREAM_FAILED `fetch_failed` while too many others are asked for.
+    """
+    found = await _lookups.ask(host, port)
     # A zone (`fe80::1%eth0`) is left in place: such an address is refused.
     return [ipaddress.ip_address(address[0]) for *_, address in found]
 

@@ -1,6 +1,5 @@
 """In front of everything: a request that came through proxies gets its client's address back."""
 
-import msgspec
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -11,8 +10,13 @@ from opta_lmx.security.forwarded import client_address
 PASSED_ON = "opta_lmx.passed_on"
 """In the scope of a request that came through a trusted proxy, and that says so itself."""
 
+REFUSED = "opta_lmx.forwarding_refused"
+"""In the scope of a request whose headers do not tell who asks: the LmxError that refuses it.
+
+Not answered here: the guard tells it in the dialect's envelope, under an id, and counts it.
+"""
+
 _NO_PORT = 0
-_POLICY_VIOLATION = 1008
 _MARKS = ("forwarded", "x-real-ip", "via")
 _MARKS_BEGIN = "x-forwarded-"
 _SCHEMES = {
@@ -29,7 +33,7 @@ class TrustedProxies:
     on gets `PASSED_ON`: it is not from the machine that its address names.
 
     Args:
-        app: what answers.
+        app: what answers, and refuses what has `REFUSED` in its scope.
         trusted: proxies; without any, nothing is changed.
     """
 
@@ -43,8 +47,7 @@ class TrustedProxies:
             try:
                 self._identify(scope)
             except LmxError as error:
-                await _refuse(scope, send, error)
-                return
+                scope[REFUSED] = error
         await self._app(scope, receive, send)
 
     def _identify(self, scope: Scope) -> None:
@@ -62,19 +65,3 @@ class TrustedProxies:
         # The last one: any before it may be the client's own.
         named = protocols.rpartition(",")[2].strip().lower()
         scope["scheme"] = _SCHEMES[scope["type"]].get(named, scope["scheme"])
-
-
-async def _refuse(scope: Scope, send: Send, error: LmxError) -> None:
-    """Reply 400 in the commonest envelope: no route, and so no dialect, has been chosen yet."""
-    kind = "http.response"
-    if scope["type"] == "websocket":
-        kind = "websocket.http.response"
-        if kind not in scope.get("extensions", {}):
-            await send({"type": "websocket.close", "code": _POLICY_VIOLATION})
-            return
-    told = {"message": error.message, "type": "invalid_request_error"}
-    body = msgspec.json.encode({"error": {**told, "param": error.param, "code": error.code}})
-    length = str(len(body)).encode()
-    headers = [(b"content-type", b"application/json"), (b"content-length", length)]
-    await send({"type": f"{kind}.start", "status": 400, "headers": headers})
-    await send({"type": f"{kind}.body", "body": body})

@@ -7,6 +7,7 @@ from typing import Any, cast
 MASK = "***"
 SHORTEST_KNOWN = 6
 """Characters; a shorter secret stands in too many innocent words to be looked for."""
+_CUT = 64
 
 _NAMES = r"(?:proxy-)?authorization|x[-_](?:api|admin)[-_]key|api[-_]key|(?:set-)?cookie"
 _NAME = re.compile(rf"{_NAMES}|sec-websocket-protocol", re.IGNORECASE)
@@ -17,6 +18,8 @@ _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(rf"(lmx_[A-Za-z0-9]{{8}}_)[{_CHARS}]{{32,}}"), rf"\1{MASK}"),
     (re.compile(rf"(?<![{_CHARS}])(lmx_[A-Za-z0-9]{{8}}_)[{_CHARS}]+"), rf"\1{MASK}"),
     (re.compile(r"(lmx-key\.)[^\s\"'\\,;]+"), rf"\1{MASK}"),
+    # Tokens (JWT), also cut ones: all that are taken begin so.
+    (re.compile(rf"eyJ[{_CHARS}]{{6,}}(?:\.[{_CHARS}]*)*"), f"eyJ{MASK}"),
     (re.compile(r"\b(bearer|basic)(\s+)[^\s\"'\\,;]{6,}", re.IGNORECASE), rf"\1\2{MASK}"),
     # A header with its value, as text (`X-Api-Key: k`), JSON or a pair of Python's bytes.
     (
@@ -28,7 +31,7 @@ _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
         rf"\1{MASK}",
     ),
 )
-_KEYS = _PATTERNS[:3]
+_KEYS = _PATTERNS[:4]
 """Those that know a key by its looks."""
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _CONTROLS_IN_TRACES = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
@@ -44,6 +47,8 @@ class Redactor:
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
         known = {secret for secret in secrets if len(secret) >= SHORTEST_KNOWN}
+        # Names of fields are cut before they are told.
+        known |= {secret[:_CUT] for secret in known}
         longest_first = sorted(known, key=len, reverse=True)
         self._known = re.compile("|".join(map(re.escape, longest_first))) if known else None
 

@@ -1,7 +1,6 @@
 """The audit log: who did what, and what came of it. Rows are added and never changed."""
 
 import asyncio
-import contextlib
 from collections.abc import Callable
 from functools import partial
 
@@ -12,12 +11,14 @@ from opta_lmx.core.clock import Clock
 from opta_lmx.core.errors import ErrorKind, LmxError
 from opta_lmx.store.database import Database
 from opta_lmx.tenancy import audit_rows
-from opta_lmx.tenancy.audit_refusals import Refusals
+from opta_lmx.tenancy.audit_refusals import OWNERS, STRANGERS, Refusals, in_words, network_of
 from opta_lmx.tenancy.audit_rows import AuditRow, Entry, Verdict, Wanted
 
 UNAVAILABLE = "audit_unavailable"
 REFUSALS = "audit.refusals"
 """The action of the row that counts refusals without rows of their own."""
+TELL_S = 60.0
+"""How long refusals without rows of their own are counted before they are told."""
 WRITE_S = 5.0
 """How long one row may take to be on the disk."""
 MAX_TARGET = 200
@@ -52,7 +53,11 @@ class AuditLog:
         self._mask = mask
         self._keep_days = keep_days
         self._look_at = clock.monotonic()
-        self._refusals = Refusals(clock)
+        self._strangers = Refusals(clock, STRANGERS)
+        self._owners = Refusals(clock, OWNERS)
+        self._pause: asyncio.Future[None] | None = None
+        self._telling: asyncio.Task[None] | None = None
+        self._closing = False
 
     async def append(self, entry: Entry) -> int:
         """Add a row; its sequence number, once it is on the disk.
@@ -61,7 +66,7 @@ class AuditLog:
             LmxError: UNAVAILABLE `audit_unavailable`. A row that took too long may still be
                 written.
         """
-        return await self._write([*self._untold(now=False), entry])
+        return await self._write(entry)
 
     async def refused(self, entry: Entry) -> bool:
         """Add a row for somebody who was turned away, or only count it; whether it was added.
@@ -69,12 +74,14 @@ class AuditLog:
         Raises:
             LmxError: as `append`.
         """
-        rows = self._untold(now=False)
-        admitted = self._refusals.admit(entry.address)
+        if entry.tenant:
+            admitted = self._owners.admit(f"{entry.tenant}/{entry.who}")
+        else:
+            admitted = self._strangers.admit(network_of(entry.address))
         if admitted:
-            rows.append(entry)
-        if rows:
-            await self._write(rows)
+            await self._write(entry)
+        else:
+            self._tell_in_a_minute()
         return admitted
 
     async def page(self, wanted: Wanted) -> list[AuditRow]:
@@ -95,25 +102,53 @@ class AuditLog:
 
     async def close(self) -> None:
         """Write what was only counted so far."""
-        rows = self._untold(now=True)
-        if rows:
-            with contextlib.suppress(LmxError):
-                await self._write(rows)
+        self._closing = True
+        if self._pause is not None:
+            self._pause.cancel()
+        if self._telling is not None:
+            await self._telling
 
-    async def _write(self, entries: list[Entry]) -> int:
-        """Add rows in one transaction; the sequence number of the last."""
-        work = partial(self._work, [self._cleaned(one) for one in entries], self._due())
+    def _tell_in_a_minute(self) -> None:
+        """From the first refusal on that was only counted."""
+        if self._telling is None and not self._closing:
+            self._pause = asyncio.ensure_future(self._clock.sleep(TELL_S))
+            self._telling = asyncio.create_task(self._tell_later())
+
+    async def _tell_later(self) -> None:
+        """Write what was only counted; as long as that fails, again a minute later."""
+        # The pause is a future of its own, so that `close` ends a wait and never a write.
+        while self._pause is not None:
+            await asyncio.wait({self._pause})
+            await self._tell(self._strangers, "addresses")
+            await self._tell(self._owners, "keys")
+            again = (self._strangers.untold or self._owners.untold) and not self._closing
+            self._pause = asyncio.ensure_future(self._clock.sleep(TELL_S)) if again else None
+        self._telling = None
+
+    async def _tell(self, refusals: Refusals, what: str) -> None:
+        counts = refusals.take()
+        if not counts:
+            return
+        told = in_words(counts, what)
+        try:
+            await self._write(Entry(who="server", action=REFUSALS, target=told, outcome="refused"))
+        except LmxError:
+            refusals.give_back(counts)
+
+    async def _write(self, entry: Entry) -> int:
+        """Add a row, and before it remove what is too old; its sequence number."""
+        work = partial(self._work, self._cleaned(entry), self._due())
         try:
             async with asyncio.timeout(WRITE_S):
                 return await self._database.write(work)
         except (LmxError, TimeoutError):
             raise unavailable() from None
 
-    def _work(self, entries: list[Entry], before_ms: int | None, connection: Connection) -> int:
+    def _work(self, entry: Entry, before_ms: int | None, connection: Connection) -> int:
         now_ms = self._clock.now_ms()
         if before_ms is not None:
             audit_rows.remove_before(connection, before_ms, now_ms, _REMOVED_AT_ONCE)
-        return [audit_rows.append(connection, one, now_ms) for one in entries][-1]
+        return audit_rows.append(connection, entry, now_ms)
 
     def _due(self) -> int | None:
         """The moment before which rows are to be removed, where that is to be looked at now."""
@@ -122,13 +157,6 @@ class AuditLog:
             return None
         self._look_at = now + _LOOK_S
         return self._clock.now_ms() - self._keep_days * _DAY_MS
-
-    def _untold(self, *, now: bool) -> list[Entry]:
-        """A row for refusals without one, if there were any in a minute that is over."""
-        told = self._refusals.summary(now=now)
-        if told is None:
-            return []
-        return [Entry(who="server", action=REFUSALS, target=told, outcome="refused")]
 
     def _cleaned(self, entry: Entry) -> Entry:
         texts = {

@@ -95,10 +95,13 @@ TRIGGERS = {
         (
             "audit_marks_forward",
             "UPDATE ON audit_marks",
-            "marks of the audit log only move on, to a row there is",
+            "marks of the audit log only move on, to a row there is, and as a row says",
             (
                 "NEW.name IS NOT OLD.name OR NEW.seq <= OLD.seq OR NOT EXISTS (SELECT 1 FROM "
-                "audit_rows WHERE seq = NEW.seq AND hash = NEW.hash)"
+                "audit_rows WHERE seq = NEW.seq AND hash = NEW.hash) OR (NEW.name = 'removed' AND "
+                "NOT EXISTS (SELECT 1 FROM audit_rows WHERE seq > NEW.seq AND who = 'server' AND "
+                "tenant = '' AND action = 'audit.retention' AND "
+                "target = 'rows ' || (OLD.seq + 1) || ' to ' || NEW.seq))"
             ),
         ),
         ("audit_marks_stay", "DELETE ON audit_marks", "marks of the audit log stay", ""),
@@ -115,7 +118,13 @@ def _first_step(connection: Connection) -> None:
         connection.exec_driver_sql(statement)
 
 
-SCHEMA = Schema("audit", (_first_step,))
+def _second_step(connection: Connection) -> None:
+    """From here on the mark of what was removed moves only where a row says so."""
+    connection.exec_driver_sql("DROP TRIGGER IF EXISTS audit_marks_forward")
+    connection.exec_driver_sql(TRIGGERS["audit_marks_forward"])
+
+
+SCHEMA = Schema("audit", (_first_step, _second_step))
 """The tables of the audit log."""
 
 
@@ -198,7 +207,7 @@ def page(connection: Connection, wanted: Wanted) -> list[AuditRow]:
 
 
 def remove_before(connection: Connection, before_ms: int, now_ms: int, most: int) -> int:
-    """Remove the oldest rows, up to the first one of `before_ms` or later, and say so in a row.
+    """Say in a row that the oldest go, up to the first one of `before_ms` or later; remove them.
 
     How many were removed; `most` bounds it.
     """
@@ -212,10 +221,10 @@ def remove_before(connection: Connection, before_ms: int, now_ms: int, most: int
     found = connection.scalar(select(_ROWS.c.hash).where(_ROWS.c.seq == end))
     if found is None:
         return 0  # Tampered with: verification tells, and nothing more is taken away.
-    _move(connection, _REMOVED, end, found)
-    connection.execute(delete(_ROWS).where(_ROWS.c.seq <= end))
     told = f"rows {removed + 1} to {end}"
     append(connection, Entry(who="server", action=RETENTION, target=told, outcome="ok"), now_ms)
+    _move(connection, _REMOVED, end, found)
+    connection.execute(delete(_ROWS).where(_ROWS.c.seq <= end))
     return end - removed
 
 
@@ -226,11 +235,11 @@ def verify(connection: Connection, expected: tuple[int, str] | None = None) -> V
         connection: to the database.
         expected: sequence number and hash of a row as somebody has noted them elsewhere.
     """
-    seq, previous = _mark(connection, _REMOVED)
-    first = seq + 1
-    last, last_hash = _mark(connection, _LAST)
+    removed, previous = _mark(connection, _REMOVED)
+    seq, last = removed, _mark(connection, _LAST)
     problem = _missing_trigger(connection)
-    seen = expected is None or (seq, previous) == expected
+    seen = expected in (None, (0, _FIRST_HASH))
+    told = removed <= 0
     for number, row in _numbered(connection):
         wrong = _wrong(number, row, seq + 1, previous)
         if wrong is not None or row is None:
@@ -238,12 +247,42 @@ def verify(connection: Connection, expected: tuple[int, str] | None = None) -> V
             break
         seq, previous = number, row.hash
         seen = seen or (seq, previous) == expected
-    if problem is None and (seq, previous) != (last, last_hash):
-        problem = f"row {last} was written, and the log ends with row {seq}"
+        told = told or _tells_removed(row, removed)
+    problem = problem or _missing(removed, told=told, ended=(seq, previous), last=last)
     if problem is None and not seen:
         assert expected is not None
-        problem = f"row {expected[0]} is not there with the hash that was expected"
-    return Verdict(rows=seq + 1 - first, first=first, last=seq, hash=previous, problem=problem)
+        problem = _unseen(expected[0], removed)
+    return Verdict(rows=seq - removed, first=removed + 1, last=seq, hash=previous, problem=problem)
+
+
+def _missing(
+    removed: int, *, told: bool, ended: tuple[int, str], last: tuple[int, str]
+) -> str | None:
+    """What is wrong at either end of rows that are sound; None where nothing is.
+
+    Args:
+        removed: the row up to which the log was shortened.
+        told: a row says so.
+        ended: the last row there is, and its hash.
+        last: the same as the log's own mark has them.
+    """
+    if ended != last:
+        return f"row {last[0]} was written, and the log ends with row {ended[0]}"
+    if not told:
+        return f"the rows up to {removed} are gone, and none tells that they were removed"
+    return None
+
+
+def _tells_removed(row: AuditRow, removed: int) -> bool:
+    """Whether a row is the one that says that all up to `removed` went."""
+    server = (row.who, row.tenant, row.action) == ("server", "", RETENTION)
+    return server and row.target.endswith(f" to {removed}")
+
+
+def _unseen(seq: int, removed: int) -> str:
+    if seq <= removed:
+        return f"row {seq} was removed with those up to {removed}: what it held cannot be checked"
+    return f"row {seq} is not there with the hash that was expected"
 
 
 def _wrong(number: Any, row: AuditRow | None, due: int, previous: str) -> str | None:

@@ -1,7 +1,7 @@
 """Keys are made, replaced and ended here, by operators' commands and routes alike."""
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 import msgspec
 from sqlalchemy import Connection
@@ -22,12 +22,14 @@ MAX_GRACE_S = 30 * 86_400
 class Issued(msgspec.Struct, frozen=True):
     """A key that was just made, with its text, which is kept nowhere.
 
-    `first`: before it there was none, so callers need not have shown one.
+    `first`: before it there was none, so callers need not have shown one. `replaced`: the one in
+    whose place it stands, with the moment at which that ends.
     """
 
     row: KeyRow
     secret: str
     first: bool = False
+    replaced: KeyRow | None = None
 
 
 class KeyBook:
@@ -37,12 +39,20 @@ class KeyBook:
         database: holds them.
         clock: time.
         taken: names that the configuration gives to keys.
+        mask: takes keys out of a text.
     """
 
-    def __init__(self, database: Database, clock: Clock, taken: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        database: Database,
+        clock: Clock,
+        taken: Collection[str] = (),
+        mask: Callable[[str], str] = str,
+    ) -> None:
         self._database = database
         self._clock = clock
         self._taken = frozenset(taken)
+        self._mask = mask
 
     async def create(
         self, owner: Principal, *, expires: str = "never", note: str = "", maker: Maker | None
@@ -61,6 +71,7 @@ class KeyBook:
                 UNAUTHENTICATED `invalid_api_key`.
         """
         check_grant(owner, note)
+        self._refuse_keys(name=owner.key, tenant=owner.tenant, note=note)
         now_ms = self._clock.now_ms()
         ends_ms = expiry_ms(expires, now_ms)
         if maker is not None:
@@ -117,7 +128,8 @@ class KeyBook:
                 _check(maker, old.owner, kept_ms)
             minted, new = _new(old.owner, old.note, now_ms, kept_ms)
             key_rows.replace(connection, old, new, until_ms)
-            return Issued(new, minted.secret)
+            ending = msgspec.structs.replace(old, replaced_ms=until_ms, replaced_by=new.id)
+            return Issued(new, minted.secret, replaced=ending)
 
         return await self._database.write(work)
 
@@ -146,6 +158,12 @@ class KeyBook:
         if everything:
             return await self._database.read(key_rows.every)
         return await self._database.read(lambda one: key_rows.living(one, now_ms))
+
+    def _refuse_keys(self, **texts: str) -> None:
+        """Refuse what would be shown, and has a key in it. It is not repeated."""
+        for param, text in texts.items():
+            if self._mask(text) != text:
+                raise invalid(f"There is a key in '{param}': it would be shown.", param=param)
 
     def _refuse_taken(self, holder: KeyRow | None, name: str, now_ms: int) -> None:
         if holder is None and name not in self._taken:

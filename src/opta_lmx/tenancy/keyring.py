@@ -1,4 +1,4 @@
-"""Whose key is shown: those of the configuration, and those kept in the database."""
+"""Whose key is shown: those of the configuration, those in the database, a provider's tokens."""
 
 import asyncio
 import contextlib
@@ -16,6 +16,7 @@ from opta_lmx.store.database import Database
 from opta_lmx.tenancy import key_rows, keys
 from opta_lmx.tenancy.key_rows import Found, KeyRow, State
 from opta_lmx.tenancy.marker import Marker
+from opta_lmx.tenancy.tokens import Tokens
 
 STALE_S = 30.0
 """How long keys go on as last read while the database cannot be: longer, a revoked one might."""
@@ -64,6 +65,7 @@ class Keyring:
         database: holds the others, with the tables of `key_rows.SCHEMA`; None: there are none.
         clock: time.
         required: a key must be shown even though there is none yet.
+        tokens: tells whose other texts are; where there may be some, a key is required.
     """
 
     def __init__(
@@ -73,12 +75,14 @@ class Keyring:
         clock: Clock,
         *,
         required: bool,
+        tokens: Tokens | None = None,
     ) -> None:
         self._fixed = [(keys.digest(secret), owner) for secret, owner in fixed]
         self._database = database
         self._clock = clock
         self._marker = None if database is None else Marker(database.path)
-        self._required = required or bool(fixed)
+        self._tokens = tokens
+        self._required = required or bool(fixed) or tokens is not None
         self._rows: dict[str, KeyRow] = {}
         self._number: int | None = None
         self._read_at = clock.monotonic()
@@ -119,22 +123,30 @@ class Keyring:
         return sum(row.opens(now_ms) for row in self._rows.values())
 
     def owner(self, shown: str) -> Principal | None:
-        """Whose key this is; None for one that is unknown, expired, revoked or replaced."""
+        """Whose key this is; None for one that is unknown, expired, revoked or replaced.
+
+        Raises:
+            LmxError: UNAVAILABLE `identity_provider_unavailable` for a token that may be good.
+        """
         digest = keys.digest(shown)
         # All are compared, so that the time taken does not tell which one nearly fits.
         fits = [hmac.compare_digest(digest, one) for one, _ in self._fixed]
         if any(fits):
             return self._fixed[fits.index(True)][1]
         row = self._row(shown, digest)
+        if row is None and self._tokens is not None:
+            return self._tokens.owner(shown)
         return None if row is None else row.owner
 
     def ends_ms(self, shown: str) -> int | None:
-        """When a stored key that opens the door ends, in UTC milliseconds; None for never."""
+        """When a key or token that opens the door ends, in UTC milliseconds; None for never."""
         row = self._row(shown, keys.digest(shown))
+        if row is None and self._tokens is not None:
+            return self._tokens.ends_ms(shown)
         return None if row is None else row.ends_ms
 
     def forget(self, row: KeyRow) -> None:
-        """Let in nobody by a key that was revoked here, whether or not a look succeeds.
+        """Let in nobody by a key that was ended here, whether or not a look succeeds.
 
         With an owner's present one end those it replaced, as in `key_rows.revoke`.
         """
@@ -172,6 +184,8 @@ class Keyring:
         While the database cannot be read the keys stay as they were, for 30 s at most: also
         where no look ends any more. One look is given up after `LOOK_S`.
         """
+        if self._tokens is not None:
+            self._tokens.follow()
         if self._database is None:
             return
         self._followed = True
@@ -180,6 +194,11 @@ class Keyring:
                 self._take(await self._database.read(self._changed()))
         except (LmxError, TimeoutError):
             self._missed()
+
+    async def close(self) -> None:
+        """End what fetches a provider's keys."""
+        if self._tokens is not None:
+            await self._tokens.close()
 
     def _changed(self) -> "partial[Found | None]":
         return partial(key_rows.changed, seen=self._number, now_ms=self._clock.now_ms())

@@ -15,6 +15,7 @@ from opta_lmx.store.database import Database
 from opta_lmx.tenancy import quotas_rows
 from opta_lmx.tenancy.grants import LABEL, MAX_COUNT
 from opta_lmx.tenancy.quotas_rows import Found, Subject
+from opta_lmx.tenancy.tokens_claims import is_owner
 from opta_lmx.tenancy.windows import RESOURCES, SPAN_MS, Limit, Resource, Whose
 
 _LABEL = re.compile(LABEL.removesuffix("$"))
@@ -167,7 +168,8 @@ def limits_of(subject: Subject, quotas: Quotas) -> Iterator[Limit]:
 
 def check(subject: Subject, quotas: Quotas) -> None:
     """Raise INVALID_REQUEST for a name or a limit that nobody can have."""
-    if _LABEL.fullmatch(subject.name) is None:
+    of_token = subject.whose == "key" and is_owner(subject.name)
+    if _LABEL.fullmatch(subject.name) is None and not of_token:
         raise invalid(
             f"The name of a {subject.whose} takes up to 64 letters, digits, '.', '_' and '-', and "
             "begins with one of the first two.",

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import httpx
+import pytest
 
 from opta_lmx.observability.libraries import told_by_libraries
 from opta_lmx.observability.metrics import MetricsRegistry
@@ -71,7 +72,7 @@ def test_a_fault_is_told_once_and_without_keys(tmp_path: Path) -> None:
     assert sum("within lmx_abcd1234_***" in line for line in text.splitlines()) == 1
     assert sum("around lmx_abcd1234_***" in line for line in text.splitlines()) == 1
     assert any(line.get("said", "").startswith("connecting with lmx_abcd1234_***") for line in told)
-    assert any(line.get("said") == "%d of %d" for line in told)
+    assert any(line.get("said") == "%d of %d (TypeError)" for line in told)
     assert all(line.startswith(("{", "Opta LMX")) for line in text.splitlines()), text
 
 
@@ -87,4 +88,36 @@ def test_levels_of_libraries_are_ours(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     assert [(line["level"], line["said"]) for line in lines] == [
         ("warning", "between the levels"),
+    ]
+
+
+class Unspeakable:
+    """What raises when it is to be said."""
+
+    def __str__(self) -> str:
+        raise RuntimeError(f"no {KEY}")
+
+
+def test_no_library_fails_by_what_it_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Those of the test runner fail by such words.
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    log = tmp_path / "log.txt"
+    library = logging.getLogger("some.library")
+    with log.open("w") as stream:
+        logger = make_logger("info", "json", stream, Redactor())
+        with told_by_libraries(OperatorTelemetry(MetricsRegistry(), logger)):
+            library.warning("%(missing)s", {"there": 1})
+            library.warning("of %s", Unspeakable())
+            library.warning(Unspeakable())
+            library.error("raised", exc_info=RuntimeError(Unspeakable()))
+    text = log.read_text()
+    assert SECRET not in text
+    said = [json.loads(line)["said"] for line in text.splitlines()]
+    assert said == [
+        "%(missing)s (KeyError)",
+        "of %s (RuntimeError)",
+        "Unspeakable (RuntimeError)",
+        "raised",
     ]

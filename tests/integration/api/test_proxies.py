@@ -75,6 +75,39 @@ def test_two_headers_that_differ_are_refused(server: LiveServer, client: str) ->
     assert json.loads(refused.value.response.body)["error"]["code"] == "forwarded_conflict"
 
 
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("/v1/messages", "anthropic"),
+        ("/v1/chat/completions", "openai"),
+        ("/api/chat", "ollama"),
+    ],
+)
+def test_it_is_told_in_the_dialect_under_an_id_and_counted(
+    server: LiveServer, client: str, path: str, kind: str
+) -> None:
+    headers = {**RIGHT, "X-Forwarded-For": client, "Forwarded": "for=198.51.100.1"}
+    before = refused_so_far(server)
+    reply = httpx.post(f"{server.url}{path}", headers={**headers, "X-Request-Id": "r-1"}, json={})
+    error = reply.json()
+    assert reply.status_code == 400
+    assert reply.headers["x-request-id"] == "r-1"
+    assert (error.get("type") == "error") is (kind == "anthropic")
+    assert isinstance(error["error"], str) is (kind == "ollama")
+    assert refused_so_far(server) == before + 1
+
+
+def refused_so_far(server: LiveServer) -> float:
+    """Requests that were answered 400 before any route was chosen."""
+    text = httpx.get(f"{server.url}/metrics", headers=RIGHT).raise_for_status().text
+    rows = [row for row in text.splitlines() if row.startswith("opta_lmx_requests_total{")]
+    return sum(
+        float(row.rpartition(" ")[2])
+        for row in rows
+        if 'code="400"' in row and 'route="unmatched"' in row
+    )
+
+
 def test_a_websocket_counts_for_the_same_address(server: LiveServer, client: str) -> None:
     behind = {"X-Forwarded-For": client}
     for _ in range(LIMIT):

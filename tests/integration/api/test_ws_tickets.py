@@ -1,6 +1,7 @@
 """A ticket opens a real socket, once: in the address or beside a protocol, while its key lives."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -80,6 +81,26 @@ def test_a_ticket_is_no_key(server: LiveServer) -> None:
     assert httpx.get(f"{server.url}/v1/models?ticket={made}").status_code == 401
     assert refused(server, PATH, headers={"Authorization": f"Bearer {made}"}) == 401
     assert refused(server, PATH, subprotocols=["chat", f"lmx-key.{made}"]) == 401
+
+
+@pytest.mark.parametrize("path", [PATH, "/v1/responses"])
+def test_a_key_is_no_ticket(server: LiveServer, path: str) -> None:
+    keys = f"{server.url}/admin/keys"
+    headers = {"Authorization": f"Bearer {OPERATOR}"}
+    name = f"stored-{path.rpartition('/')[2]}"
+    made = httpx.post(keys, json={"name": name}, headers=headers, timeout=30).json()
+    with WsClient(server.url, path, headers={"X-Api-Key": made["secret"]}):
+        pass
+    for key in (OPERATOR, BOT, made["secret"]):
+        assert refused(server, f"{path}?ticket={key}") == 401
+        assert refused(server, path, subprotocols=["chat", f"lmx-ticket.{key}"]) == 401
+
+
+def test_a_key_in_a_tickets_place_counts_as_a_wrong_one(tmp_path: Path) -> None:
+    security = {"auth_failures_per_minute": 2}
+    with sim_server(tmp_path, SCRIPTS, access={"keys": KEYS}, security=security) as strict:
+        asked = [refused(strict, f"{PATH}?ticket={BOT}") for _ in range(3)]
+    assert asked == [401, 401, 429]
 
 
 def test_who_gets_none(server: LiveServer) -> None:

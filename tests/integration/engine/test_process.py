@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import os
+import resource
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ import pytest
 import uvloop
 
 from opta_lmx.engine.process import start_worker
+from tests.support.process import running_below
+from tests.support.sim_program import sim_process
 
 RUNS = [asyncio.run, uvloop.run]
 
@@ -48,3 +51,21 @@ def test_a_start_given_up_leaves_no_socket(
     run(main())
     gc.collect()
     assert open_files() == before
+
+
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="limits of others are seen on Linux")
+def test_a_server_and_its_workers_leave_no_core_files(tmp_path: Path) -> None:
+    own = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (own[1], own[1]))
+    try:
+        with sim_process(tmp_path / "home", {"m": {}}, log=tmp_path / "log") as server:
+            body = {"model": "m"}
+            server.http.post(f"{server.url}/admin/models/load", json=body).raise_for_status()
+            pids = [
+                server.process.pid,
+                *running_below(server.process.pid, "opta_lmx.backends.worker"),
+            ]
+            limits = [resource.prlimit(pid, resource.RLIMIT_CORE) for pid in pids]
+    finally:
+        resource.setrlimit(resource.RLIMIT_CORE, own)
+    assert limits == [(0, 0), (0, 0)]

@@ -20,7 +20,7 @@ from opta_lmx.core.telemetry import NullTelemetry
 from opta_lmx.serving.budgeting import Budgeting
 from opta_lmx.store.database import Database
 from opta_lmx.tenancy.key_book import KeyBook
-from opta_lmx.tenancy.key_rows import SCHEMA
+from opta_lmx.tenancy.key_rows import SCHEMA, Found
 from opta_lmx.tenancy.keyring import Keyring
 from tests.support.asynchronous import in_loop
 from tests.support.clocks import HandClock
@@ -182,6 +182,20 @@ async def test_rotate_and_revoke(tmp_path: Path) -> None:
         assert (gone.status_code, gone.json()["state"]) == (200, "revoked")
         assert here.ring.stored == 0
         assert here.ring.required
+
+
+@pytest.mark.parametrize(("grace", "works"), [("0", False), ("1h", True)])
+@in_loop
+async def test_a_look_that_began_before_brings_no_replaced_key_back(
+    tmp_path: Path, grace: str, *, works: bool
+) -> None:
+    async with desk(tmp_path) as here:
+        old = await here.make()
+        before = Found(1, tuple(here.ring._rows.values()))
+        path = f"/admin/keys/{old['id']}/rotate"
+        assert (await here.http.post(path, json={"grace": grace})).status_code == 201
+        here.ring._take(before)
+        assert (here.ring.owner(old["secret"]) is not None) is works
 
 
 @pytest.mark.parametrize(("method", "tail"), [("POST", "/rotate"), ("DELETE", "")])

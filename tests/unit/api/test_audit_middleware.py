@@ -1,12 +1,13 @@
 """What operators do is written down before it is done, and before it is told what came of it."""
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message, Receive, Scope, Send
 
 from opta_lmx.api.audit import ERROR_CODE, Audit, audited, tell_target
@@ -282,7 +283,7 @@ def test_a_socket_is_written_down_once() -> None:
 # --- routes that ask for more themselves
 
 
-def by_route(error: Exception | None = None) -> Handler:
+def by_route(error: BaseException | None = None) -> Handler:
     async def act(scope: Scope, receive: Receive, send: Send) -> None:
         status = 200
         try:
@@ -310,6 +311,26 @@ def test_what_such_a_route_raises_is_told() -> None:
     assert [(row.outcome, row.status, row.code) for row in place.rows] == [
         ("begun", None, ""),
         ("failed", 409, "busy"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code"),
+    [
+        (RuntimeError("unforeseen"), 500, "internal_error"),
+        (ClientDisconnect(), None, "no_answer"),
+        (asyncio.CancelledError(), None, "no_answer"),
+    ],
+)
+def test_what_nobody_foresaw_is_told_as_it_is_answered(
+    error: BaseException, status: int | None, code: str
+) -> None:
+    place = Place(by_route(error))
+    with contextlib.suppress(type(error)):
+        place.ask("POST", "/api/chat", b"{}")
+    assert [(row.outcome, row.status, row.code) for row in place.rows] == [
+        ("begun", None, ""),
+        ("failed", status, code),
     ]
 
 

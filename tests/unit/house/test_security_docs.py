@@ -75,7 +75,7 @@ def test_commands_and_their_options_exist(path: Path) -> None:
 
 
 def test_the_recipe_meets_its_profile_once_a_key_was_made(tmp_path: Path) -> None:
-    (text,) = re.findall(
+    text, *_ = re.findall(
         r"^```toml\n(.*?)^```", (FOLDER / "recipes.md").read_text(), flags=re.MULTILINE | re.DOTALL
     )
     file = tmp_path / "config.toml"

@@ -1,14 +1,13 @@
 """The outermost middleware on its own: what it changes in a scope, and what it leaves."""
 
 import asyncio
-import json
 from typing import Any
 
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
 from opta_lmx.security.forwarded import Networks
-from opta_lmx.security.proxies import PASSED_ON, TrustedProxies
+from opta_lmx.security.proxies import PASSED_ON, REFUSED, TrustedProxies
 
 PROXY = ("10.0.0.1", 5000)
 CLIENT = "203.0.113.9"
@@ -115,26 +114,16 @@ def test_what_a_proxy_passed_on_is_marked(
 CONFLICT = [("x-forwarded-for", CLIENT), ("forwarded", "for=1.1.1.1")]
 
 
-@pytest.mark.parametrize(
-    ("fields", "kind"),
-    [
-        ({}, "http.response"),
-        ({"type": "websocket", "extensions": REPLY}, "websocket.http.response"),
-    ],
-)
-def test_a_conflict_is_answered_before_the_application(fields: dict[str, Any], kind: str) -> None:
-    scope, (start, body) = passed(headers=CONFLICT, **fields)
-    assert scope is None
-    assert (start["type"], start["status"]) == (f"{kind}.start", 400)
-    assert dict(start["headers"])[b"content-length"] == str(len(body["body"])).encode()
-    error = json.loads(body["body"])["error"]
-    assert (error["type"], error["code"]) == ("invalid_request_error", "forwarded_conflict")
-
-
-def test_a_conflict_closes_a_websocket_that_takes_no_reply() -> None:
-    scope, sent = passed(headers=CONFLICT, type="websocket", extensions={})
-    assert scope is None
-    assert sent == [{"type": "websocket.close", "code": 1008}]
+@pytest.mark.parametrize("fields", [{}, {"type": "websocket", "scheme": "ws"}])
+def test_a_conflict_is_passed_on_to_be_refused(fields: dict[str, Any]) -> None:
+    scope, sent = passed(headers=CONFLICT, **fields)
+    assert scope is not None
+    assert sent == []
+    assert scope[REFUSED].code == "forwarded_conflict"
+    assert scope["client"] == PROXY
+    alone, _ = passed(headers=CONFLICT[:1], **fields)
+    assert alone is not None
+    assert REFUSED not in alone
 
 
 def test_a_lifespan_passes() -> None:

@@ -1,7 +1,6 @@
 """The audit log on its own: it only grows, its oldest rows go together, and tampering is found."""
 
 import asyncio
-import contextlib
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -15,43 +14,15 @@ from hypothesis import strategies as st
 
 from opta_lmx.core.errors import LmxError
 from opta_lmx.core.telemetry import NullTelemetry
-from opta_lmx.security.redaction import Redactor
 from opta_lmx.store.database import Database
+from opta_lmx.store.schema import Schema
 from opta_lmx.tenancy import audit_rows
-from opta_lmx.tenancy.audit import MAX_TARGET, REFUSALS, AuditLog, one_line
-from opta_lmx.tenancy.audit_rows import RETENTION, SCHEMA, TRIGGERS, Entry, Wanted
+from opta_lmx.tenancy.audit import MAX_TARGET, AuditLog, one_line
+from opta_lmx.tenancy.audit_rows import RETENTION, SCHEMA, TRIGGERS, Wanted
 from tests.support.asynchronous import in_loop
-from tests.support.clocks import HandClock
+from tests.support.audit_place import SECRET, Place, entry
 
 DAY_S = 86_400.0
-SECRET = "sk-of-the-configuration"
-
-
-class Place:
-    """A home's audit log, and its file as another tool has it open."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path / "lmx.db"
-        self.clock = HandClock(1_900_000_000.0)
-        self.opened: list[Database] = []
-
-    def log(self, keep_days: int | None = None) -> AuditLog:
-        database = Database(self.path, (SCHEMA,), self.clock, NullTelemetry())
-        assert database.failure is None
-        self.opened.append(database)
-        return AuditLog(database, self.clock, Redactor([SECRET]).mask, keep_days)
-
-    def tool(self, *statements: str, parameters: tuple[Any, ...] = ()) -> list[Any]:
-        """Run statements as somebody with the file and another program."""
-        rows: list[Any] = []
-        with contextlib.closing(sqlite3.connect(self.path, isolation_level=None)) as database:
-            for statement in statements:
-                rows = database.execute(statement, parameters).fetchall()
-        return rows
-
-    def close(self) -> None:
-        for database in self.opened:
-            database._close()
 
 
 @pytest.fixture
@@ -59,10 +30,6 @@ def place(tmp_path: Path) -> Iterator[Place]:
     found = Place(tmp_path)
     yield found
     found.close()
-
-
-def entry(action: str = "models.load", **fields: Any) -> Entry:
-    return Entry(**{"who": "operator", "tenant": "ours", "outcome": "ok", **fields}, action=action)
 
 
 async def filled(place: Place, rows: int = 5) -> AuditLog:
@@ -154,6 +121,14 @@ def test_many_writers_make_one_chain(place: Place) -> None:
         "UPDATE audit_marks SET name = 'removed' WHERE name = 'last'",
         "INSERT INTO audit_marks VALUES ('other', 1, 'x')",
         "INSERT OR REPLACE INTO audit_marks VALUES ('removed', 5, 'x')",
+        (
+            "UPDATE audit_marks SET seq = 4, hash = (SELECT hash FROM audit_rows WHERE seq = 4)"
+            " WHERE name = 'removed'"
+        ),
+        (
+            "UPDATE audit_marks SET seq = 5, hash = (SELECT hash FROM audit_rows WHERE seq = 5)"
+            " WHERE name = 'removed'"
+        ),
     ],
 )
 @in_loop
@@ -164,6 +139,10 @@ async def test_other_tools_are_refused(place: Place, statement: str) -> None:
     assert (await log.verify()).problem is None
 
 
+SHORTENED = (
+    "UPDATE audit_marks SET seq = {0}, hash = (SELECT hash FROM audit_rows WHERE seq = {0}) WHERE"
+    " name = 'removed'; DELETE FROM audit_rows WHERE seq <= {0}"
+)
 TAMPERED = {
     "UPDATE audit_rows SET target = 'x' WHERE seq = 2": "row 2 is not as it was written",
     "UPDATE audit_rows SET at_ms = at_ms + 1 WHERE seq = 5": "row 5 is not as it was written",
@@ -180,6 +159,8 @@ TAMPERED = {
     "UPDATE audit_marks SET seq = 9 WHERE name = 'last'": "row 9 was written",
     "INSERT INTO audit_rows SELECT 6, at_ms, tenant, who, address, request_id, action, target,"
     " outcome, status, code, began, hash FROM audit_rows WHERE seq = 5": "row 6 is not as it was",
+    SHORTENED.format(3): "the rows up to 3 are gone, and none tells that they were removed",
+    SHORTENED.format(5): "the rows up to 5 are gone, and none tells that they were removed",
 }
 
 
@@ -188,10 +169,52 @@ TAMPERED = {
 async def test_what_is_changed_without_the_triggers_is_found(place: Place, statement: str) -> None:
     await filled(place)
     drop = [f"DROP TRIGGER {name}" for name in TRIGGERS]
-    place.tool(*drop, statement, *TRIGGERS.values())
+    place.tool(*drop, *statement.split(";"), *TRIGGERS.values())
     verdict = await place.log().verify()
     assert verdict.problem is not None
     assert TAMPERED[statement] in verdict.problem
+
+
+FORGED = (
+    "INSERT INTO audit_rows SELECT 6, at_ms, '', 'server', '', '', 'audit.retention',"
+    " 'rows 1 to {0}', 'ok', NULL, '', NULL, hash FROM audit_rows WHERE seq = 5"
+)
+
+
+@pytest.mark.parametrize("upto", [3, 5])
+@in_loop
+async def test_a_row_that_tells_of_a_removal_is_held_to_the_chain(place: Place, upto: int) -> None:
+    noted = await (await filled(place)).verify()
+    place.tool(FORGED.format(upto), *SHORTENED.format(upto).split(";"))
+    log = place.log()
+    assert "row 6 is not as it was written" in str((await log.verify()).problem)
+    assert (await log.verify((noted.last, noted.hash))).problem is not None
+
+
+@pytest.mark.parametrize("upto", [3, 5])
+@in_loop
+async def test_a_noted_row_that_was_removed_is_told(place: Place, upto: int) -> None:
+    log = await filled(place, upto)
+    noted = await log.verify()
+    place.clock.now += 400 * DAY_S
+    log = place.log(keep_days=365)
+    await log.append(entry())
+    assert (await log.verify()).problem is None
+    told = str((await log.verify((noted.last, noted.hash))).problem)
+    assert f"row {upto} was removed with those up to {upto}" in told
+
+
+@in_loop
+async def test_a_log_of_before_has_the_stricter_trigger(place: Place) -> None:
+    database = Database(
+        place.path, (Schema("audit", SCHEMA.steps[:1]),), place.clock, NullTelemetry()
+    )
+    place.opened.append(database)
+    place.tool(
+        "DROP TRIGGER audit_marks_forward",
+        "CREATE TRIGGER audit_marks_forward BEFORE DELETE ON audit_marks BEGIN SELECT 1; END",
+    )
+    assert (await (await filled(place)).verify()).problem is None
 
 
 @pytest.mark.parametrize("name", TRIGGERS)
@@ -380,27 +403,3 @@ async def test_a_disk_that_hangs_is_not_waited_for(
         await log.append(entry())
     go_on.set()
     assert refused.value.code == "audit_unavailable"
-
-
-# --- refusals
-
-
-@in_loop
-async def test_a_flood_of_refusals_leaves_few_rows_and_a_sum(place: Place) -> None:
-    log = place.log()
-    for number in range(500):
-        stranger = entry(who="anonymous", tenant="", outcome="refused", address=f"10.0.0.{number}")
-        await log.refused(stranger)
-    assert len(await log.page(Wanted(limit=1000))) == 20
-    place.clock.now += 61
-    await log.append(entry())
-    *_, told, last = await log.page(Wanted(limit=1000))
-    assert last.action == "models.load"
-    assert (told.action, told.who, told.outcome) == (REFUSALS, "server", "refused")
-    assert told.target.startswith("480 more refusals, from ")
-    await log.refused(entry(outcome="refused"))
-    for _ in range(9):
-        await log.refused(entry(outcome="refused"))
-    await log.close()
-    assert (await log.page(Wanted()))[-1].target.startswith("5 more refusals, from 1 addresses")
-    assert (await log.verify()).problem is None

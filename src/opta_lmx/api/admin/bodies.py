@@ -4,11 +4,10 @@ from typing import TypeVar
 
 from starlette.requests import Request
 
-from opta_lmx.api.body import read_body
+from opta_lmx.api.body import OPERATORS_BYTES, read_body
 from opta_lmx.api.fields import WireModel, validated
 from opta_lmx.api.json_body import decode_object
 
-_LIMIT_BYTES = 64 * 1024
 _TIMEOUT_S = 10.0
 Body = TypeVar("Body", bound=WireModel)
 
@@ -24,5 +23,5 @@ async def read(request: Request, kind: type[Body], *, may_be_empty: bool = False
     Raises:
         LmxError: what is wrong with it, with the field's name.
     """
-    data = await read_body(request, limit=_LIMIT_BYTES, timeout_s=_TIMEOUT_S)
+    data = await read_body(request, limit=OPERATORS_BYTES, timeout_s=_TIMEOUT_S)
     return validated(kind, {} if may_be_empty and not data else decode_object(data))

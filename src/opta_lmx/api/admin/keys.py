@@ -147,6 +147,9 @@ class AdminKeys:
 
     async def _issued(self, request: Request, issued: Issued) -> Response:
         tell_target(request, issued.row.in_words())
+        old = issued.replaced
+        if old is not None and not old.opens(self._clock.now_ms()):
+            self._keyring.forget(old)
         # At once here; other processes see it within their next look.
         await self._keyring.refresh()
         shown = self._told(known(issued.row, self._clock.now_ms()))

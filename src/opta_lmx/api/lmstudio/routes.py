@@ -7,6 +7,7 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel
 from starlette.responses import Response
 
+from opta_lmx.api.body import OPERATORS_BYTES, read_body
 from opta_lmx.api.callers import principal_of
 from opta_lmx.api.calls import Calls, ignored_header
 from opta_lmx.api.documents import LOADING, body_docs, error_docs
@@ -144,7 +145,13 @@ class LmStudioRoutes:
             return validated(kind, fields)
 
         reader = BodyReader(parse, lenient=self._calls.lenient)
-        return await self._calls.parse(reader, await self._calls.body(request))
+        limits = self._calls.limits
+        body = await read_body(
+            request,
+            limit=min(OPERATORS_BYTES, limits.body_limit_bytes),
+            timeout_s=limits.body_timeout_s,
+        )
+        return await self._calls.parse(reader, body)
 
 
 def _json(answer: msgspec.Struct, read: Read[Any] | None = None) -> Response:

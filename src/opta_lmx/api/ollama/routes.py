@@ -12,7 +12,6 @@ from opta_lmx.api.audit_actions import LOAD, UNLOAD
 from opta_lmx.api.callers import principal_of
 from opta_lmx.api.calls import Calls, ignored_header, with_session
 from opta_lmx.api.documents import inference_docs
-from opta_lmx.api.exchange import Exchange
 from opta_lmx.api.fields import BodyReader, Read
 from opta_lmx.api.json_body import decode
 from opta_lmx.api.ollama.parse import Call, head, model_of, parse_chat, parse_generate
@@ -95,7 +94,7 @@ class GenerationRoutes:
         clock = self._calls.clock
         rendering = OllamaRendering(call.name, shape, clock, lambda: answering.timing)
         fitting = _Fitting(answering, ticket.runtime, call)
-        exchange = Exchange(fitting, rendering, self._calls.limits, clock)
+        exchange = self._calls.exchanged(fitting, rendering)
         return exchange.response(stream=call.stream, headers=ignored_header(read))
 
     async def _only_load(self, request: Request, read: Read[Call], shape: Shape) -> Response:

@@ -5,7 +5,6 @@ from starlette.responses import Response
 
 from opta_lmx.api.calls import Calls, ignored_header, with_session
 from opta_lmx.api.documents import inference_docs
-from opta_lmx.api.exchange import Exchange
 from opta_lmx.api.fields import BodyReader
 from opta_lmx.api.openai.completions_parse import DEFAULT_MAX_TOKENS, CompletionParser
 from opta_lmx.api.openai.completions_render import CompletionRendering
@@ -50,5 +49,5 @@ class CompletionsRoute:
         rendering = CompletionRendering(
             random_id("cmpl-"), batch.created_s, call, lambda: batch.accepted
         )
-        exchange = Exchange(batch, rendering, self._calls.limits, self._calls.clock)
+        exchange = self._calls.exchanged(batch, rendering)
         return exchange.response(stream=call.stream, headers=ignored_header(read))

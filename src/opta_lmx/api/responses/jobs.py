@@ -54,7 +54,7 @@ class Jobs:
         try:
             await making.whole(note)
         except LmxError as error:
-            making.events.fail(error)
+            making.fail(error)
             await self._keep(making)
         except asyncio.CancelledError:
             if self._closing:

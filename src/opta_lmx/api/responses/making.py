@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from opta_lmx.api.calls import Calls
 from opta_lmx.api.responses import turns, wire
 from opta_lmx.api.responses.events import ResponseEvents
 from opta_lmx.api.responses.parse import Draft
@@ -51,11 +52,17 @@ class Wanted(msgspec.Struct, frozen=True):
 
 
 class Ports(msgspec.Struct, frozen=True):
-    """What a response needs of the rest: the models, the store, time."""
+    """What a response needs of the rest: the models, the store, time, errors without keys."""
 
     serving: Serving
     store: StoredResponses
     clock: Clock
+    masked: Callable[[LmxError], LmxError]
+
+
+def ports_of(calls: Calls, store: StoredResponses) -> Ports:
+    """What a route has of all this."""
+    return Ports(calls.serving, store, calls.clock, calls.envelopes.masked)
 
 
 class Making:
@@ -115,7 +122,7 @@ class Making:
         except LmxError as error:
             if not self.events.begun:
                 raise
-            events = self.events.failed(error)
+            events = self.events.failed(self._ports.masked(error))
             await self._keep_failure()
             await send(events)
 
@@ -129,6 +136,10 @@ class Making:
         await send(events.ended(finish, usage, self._ports.clock.now_ms() // 1000))
         await self.keep()
         await send(events.terminal())
+
+    def fail(self, error: LmxError) -> None:
+        """Mark the response as failed."""
+        self.events.fail(self._ports.masked(error))
 
     async def keep(self) -> None:
         """Store the response as it is, if it is to be stored; a running one takes its place."""

@@ -16,7 +16,7 @@ from opta_lmx.api.responses.compacting import compact, parse_compact, rules_of, 
 from opta_lmx.api.responses.conversation import complete
 from opta_lmx.api.responses.events import DONE, server_sent
 from opta_lmx.api.responses.jobs import Jobs, not_in_background
-from opta_lmx.api.responses.making import Making, Ports, Wanted, own_words
+from opta_lmx.api.responses.making import Making, Wanted, own_words, ports_of
 from opta_lmx.api.responses.parse import Draft, parse_count, parse_create
 from opta_lmx.api.sse import encode
 from opta_lmx.api.streaming import EventStream, PlainAnswer, StreamWriter
@@ -57,7 +57,7 @@ class ResponsesRoute:
     ) -> None:
         self._calls = calls
         self._store = store
-        self._ports = Ports(calls.serving, store, calls.clock)
+        self._ports = ports_of(calls, store)
         self._telemetry = telemetry
         self._jobs = jobs
         self._tidied_at: float | None = None

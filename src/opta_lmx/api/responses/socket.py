@@ -13,11 +13,10 @@ from fastapi import APIRouter, WebSocket
 
 from opta_lmx.api.body import check_size
 from opta_lmx.api.calls import Calls
-from opta_lmx.api.errors import Envelopes
 from opta_lmx.api.fields import BodyReader
 from opta_lmx.api.http1 import connection_of
 from opta_lmx.api.responses.conversation import Conversation, complete
-from opta_lmx.api.responses.making import Making, Ports
+from opta_lmx.api.responses.making import Making, ports_of
 from opta_lmx.api.responses.parse import Draft, parse_create
 from opta_lmx.api.sse import encode
 from opta_lmx.api.streaming import ClientGone
@@ -45,16 +44,12 @@ class ResponsesSocket:
     Args:
         calls: admits requests.
         store: where responses are kept.
-        envelopes: how errors are told.
         telemetry: told of every turn.
     """
 
-    def __init__(
-        self, calls: Calls, store: StoredResponses, envelopes: Envelopes, telemetry: Telemetry
-    ) -> None:
+    def __init__(self, calls: Calls, store: StoredResponses, telemetry: Telemetry) -> None:
         self.calls = calls
         self.store = store
-        self.envelopes = envelopes
         self.telemetry = telemetry
         self.read = BodyReader(_parse_message, lenient=calls.lenient)
 
@@ -77,7 +72,7 @@ class _Connection:
         self._route = route
         self._websocket = websocket
         self._calls = route.calls
-        self._ports = Ports(route.calls.serving, route.store, route.calls.clock)
+        self._ports = ports_of(route.calls, route.store)
         self._outbox = Outbox(websocket.send, connection_of(websocket.scope))
         self._remembered: OrderedDict[str, Conversation] = OrderedDict()
         self._inbox: asyncio.Queue[bytes] = asyncio.Queue()
@@ -194,7 +189,7 @@ class _Connection:
                 await self._outbox.send(encode(event))
 
     def _error(self, error: LmxError) -> Json:
-        status, _, body = self._route.envelopes.render(PATH, error)
+        status, _, body = self._calls.envelopes.render(PATH, error)
         return {"type": "error", "status": status, "error": msgspec.json.decode(body)["error"]}
 
 

@@ -3,7 +3,6 @@
 from fastapi import APIRouter
 
 from opta_lmx.api.calls import Calls
-from opta_lmx.api.errors import Envelopes
 from opta_lmx.api.responses.jobs import Jobs
 from opta_lmx.api.responses.route import ResponsesRoute
 from opta_lmx.api.responses.socket import ResponsesSocket
@@ -24,15 +23,10 @@ class ResponsesSurface:
         self._telemetry = telemetry
         self._jobs = Jobs(store, telemetry)
 
-    def routers(self, calls: Calls, envelopes: Envelopes) -> list[APIRouter]:
-        """Both transports of `/v1/responses`.
-
-        Args:
-            calls: admits and reads requests.
-            envelopes: how errors are told.
-        """
+    def routers(self, calls: Calls) -> list[APIRouter]:
+        """Both transports of `/v1/responses`; `calls` admits and reads requests."""
         route = ResponsesRoute(calls, self._store, self._jobs, self._telemetry)
-        socket = ResponsesSocket(calls, self._store, envelopes, self._telemetry)
+        socket = ResponsesSocket(calls, self._store, self._telemetry)
         return [route.router(), socket.router()]
 
     async def close(self) -> None:

@@ -123,7 +123,7 @@ class _Socket:
         head = Head("", None)
         try:
             check_size("frame", len(body), self._route.calls.limits.body_limit_bytes)
-            head = await self._route.parser.parse(read_head, body)
+            head = self._told_again(await self._route.parser.parse(read_head, body))
             match head.type:
                 case "chat.request":
                     await self._request(head, body)
@@ -137,6 +137,13 @@ class _Socket:
         except LmxError as error:
             # An error under the id of a running request would read as that one's end.
             await self._fail(None if head.request_id in self._turns else head.request_id, error)
+
+    def _told_again(self, head: Head) -> Head:
+        """The head, unless its id, which every answer repeats, has a key in it."""
+        told = head.request_id or ""
+        if self._route.calls.envelopes.mask(told) != told:
+            raise invalid("There is a key in 'request_id'.", param="request_id")
+        return head
 
     async def _request(self, head: Head, body: bytes) -> None:
         request_id = head.request_id or random_id("req-")

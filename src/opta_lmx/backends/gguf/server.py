@@ -113,6 +113,8 @@ def _params(xllamacpp: Any, model: str, socket: str, plan: Plan, options: GgufOp
     params.cache_type_k = params.cache_type_v = cache_type(xllamacpp, options)
     params.ctx_shift = params.fit_params = params.ui = False
     params.use_jinja = params.enable_chat_template = False
+    # llama.cpp would try the model's own template at load, without any bound; nothing here uses it.
+    params.chat_template = "chatml"
     params.verbosity = _ERRORS_ONLY
     params.embedding = bool(plan.pooling)
     if plan.pooling in ("mean", "rank"):

@@ -1,5 +1,6 @@
 """One model's chat template: compiled once at load, rendered for each conversation."""
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
@@ -9,6 +10,7 @@ from opta_lmx.backends.frames import Load
 from opta_lmx.backends.protocol import LoadError, TextError
 from opta_lmx.backends.text.defaults import default_template
 from opta_lmx.backends.text.environment import TemplateRefusedError, build_environment
+from opta_lmx.backends.text.meter import MAX_BUILT, Meter, TemplateBoundError, metered
 from opta_lmx.backends.text.turns import (
     fold_after_tools,
     merge_turns,
@@ -23,7 +25,7 @@ from opta_lmx.core.types import Message, Speech, Tool
 SourceKind = Literal["model", "config", "default"]
 
 MAX_SOURCE_CHARS = 1_000_000
-MAX_RENDERED_CHARS = 32_000_000
+MAX_RENDERED_CHARS = MAX_BUILT
 """Several times the longest prompt any context holds."""
 
 RESERVED = frozenset(
@@ -37,6 +39,10 @@ _EVALUATION_ERRORS = (
     *(TemplateError, ArithmeticError, AttributeError, LookupError),
     *(MemoryError, RecursionError, TypeError, ValueError, NotImplementedError),
 )
+
+
+class TemplateBoundsError(TextError):
+    """The template builds too much or takes too long, whatever it is given."""
 
 
 class ChatTemplate:
@@ -94,6 +100,7 @@ class ChatTemplate:
 
         Raises:
             TextError: the template refused or failed; its own words are in the message.
+            TemplateBoundsError: it built too much, or took too long.
         """
         values = dict(kwargs or {})
         if taken := RESERVED & values.keys():
@@ -104,11 +111,12 @@ class ChatTemplate:
         if self.speech.tools == "harmony":
             # Its template shows the first call of a turn and drops the others in silence.
             messages = single_calls(messages)
-        for attempt in _attempts(messages):
-            try:
-                return self._evaluate({**values, "messages": message_dicts(attempt)})
-            except TemplateRefusedError as error:
-                refusal = refusal or str(error)
+        with metered(Meter(_chars(messages))):
+            for attempt in _attempts(messages):
+                try:
+                    return self._evaluate({**values, "messages": message_dicts(attempt)})
+                except TemplateRefusedError as error:
+                    refusal = refusal or str(error)
         raise TextError(f"the chat template refuses this conversation: {refusal}")
 
     def _evaluate(self, values: dict[str, Any]) -> str:
@@ -118,10 +126,12 @@ class ChatTemplate:
             for part in self._template.generate(values):
                 room -= len(part)
                 if room < 0:
-                    raise TextError("the chat template writes too much text")
+                    raise TemplateBoundsError("the chat template writes too much text")
                 parts.append(part)
         except TemplateRefusedError:
             raise
+        except TemplateBoundError as error:
+            raise TemplateBoundsError(f"the chat template failed: {error}") from error
         except _EVALUATION_ERRORS as error:
             raise TextError(f"the chat template failed: {error}") from error
         return "".join(parts)
@@ -140,10 +150,10 @@ def load_template(
     The other arguments are those of `ChatTemplate.from_source`.
 
     Raises:
-        LoadError: it is no valid Jinja.
+        LoadError: it is no valid Jinja, or does not end with a short conversation.
     """
     try:
-        return ChatTemplate.from_source(
+        template = ChatTemplate.from_source(
             spec.template or own,
             bos_token=bos_token,
             eos_token=eos_token,
@@ -151,8 +161,26 @@ def load_template(
             has_token=has_token,
             speech=spec.speech,
         )
+        _try_out(template)
     except ValueError as error:
         raise LoadError(str(error)) from error
+    return template
+
+
+def _try_out(template: ChatTemplate) -> None:
+    """Render little; a refusal is none of ours, for other conversations may please it."""
+    asked = [Message("user", "Hello"), Message("assistant", "Hello"), Message("user", "Why?")]
+    for turns in (asked[:1], asked, [Message("system", "Be brief."), *asked]):
+        with contextlib.suppress(TextError):
+            try:
+                template.render(turns)
+            except TemplateBoundsError as error:
+                raise ValueError(str(error)) from error
+
+
+def _chars(messages: Sequence[Message]) -> int:
+    calls = (call for turn in messages for call in turn.tool_calls)
+    return sum(len(turn.content) for turn in messages) + sum(len(one.arguments) for one in calls)
 
 
 def _attempts(messages: Sequence[Message]) -> Iterator[Sequence[Message]]:

@@ -5,15 +5,17 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
-from opta_lmx.config.sections.base import Label, Section
+from opta_lmx.config.sections.base import Section
 
 _Count = Annotated[int, Field(ge=1, le=2**63 - 1)]
+_Owner = Annotated[str, Field(pattern=r"^(?:[A-Za-z0-9][A-Za-z0-9._-]{0,63}|oidc:[!-~]{1,123})$")]
+"""A key's or a tenant's name, or that of who shows tokens."""
 
 
 class QuotaSettings(Section):
     """What one key, or all keys of one tenant together, may use; what is left out is unbounded."""
 
-    name: Label
+    name: _Owner
     requests_per_minute: _Count | None = None
     requests_per_day: _Count | None = None
     prompt_tokens_per_minute: _Count | None = None
