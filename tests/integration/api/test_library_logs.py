@@ -98,9 +98,7 @@ class Unspeakable:
         raise RuntimeError(f"no {KEY}")
 
 
-def test_no_library_fails_by_what_it_says(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_library_fails_by_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Those of the test runner fail by such words.
     monkeypatch.setattr(logging.getLogger(), "handlers", [])
     log = tmp_path / "log.txt"
