@@ -56,6 +56,7 @@ class Metering:
         self.quotas = quotas
         self.windows = windows
         self.ledger = ledger
+        self.taking: set[asyncio.Future[Taken]] = set()
         self._in_flight: Counter[tuple[str, str]] = Counter()
 
     def meter(self, owner: Principal) -> "Meter | None":
@@ -90,7 +91,9 @@ class Metering:
         return await self.windows.levels(limits) if limits else ()
 
     async def close(self) -> None:
-        """Keep what was counted."""
+        """Keep what was counted; takes under way come first, so that they can be given back."""
+        while self.taking:
+            await asyncio.wait(self.taking)
         await self.windows.close()
         await self.ledger.close()
 
@@ -221,6 +224,8 @@ class Meter:
         if not wants:
             return ()
         taking = asyncio.ensure_future(self._metering.windows.take(wants))
+        self._metering.taking.add(taking)
+        taking.add_done_callback(self._metering.taking.discard)
         try:
             # Counted is counted: who is cancelled meanwhile must know to give it back.
             taken = await asyncio.shield(taking)

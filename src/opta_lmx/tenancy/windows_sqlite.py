@@ -113,6 +113,7 @@ class SqliteWindows:
         self._debts: deque[_Debt] = deque()
         self._flushing: asyncio.Future[None] | None = None
         self._swept_ms = 0
+        self._closed = False
 
     async def take(self, wants: Sequence[Want]) -> Taken:
         """See `Windows`. One transaction; what is owed is written first."""
@@ -161,7 +162,8 @@ class SqliteWindows:
 
     def _owe(self, debt: _Debt) -> None:
         self._debts.append(debt)
-        if self._flushing is None:
+        # Nothing can be written any more once the database is closed: trying would never end.
+        if self._flushing is None and not self._closed:
             self._flushing = asyncio.ensure_future(self._flush())
 
     async def _flush(self) -> None:
@@ -174,7 +176,8 @@ class SqliteWindows:
             self._flushing = None
 
     async def close(self) -> None:
-        """Write what is owed, if that can be done."""
+        """Write what is owed, if that can be done; what is owed later is forgotten."""
+        self._closed = True
         if self._flushing is not None:
             self._flushing.cancel()
             await asyncio.wait({self._flushing})
